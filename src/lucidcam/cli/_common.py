@@ -1,0 +1,114 @@
+"""What commands share: tables for narrow terminals, options for models, method options from flags."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lucidcam.errors import OptionError, unknown
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="[b]demo[/b], timm:NAME, torchvision:NAME, hf:REPO, or a checkpoint file.")]
+ArchitectureOption = Annotated[
+    str | None, typer.Option(help="For a checkpoint file: timm:NAME, torchvision:NAME or package.module:function.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [dim]default: cuda where there is one[/dim]")]
+UntrainedOption = Annotated[bool, typer.Option("--untrained", help="Random weights: to try mechanics without a download.")]
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """A plain table that wraps rather than cuts in 80 columns."""
+    found = Table(title=title, box=None, pad_edge=False, title_justify="left", title_style="bold", header_style="bold")
+    for column in columns:
+        found.add_column(column, overflow="fold")
+    return found
+
+
+def model_options(architecture: str | None, untrained: bool) -> dict[str, Any]:
+    """Options of `lucidcam.load` that were given."""
+    options: dict[str, Any] = {"architecture": architecture} if architecture else {}
+    if untrained:
+        options["pretrained"] = False
+    return options
+
+
+def split_flags(words: Sequence[str], known: dict[str, type], flags: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take method options (`--weights softmax`, `--samples=20`, `--counterfactual`) out of the paths.
+
+    Args:
+        words: paths and unknown flags, in the order given.
+        known: option name → its type.
+        flags: the command's own flags, for did-you-mean.
+
+    Raises:
+        OptionError: for a flag that neither the command nor a chosen method has.
+    """
+    paths: list[str] = []
+    options: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word == "--":
+            if word.startswith("-") and len(word) > 1 and word != "--":
+                raise OptionError(unknown("option", word, flags))
+            paths += [] if word == "--" else [word]
+            continue
+        name, equals, value = word[2:].partition("=")
+        field = name.replace("-", "_")
+        negative = field.startswith("no_") and known.get(field[3:]) is bool
+        if negative:
+            options[field[3:]] = False
+        elif field not in known:
+            names = [*flags, *(f"--{each.replace('_', '-')}" for each in known)]
+            raise OptionError(unknown("option", f"--{name}", names))
+        elif known[field] is bool and not equals:
+            options[field] = True
+        else:
+            if not equals:
+                if not rest:
+                    raise OptionError(f"--{name} needs a value.")
+                value = rest.pop(0)
+            options[field] = convert(name, value, known[field])
+    return paths, options
+
+
+def option_types(kind: type) -> dict[str, Any]:
+    """Name and type of each field of a method or of the settings."""
+    hints = get_type_hints(kind)
+    return {f.name: hints[f.name] for f in fields(kind)}
+
+
+def convert(name: str, value: str, kind: Any) -> Any:
+    """Turn a flag's text into the field's type.
+
+    Raises:
+        OptionError: when it does not fit.
+    """
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(each for each in get_args(kind) if each is not type(None))
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise OptionError(f"--{name}: {unknown('choice', value, get_args(kind))}")
+        return value
+    if kind is bool:
+        lowered = value.lower()
+        if lowered not in ("true", "false", "1", "0", "yes", "no"):
+            raise OptionError(f"--{name} expects true or false; got {value!r}.")
+        return lowered in ("true", "1", "yes")
+    try:
+        return kind(value)
+    except ValueError:
+        raise OptionError(f"--{name} expects {'a whole number' if kind is int else 'a number'}; got {value!r}.") from None
+
+
+def default_of(field: Field[Any]) -> str:
+    """A field's default in words."""
+    return "" if field.default is MISSING else str(field.default)

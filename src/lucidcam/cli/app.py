@@ -1,0 +1,38 @@
+"""The commands put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lucidcam.cli import explain, layers, methods, models
+
+app = typer.Typer(
+    name="lucidcam",
+    help="Where a vision network looks, and whether to believe it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    pretty_exceptions_enable=False,
+)
+app.command("explain", context_settings=explain.CONTEXT, no_args_is_help=True)(explain.explain)
+app.command("methods")(methods.methods)
+app.command("models")(models.models)
+app.command("layers")(layers.layers)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("lucidcam"))
+        raise typer.Exit
+
+
+@app.callback()
+def _app(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Where a vision network looks, and whether to believe it."""

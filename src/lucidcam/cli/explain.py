@@ -1,0 +1,267 @@
+"""`lucidcam explain`: pictures of where a model looks, for files, folders, globs or standard input."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lucidcam.cli._common import ArchitectureOption, DeviceOption, ModelOption, UntrainedOption
+from lucidcam.engine.layers import find as find_layer
+from lucidcam.errors import OptionError
+from lucidcam.preprocess import Fit
+
+if TYPE_CHECKING:
+    from lucidcam import Explanation, Model
+
+CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
+"""Flags that are a method's own are not known here: they are taken out of the paths."""
+
+FLAGS = [
+    "--model",
+    "--architecture",
+    "--untrained",
+    "--method",
+    "--target",
+    "--against",
+    "--probability",
+    "--layer",
+    "--out",
+    "--format",
+    "--colormap",
+    "--alpha",
+    "--threshold",
+    "--boxes",
+    "--fit",
+    "--device",
+    "--dtype",
+    "--optimize",
+    "--json",
+    "--help",
+]
+
+
+def explain(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, globs, folders, or - for standard input.")],
+    model: ModelOption = "demo",
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="Repeatable; see [b]lucidcam methods[/b]. [dim]default: gradcam[/dim]")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", "-t", help="Label or class id, top5, all. Repeatable. [dim]default: the predicted class[/dim]"),
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="Why the target rather than this label?")] = None,
+    probability: Annotated[bool, typer.Option("--probability", help="Explain the probability instead of the logit.")] = False,
+    layer: Annotated[list[str] | None, typer.Option("--layer", help="Dotted name; repeated: fused. See [b]lucidcam layers[/b].")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("lucidcam-out"),
+    format: Annotated[
+        list[str] | None, typer.Option("--format", help="png, jpg, webp, npz, json. Repeatable. [dim]default: png[/dim]")
+    ] = None,
+    colormap: Annotated[str, typer.Option(help="Any matplotlib colormap.")] = "turbo",
+    alpha: Annotated[float, typer.Option(help="Share of the heatmap in the overlay, 0 to 1.")] = 0.5,
+    threshold: Annotated[float, typer.Option(help="Boxes enclose what is above this share of the maximum.")] = 0.2,
+    boxes: Annotated[bool, typer.Option("--boxes", help="Draw the boxes.")] = False,
+    fit: Annotated[Fit | None, typer.Option(help="crop (as trained), squash, or whole (no crop, convolutional networks).")] = None,
+    device: DeviceOption = None,
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16, float16.")] = "float32",
+    optimize: Annotated[bool, typer.Option("--optimize", help="Fold, channels-last: faster for many images.")] = False,
+    architecture: ArchitectureOption = None,
+    untrained: UntrainedOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print explanations.json to standard output.")] = False,
+) -> None:
+    """Explain images: one picture per image, method and class, and explanations.json.
+
+    A method's own options are flags too: --counterfactual, --weights softmax, --samples 20, and for every method --smooth, --augment,
+    --fusion, --seed,
+    --batch-size. See [b]lucidcam methods NAME[/b].
+
+    Exit code 0: all right; 1: some inputs failed (the rest is written); 2: usage.
+    """
+    import lucidcam
+    from lucidcam.cli._common import err, model_options
+    from lucidcam.images import find
+
+    methods, words = _methods(method or ["gradcam"], paths)
+    look = _Look(out, format or ["png"], colormap, alpha, threshold, boxes)
+    look.check()
+    sources, problems = find([word for word in words if word != "-"])
+    failures = [{"image": "", "error": problem} for problem in problems]
+    wanted: list[Any] = [*sources, *([sys.stdin.buffer.read()] if "-" in words else [])]
+    loaded = _load(model, device, dtype, fit, optimize, model_options(architecture, untrained))
+    asked = _target(loaded, target, against, probability)
+    for name in layer or []:
+        find_layer(loaded.module, name)
+    entries: list[dict[str, Any]] = []
+    try:
+        with _progress(len(wanted), quiet=as_json) as advance:
+            for source in wanted:
+                name = "standard input" if isinstance(source, bytes) else str(source)
+                try:
+                    prepared = [replace(each, name=name) for each in loaded.prepare(source)]
+                    for kind, options in methods:
+                        progress = False if len(wanted) > 1 else None
+                        found = lucidcam.explain(loaded, prepared, kind, asked, layer, progress=progress, **options)
+                        entries += [look.write(explanation) for explanation in found]
+                except lucidcam.LucidcamError as error:
+                    failures.append({"image": name, "error": str(error)})
+                advance()
+    finally:
+        look.write_index(entries, failures)
+    if as_json:
+        typer.echo(json.dumps(entries, indent=2))
+    else:
+        _show(entries, look)
+    for failure in failures:
+        err.print(f"failed: {failure['error']}", style="red", markup=False)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _methods(names: list[str], words: list[str]) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
+    """Each method with the flags that are its own (or every method's), and what is left of the words: paths."""
+    from lucidcam import registry
+    from lucidcam.cli._common import option_types, split_flags
+    from lucidcam.runner import Settings, resolve_method
+
+    general = option_types(Settings)
+    own = {name: option_types(registry.methods[name]) for name in names}
+    known = {option: kind for options in [general, *own.values()] for option, kind in options.items()}
+    paths, options = split_flags(words, known, FLAGS)
+    chosen = [(name, {k: v for k, v in options.items() if k in general or k in own[name]}) for name in names]
+    for name, given in chosen:
+        resolve_method(name, given)
+    if not paths:
+        raise OptionError("expected at least one image, folder or glob, or - for standard input.")
+    return chosen, paths
+
+
+def _load(spec: str, device: str | None, dtype: str, fit: Fit | None, optimize: bool, options: dict[str, Any]) -> Model:
+    import torch
+
+    import lucidcam
+
+    device = device or ("cuda" if torch.cuda.is_available() else None)
+    if not optimize:
+        return lucidcam.load(spec, device=device, dtype=dtype, fit=fit, **options)
+    reduced = {"bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}.get(dtype)
+    model = lucidcam.load(spec, device=device, dtype="float32" if reduced else dtype, fit=fit, **options)
+    noise = torch.rand(256, 320, 3, generator=torch.Generator().manual_seed(0)).numpy()
+    example = model.prepare(noise)[0].tensor[None].to(model.device, model.dtype)
+    return replace(model, module=lucidcam.optimize(model.module, example, dtype=reduced))
+
+
+def _target(model: Model, targets: list[str] | None, against: str | None, probability: bool) -> Any:
+    """What the flags ask for, with labels turned into ids now, so that a mistyped one is answered before any work."""
+    from lucidcam.runner import named
+    from lucidcam.targets import Contrast, Probability, Target
+
+    found = [named(text, model) for text in targets or []]
+    if len(found) > 1:
+        if any(isinstance(each, Target) for each in found) or against or probability:
+            raise OptionError("several --target must be plain labels or ids, without --against or --probability.")
+        return [found]
+    asked = found[0] if found else None
+    if against:
+        asked = Contrast(asked, named(against, model))
+    return Probability(asked) if probability else asked
+
+
+@contextmanager
+def _progress(count: int, quiet: bool) -> Iterator[Callable[[], None]]:
+    """A bar over the images, where there are several and someone is looking."""
+    from lucidcam.cli._common import err
+
+    if count < 2 or quiet or not err.is_terminal:
+        yield lambda: None
+        return
+    from rich.progress import MofNCompleteColumn, Progress
+
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=err, transient=True) as bar:
+        task = bar.add_task("explaining", total=count)
+        yield lambda: bar.advance(task)
+
+
+@dataclass
+class _Look:
+    """What is written, and how it looks."""
+
+    out: Path
+    formats: list[str]
+    colormap: str
+    alpha: float
+    threshold: float
+    boxes: bool
+    used: set[str] = field(default_factory=set)
+
+    def check(self) -> None:
+        """Refuse bad options before any work."""
+        from lucidcam import registry, render
+
+        for name in self.formats:
+            registry.writers[name]
+        render.check(self.colormap, self.alpha, self.threshold)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(f"cannot write to {self.out}: {error.strerror}.") from None
+
+    def write(self, explanation: Explanation) -> dict[str, Any]:
+        """Write one explanation in every format; return its entry in the index."""
+        stem = self._stem(explanation)
+        files = []
+        for name in self.formats:
+            path = self.out / f"{stem}.{name}"
+            if name in ("png", "jpg", "webp"):
+                options: dict[str, Any] = {"colormap": self.colormap, "alpha": self.alpha}
+                if self.boxes:
+                    options["boxes"] = explanation.boxes(self.threshold)
+            else:
+                options = {}
+            explanation.save(path, **options)
+            files.append(str(path))
+        found = explanation.boxes(self.threshold)
+        return {**explanation.to_dict(), "box": list(found[0]) if found else None, "files": files}
+
+    def _stem(self, explanation: Explanation) -> str:
+        image = "stdin" if explanation.name == "standard input" else Path(explanation.name).stem
+        words = explanation.label.split(",")[0] if " rather than " not in explanation.label else explanation.label
+        parts = [image, explanation.method.replace("+", "p"), words]
+        stem = "-".join(re.sub(r"[^\w.]+", "_", part).strip("_")[:60] for part in parts)
+        number, unique = 2, stem
+        while unique in self.used:
+            unique, number = f"{stem}-{number}", number + 1
+        self.used.add(unique)
+        return unique
+
+    def write_index(self, entries: list[dict[str, Any]], failures: list[dict[str, str]]) -> None:
+        """Write explanations.json, and failures.json where there are any."""
+        (self.out / "explanations.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        if failures:
+            (self.out / "failures.json").write_text(json.dumps(failures, indent=2) + "\n", encoding="utf-8")
+
+
+def _show(entries: list[dict[str, Any]], look: _Look) -> None:
+    from rich.markup import escape
+
+    from lucidcam.cli._common import out, table
+
+    if not entries:
+        return
+    listing = table("image", "method", "class", "probability", "box")
+    for entry in entries[:50]:
+        probability = "" if entry["probability"] is None else f"{entry['probability']:.3f}"
+        box = "" if entry["box"] is None else ",".join(map(str, entry["box"]))
+        words = [escape(word) for word in (Path(entry["image"]).name, entry["method"], entry["label"].split(",")[0])]
+        listing.add_row(*words, probability, box)
+    out.print(listing)
+    if len(entries) > 50:
+        out.print(f"[dim]… and {len(entries) - 50} more[/dim]")
+    out.print(f"\n{len(entries)} explained; pictures and explanations.json are in {look.out}", soft_wrap=True, markup=False)

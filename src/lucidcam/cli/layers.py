@@ -1,0 +1,35 @@
+"""`lucidcam layers`: what a model has inside, in execution order."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lucidcam.cli._common import ArchitectureOption, DeviceOption, ModelOption, UntrainedOption
+
+
+def layers(
+    model: ModelOption = "demo",
+    architecture: ArchitectureOption = None,
+    every: Annotated[bool, typer.Option("--all", help="Also layers that hold no spatial map.")] = False,
+    device: DeviceOption = None,
+    untrained: UntrainedOption = False,
+) -> None:
+    """List a model's layers in execution order, with the map each one holds."""
+    from PIL import Image
+
+    import lucidcam
+    from lucidcam.cli._common import model_options, out, table
+
+    loaded = lucidcam.load(model, device=device, **model_options(architecture, untrained))
+    grey = loaded.prepare(Image.new("RGB", (256, 256), (128, 128, 128)))[0].tensor
+    found = lucidcam.layers(loaded.module, grey[None].to(loaded.device, loaded.dtype))
+    listing = table("layer", "type", "output", "map")
+    for name, info in found.items():
+        if info.grid is None and not every:
+            continue
+        shape = "×".join(map(str, info.shape[1:])) if info.shape else ""
+        grid = "×".join(map(str, info.grid)) if info.grid else ""
+        listing.add_row(f"[b]{name}[/b] ← default" if info.default else name, info.type, shape, grid)
+    out.print(listing)

@@ -1,0 +1,38 @@
+"""`lucidcam methods`: what there is, and what each one computes."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from typing import Annotated, get_type_hints
+
+import typer
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show one method: its equation and its options.")] = None,
+) -> None:
+    """List the methods, or show one with its options."""
+    from rich.markup import escape
+
+    from lucidcam import registry
+    from lucidcam.cli._common import default_of, out, table
+
+    if name is None:
+        listing = table("method", "paper", "cost", "options")
+        cost = {"activation": "1 forward", "gradient": "1 forward", "perturbation": "many forwards", "pixel": "forward + backward"}
+        for each, kind in registry.methods.items():
+            listing.add_row(f"[b]{each}[/b]", kind.paper, cost[kind.kind], " ".join(f"--{f.name.replace('_', '-')}" for f in fields(kind)))
+        out.print(listing)
+        out.print("\n[dim]lucidcam methods NAME shows the equation and what the options mean.[/dim]")
+        return
+    kind = registry.methods[name]
+    out.print(f"[b]{name}[/b]  {kind.paper}\n")
+    out.print(escape(inspect.cleandoc(kind.__doc__ or "")))
+    if fields(kind):
+        hints = get_type_hints(kind)
+        listing = table("flag", "type", "default", title="\nFlags")
+        for field in fields(kind):
+            words = str(getattr(hints[field.name], "__name__", hints[field.name])).replace("typing.", "")
+            listing.add_row(f"--{field.name.replace('_', '-')}", escape(words), default_of(field))
+        out.print(listing)

@@ -1,0 +1,156 @@
+"""Optional libraries, imported when they are used, with a one-line error where they are missing.
+
+The torchvision wheel of PyPI is built against CUDA. On a CPU-only torch its compiled operators do not load, and `import
+torchvision` (hence `import timm`, and parts of transformers) ends in "operator torchvision::nms does not exist".
+Classification models use none of these operators: declaring their schemas is enough for the import to pass. Calling one
+still fails, with torch's own error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import socket
+import sys
+import threading
+import urllib.request
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import torch
+
+from lucidcam.errors import MissingExtraError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+PATIENCE = 10.0
+"""Seconds that a download may take to connect or to send the next bytes."""
+
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_OPERATORS = ("nms", "qnms")
+_lock = threading.RLock()
+_downloading = threading.RLock()
+_library: Any = None  # the schemas vanish with the Library object, so it lives as long as the process
+
+
+def import_torchvision(purpose: str = "this model") -> ModuleType:
+    """Import torchvision, also where its compiled operators do not load.
+
+    Args:
+        purpose: what needs it, for the error message.
+
+    Raises:
+        MissingExtraError: torchvision is not installed.
+        ModelError: torchvision is installed, but does not load with this torch.
+    """
+    with _lock:
+        try:
+            return _import("torchvision", "zoo", purpose)
+        except (RuntimeError, AttributeError) as error:
+            if "torchvision" not in str(error):
+                raise
+        _declare_operators()
+        # What a failed import leaves behind is half-initialised; a second import would not run it again.
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        try:
+            return _import("torchvision", "zoo", purpose)
+        except (RuntimeError, AttributeError) as error:
+            raise ModelError(
+                f"torchvision does not load with torch {torch.__version__} ({first_line(error)}); install the pair that belongs together."
+            ) from error
+
+
+def import_timm(purpose: str = "this model") -> ModuleType:
+    """Import timm.
+
+    Args:
+        purpose: what needs it, for the error message.
+
+    Raises:
+        MissingExtraError: timm or torchvision is not installed.
+        ModelError: torchvision does not load with this torch.
+    """
+    import_torchvision(purpose)
+    with _lock:
+        return _import("timm", "zoo", purpose)
+
+
+def import_transformers(purpose: str = "this model") -> ModuleType:
+    """Import transformers.
+
+    Args:
+        purpose: what needs it, for the error message.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+    """
+    with _lock:
+        if importlib.util.find_spec("torchvision") is not None:
+            import_torchvision(purpose)  # transformers imports it later, by itself, wherever it is installed
+        return _import("transformers", "hf", purpose)
+
+
+@contextmanager
+def impatient_downloads() -> Iterator[None]:
+    """Within the block downloads give up soon: unreachable hosts raise within seconds, not after minutes of retries.
+
+    Local copies in the caches of torch and of the Hugging Face hub are used as ever.
+    """
+    constants: Any = None
+    with _downloading:  # both settings belong to the process: one block at a time changes them back
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(PATIENCE if before is None else before)
+        if "huggingface_hub" in sys.modules and not hub_reachable():
+            constants = importlib.import_module("huggingface_hub.constants")
+            offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+        try:
+            yield
+        finally:
+            socket.setdefaulttimeout(before)
+            if constants is not None:
+                constants.HF_HUB_OFFLINE = offline
+
+
+def hub_reachable() -> bool:
+    """Whether the Hugging Face hub answers; True where a proxy would have to be asked."""
+    address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    if address.hostname is None or address.scheme in urllib.request.getproxies():
+        return True
+    try:
+        with socket.create_connection((address.hostname, address.port or 443), timeout=PATIENCE):
+            return True
+    except OSError:
+        return False
+
+
+def _import(name: str, extra: str, purpose: str) -> ModuleType:
+    try:
+        with warnings.catch_warnings():
+            # torchvision's image codecs are compiled too; lucidcam reads images with Pillow.
+            warnings.filterwarnings("ignore", message="Failed to load image Python extension")
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise MissingExtraError(name, extra, purpose) from None
+
+
+def _declare_operators() -> None:
+    global _library
+    if _library is None:
+        # FRAGMENT and not DEF: a namespace has one DEF only, and another package may have made the same repair.
+        _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for operator in _OPERATORS:
+        if not hasattr(torch.ops.torchvision, operator):
+            _library.define(f"{operator}{_SCHEMA}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

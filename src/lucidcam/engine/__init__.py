@@ -1,0 +1,1 @@
+"""Talks to torch modules and knows no method: sessions, layers, cut forwards, masked streams, rules."""

@@ -1,0 +1,172 @@
+"""The forward pass cut at a layer.
+
+Everything below the layer runs with gradients off. At the layer a hook keeps the output as a leaf of a new graph, hands a *clone* on
+(an in-place ReLU further up must not overwrite what was kept) and turns gradients on for the rest. So a gradient map costs about one plain
+forward and next to no memory (`docs/decisions/capture.md`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.session import Hook, hooks
+from lucidcam.engine.trace import Layer, Layout, first_tensor, grids_before, layout_of, replace_first, run_forward
+from lucidcam.errors import LayerError, ModelError
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One layer's output.
+
+    Attributes:
+        layer: the layer.
+        tensor: its output as the layer lays it out; part of the graph when gradients were asked for.
+        layout: how `tensor` holds the spatial map.
+    """
+
+    layer: Layer
+    tensor: Tensor
+    layout: Layout
+
+    @property
+    def maps(self) -> Tensor:
+        """The activations `[B, C, *grid]`, detached."""
+        return self.layout.to_maps(self.tensor.detach())
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished forward pass: the module's outputs and the cuts, in the order of the layers asked for."""
+
+    outputs: Any
+    cuts: tuple[Cut, ...]
+
+
+class ForceGrad(TorchFunctionMode):
+    """Runs every operation with gradients on, where the model itself turns them off.
+
+    Args:
+        started: nothing is done as long as this list is empty; None: from the beginning.
+    """
+
+    def __init__(self, started: list[bool] | None = None) -> None:
+        super().__init__()
+        self.started = [True] if started is None else started
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self.started or func is torch._C._set_grad_enabled:
+            return func(*args, **(kwargs or {}))
+        with torch.inference_mode(False), torch.enable_grad():
+            return func(*args, **(kwargs or {}))
+
+
+def cut(module: nn.Module, inputs: Inputs, layers: Sequence[Layer], gradients: bool, force: bool = False) -> Done:
+    """Run the module once and keep the outputs of `layers`. Call it inside a session.
+
+    Args:
+        module: the module.
+        inputs: what it takes.
+        layers: any number of layers, in any order; all are kept in the same pass.
+        gradients: keep a graph from the layers to the outputs.
+        force: keep it even where the model turns gradients off by itself.
+
+    Raises:
+        LayerError: when a layer does not run, or its output holds no spatial map.
+    """
+    kept: list[Tensor | None] = [None] * len(layers)
+    calls = [0] * len(layers)
+    started: list[bool] = []
+
+    def keep(i: int) -> Hook:
+        def hook(child: nn.Module, _: Any, output: Any) -> Any:
+            number, calls[i] = calls[i], calls[i] + 1
+            if layers[i].call not in (None, number):
+                return None
+            found = first_tensor(output)
+            if found is None:
+                raise LayerError(f"the layer {layers[i].name!r} gives {type(output).__name__}, not a tensor; choose a layer inside it.")
+            if not gradients:
+                kept[i] = found.detach().clone()
+                return None
+            started.append(True)
+            torch.set_grad_enabled(True)
+            with torch.inference_mode(False), torch.enable_grad():
+                if found.is_inference() or not found.requires_grad:
+                    found = found.detach().clone().requires_grad_()
+                kept[i] = found
+                return replace_first(output, found.clone())
+
+        return hook
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(False))
+        stack.enter_context(hooks([(layer.module, keep(i)) for i, layer in enumerate(layers)]))
+        if force:
+            stack.enter_context(ForceGrad(started))
+        outputs = run_forward(module, inputs)
+    return Done(outputs, tuple(_cut(module, inputs, *pair) for pair in zip(layers, kept, calls, strict=True)))
+
+
+def _cut(module: nn.Module, inputs: Inputs, layer: Layer, tensor: Tensor | None, calls: int) -> Cut:
+    if tensor is None:
+        if calls:
+            raise LayerError(f"the layer {layer.name!r} runs {calls} times: give '#0' to '#{calls - 1}' as its call number.")
+        raise LayerError(f"the layer {layer.name!r} does not run in a forward pass of this {type(module).__name__}.")
+    shape = tuple(tensor.shape)
+    grids = grids_before(module, inputs, layer) if len(shape) == 3 and len(inputs.size) == 2 else []
+    layout = layout_of(shape, inputs, grids, layer.module)
+    if layout is None:
+        raise LayerError(
+            f"the layer {layer.name!r} gives {list(shape)}: no spatial map for images of size {list(inputs.size)}. Choose a layer before "
+            f"the pooling or flattening."
+        )
+    return Cut(layer, tensor, layout)
+
+
+def gradients_of(scores: Tensor, cuts: Sequence[Cut]) -> list[Tensor]:
+    """Gradients `[B, T, C, *grid]` of scores `[B, T]` with respect to each cut, all T in one batched backward pass.
+
+    Images do not see each other in evaluation mode, so the gradient of a sum over the batch holds each image's own.
+
+    Raises:
+        ModelError: when the scores do not depend on the layers through differentiable operations.
+    """
+    if not scores.requires_grad:
+        raise ModelError("the score is not differentiable with respect to the layer (detached or integer operations in between).")
+    tensors = [c.tensor for c in cuts]
+    count = scores.shape[1]
+    totals = scores.sum(0)
+    if count == 1:
+        rows = [torch.autograd.grad(totals[0], tensors, retain_graph=True, allow_unused=True)]
+    else:
+        seeds = torch.eye(count, dtype=totals.dtype, device=totals.device)
+        try:
+            batched = torch.autograd.grad(totals, tensors, seeds, retain_graph=True, allow_unused=True, is_grads_batched=True)
+            return _laid_out(cuts, [None if g is None else g.transpose(0, 1) for g in batched])
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # an operation without a batching rule: one backward pass per target
+            rows = [torch.autograd.grad(total, tensors, retain_graph=True, allow_unused=True) for total in totals]
+    stacked = []
+    for i, c in enumerate(cuts):
+        grads = [row[i] for row in rows]
+        empty = all(g is None for g in grads)
+        stacked.append(None if empty else torch.stack([torch.zeros_like(c.tensor) if g is None else g for g in grads], dim=1))
+    return _laid_out(cuts, stacked)
+
+
+def _laid_out(cuts: Sequence[Cut], grads: Sequence[Tensor | None]) -> list[Tensor]:
+    for c, grad in zip(cuts, grads, strict=True):
+        if grad is None:
+            raise ModelError(
+                f"the score does not depend on the layer {c.layer.name!r} (another branch, or a detached one); choose another layer."
+            )
+    return [c.layout.to_maps(grad) for c, grad in zip(cuts, grads, strict=True) if grad is not None]

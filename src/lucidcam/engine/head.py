@@ -1,0 +1,72 @@
+"""The operation that makes class scores: the last linear layer, or a 1×1 convolution before global pooling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from lucidcam.errors import LucidcamError, ModelError
+from lucidcam.targets import logits
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear map from features to class scores.
+
+    Attributes:
+        input: features `[B, C]`, or `[B, C, *grid]` for a 1×1 convolution.
+        weight: `[K, C]`.
+        bias: `[K]` or None.
+    """
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+class HeadWatch(TorchFunctionMode):
+    """Notes the last linear operation and the last 1×1 convolution of a forward pass, functional or in modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: tuple[Head, Tensor] | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name == "linear" or (name in ("conv1d", "conv2d", "conv3d") and prod(args[1].shape[2:]) == 1):
+            weight = args[1] if len(args) > 1 else kwargs["weight"]
+            bias = args[2] if len(args) > 2 else kwargs.get("bias")
+            self._last = Head(args[0], weight.flatten(1), bias), output
+        return output
+
+    def features(self) -> list[Tensor]:
+        """What entered the last linear operation, if that was one vector per image."""
+        return [] if self._last is None or self._last[0].input.ndim != 2 else [self._last[0].input]
+
+    def head(self, outputs: Any) -> Head:
+        """The head, given what the module returned.
+
+        Raises:
+            ModelError: when the class scores are not what the last linear operation gave (or its global average).
+        """
+        try:
+            scores = logits(outputs)
+        except LucidcamError as error:
+            raise ModelError(f"CAM needs class scores: {error}") from None
+        if self._last is None:
+            raise ModelError(
+                "CAM needs a network that ends in a linear layer; this one has none. Use gradcam, which needs no special head."
+            )
+        head, output = self._last
+        if output.shape[:2] != scores.shape or len(head.weight) != scores.shape[1]:
+            raise ModelError(
+                f"CAM needs class scores made by the last linear layer; that gives {list(output.shape)} and the model "
+                f"{list(scores.shape)}. Use gradcam, which needs no special head."
+            )
+        return head

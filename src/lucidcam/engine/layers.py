@@ -1,0 +1,164 @@
+"""Finds layers: by name, by module, or the one to look at by default. Nothing is looked up in a table of names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lucidcam.engine.capture import cut
+from lucidcam.engine.head import HeadWatch
+from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.session import plain, session
+from lucidcam.engine.trace import Layer, remembered, signature, trace
+from lucidcam.errors import LayerError, LucidcamError, unknown
+
+LayerSpec = str | nn.Module
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """What is known of a layer.
+
+    Attributes:
+        type: class name of the module.
+        shape: of its output for one image, when the model was run.
+        grid: spatial size of its map, or None where it holds none.
+        default: whether maps are made at this layer unless told otherwise.
+    """
+
+    type: str
+    shape: tuple[int, ...] | None = None
+    grid: tuple[int, ...] | None = None
+    default: bool = False
+
+
+def find(module: nn.Module, layer: LayerSpec) -> Layer:
+    """Resolve a dotted name (with an optional call number, "relu#0"), or a submodule, of `module`.
+
+    Raises:
+        LayerError: with the nearest names when there is no such layer.
+    """
+    module = plain(module)
+    names = dict(module.named_modules())
+    if isinstance(layer, nn.Module):
+        layer = plain(layer)
+        for name, child in names.items():
+            if child is layer:
+                return Layer(name, child)
+        raise LayerError(f"the layer {type(layer).__name__} is not part of this {type(module).__name__}; give one of its submodules.")
+    if not isinstance(layer, str):
+        raise LayerError(f"expected a layer's dotted name or module; got {type(layer).__name__}.")
+    name, _, number = layer.partition("#")
+    if name not in names or not name:
+        raise LayerError(unknown("layer", name, [n for n in names if n]))
+    if number and not number.isdigit():
+        raise LayerError(f"expected a call number after '#' in {layer!r}, for example '{name}#0'.")
+    return Layer(name, names[name], int(number) if number else None)
+
+
+def default(module: nn.Module, inputs: Inputs) -> Layer:
+    """Return the layer to look at by default.
+
+    Convolutional networks: the last spatial output before pooling, flattening or a convolution that makes class scores.
+    Transformers (attention comes after the last convolution): the last normalisation inside the last block whose patch tokens
+    still reach the score.
+
+    Raises:
+        LayerError: when no layer holds a spatial map.
+    """
+    module = plain(module)
+    cache, key = remembered(module, inputs), ("default", signature(inputs))
+    if key not in cache:
+        cache[key] = _default(module, inputs)
+    found: str = cache[key]
+    return find(module, found)
+
+
+def suggestion(module: nn.Module, inputs: Inputs) -> str:
+    """A hint that names the default layer, for error messages."""
+    try:
+        return f" Try {default(module, inputs).name!r}."
+    except LucidcamError:
+        return ""
+
+
+def _default(module: nn.Module, inputs: Inputs) -> str:
+    seen = trace(module, inputs)
+    calls = seen.calls[: seen.head_conv] if seen.head_conv else seen.calls
+    spatial = [c for c in calls if c.layout is not None and not c.pooled and not c.passive and c.name]
+    if not spatial:
+        raise LayerError(
+            f"no layer of this {type(module).__name__} holds a spatial map for inputs of size {list(inputs.size)}; "
+            "class activation maps need convolutional or token features (larger inputs may help)."
+        )
+    if seen.last_attention > seen.last_conv:
+        norms = [i for i, c in enumerate(calls) if c.norm and c in spatial]
+        after = [i for i in norms if i >= seen.last_spatial_linear]
+        inside = [i for i in norms if i < seen.last_spatial_linear] + after[:-1]
+        reached = _reached(module, inputs, [calls[i].name for i in inside[-6:]])
+        if reached:
+            return reached[-1]
+    return spatial[-1].name
+
+
+def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> list[str]:
+    """Those of `names` whose patch tokens still count: after its last attention, a ViT's class token sees no other token.
+
+    Asked of a random projection of the outputs and of what enters the head, so that a head of zeros or a final normalisation (whose sum is
+    constant) hides nothing.
+    """
+    with session(module), HeadWatch() as watch:
+        done = cut(module, inputs.rows(slice(0, 1)), [find(module, name) for name in names], gradients=True)
+    ends = [t for t in [*_tensors(done.outputs), *watch.features()] if t.requires_grad]
+    if not ends:
+        return []
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False), torch.enable_grad():
+        projections = [(t * torch.randn(t.shape, generator=generator).to(t)).sum() for t in ends]
+        grads = torch.autograd.grad(sum(projections[1:], projections[0]), [c.tensor for c in done.cuts], allow_unused=True)
+    return [
+        name
+        for name, kept, grad in zip(names, done.cuts, grads, strict=True)
+        if grad is not None and bool(kept.layout.to_maps(grad).abs().sum() > 0)
+    ]
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    values = outputs.values() if hasattr(outputs, "values") else outputs if isinstance(outputs, (tuple, list)) else vars(outputs).values()
+    return [t for t in values if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def describe(module: nn.Module, inputs: Any = None) -> dict[str, LayerInfo]:
+    """List a network's layers.
+
+    Args:
+        module: any torch module.
+        inputs: what it takes (`[B, C, H, W]`, …); when given, the model is run once on the first image, the layers come in
+            execution order, and their output shapes and the default layer are known.
+
+    Returns:
+        For each dotted name its class, output shape, spatial grid and whether it is the default.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1))
+        >>> list(describe(net))
+        ['0', '1', '2']
+        >>> describe(net, torch.rand(1, 3, 8, 8))["1"]
+        LayerInfo(type='ReLU', shape=(1, 8, 6, 6), grid=(6, 6), default=True)
+    """
+    module = plain(module)
+    if inputs is None:
+        return {name: LayerInfo(type(child).__name__) for name, child in module.named_modules() if name}
+    given = Inputs.of(inputs)
+    calls = trace(module, given).calls
+    try:
+        best = default(module, given).name
+    except LayerError:
+        best = ""
+    return {c.name: LayerInfo(c.type, c.shape, c.layout.grid if c.layout else None, c.name == best) for c in calls if c.name}

@@ -1,0 +1,148 @@
+"""Streams of forward passes: masked inputs, or substituted activations, in batches that fit the memory."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lucidcam.engine.capture import Cut
+from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.session import hooks
+from lucidcam.engine.trace import replace_first, run_forward
+
+SLOW = 2.0
+"""Seconds after which a stream shows a progress bar."""
+
+
+@dataclass
+class Stream:
+    """Runs a function over a range of rows, a batch at a time.
+
+    Attributes:
+        batch: rows at a time; halved, for good, when the device runs out of memory.
+        progress: show a progress bar on streams that take longer than two seconds; None: when standard error is a terminal.
+        title: what the bar says.
+    """
+
+    batch: int
+    progress: bool | None = None
+    title: str = "explaining"
+    _bar: Any = field(default=None, repr=False)
+
+    def run(self, count: int, step: Callable[[slice], Tensor]) -> Tensor:
+        """Return the rows of `step(slice)` for all of `range(count)`, concatenated.
+
+        Raises:
+            torch.OutOfMemoryError: when not even one row fits.
+        """
+        found: list[Tensor] = []
+        start, began = 0, time.monotonic()
+        try:
+            while start < count:
+                rows = slice(start, min(start + self.batch, count))
+                try:
+                    found.append(step(rows))
+                except (RuntimeError, MemoryError) as error:
+                    if self.batch == 1 or not out_of_memory(error):
+                        raise
+                    self.batch = max(1, min(self.batch, rows.stop - rows.start) // 2)
+                    self._free()
+                    continue
+                start = rows.stop
+                self._show(start, count, began)
+        finally:
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None
+        return torch.cat(found)
+
+    def _free(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _show(self, done: int, count: int, began: float) -> None:
+        wanted = sys.stderr.isatty() if self.progress is None else self.progress
+        if self._bar is None:
+            if not wanted or time.monotonic() - began < SLOW:
+                return
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.add_task(self.title, total=count)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory, of a GPU or of the host, did not suffice."""
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate memory" in text
+
+
+class Substitute:
+    """Runs the network above a layer on other activations of one image.
+
+    One image goes in, the layer's hook hands n activations to the rest of the network: the part below runs once. Where the layer sits in
+    a branch that is concatenated with others of the one image, that fails or gives something else: it is tried once against n
+    copies of the image, which are then used for good.
+    """
+
+    def __init__(self, module: nn.Module, kept: Cut, calls: int) -> None:
+        self.module = module
+        self.kept = kept
+        self.call = calls - 1 if kept.layer.call is None else kept.layer.call
+        self._copies: bool | None = None
+
+    def outputs(self, one: Inputs, tensor: Tensor, maps: Tensor) -> Any:
+        """Return the module's outputs (n rows) with the layer's maps replaced.
+
+        Args:
+            one: a single image's inputs.
+            tensor: the layer's own output for that image `[1, …]`.
+            maps: activations to use instead `[n, C, *grid]`.
+        """
+        values = self.kept.layout.from_maps(maps, tensor)
+        if self._copies is None:
+            self._copies = not self._agrees(one, torch.cat([tensor, values[:1]]))
+        return self._forward(one, values, copies=self._copies)
+
+    def _forward(self, one: Inputs, values: Tensor, copies: bool) -> Any:
+        seen = 0
+
+        def hook(_: nn.Module, __: Any, output: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            return replace_first(output, values.clone()) if seen - 1 == self.call else None
+
+        if copies:
+            one = one.rows(torch.zeros(len(values), dtype=torch.long, device=values.device))
+        with hooks([(self.kept.layer.module, hook)]):
+            return run_forward(self.module, one)
+
+    def _agrees(self, one: Inputs, values: Tensor) -> bool:
+        try:
+            got = _first(self._forward(one, values, copies=False))
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            if out_of_memory(error):
+                raise
+            return False
+        expected = _first(self._forward(one, values, copies=True))
+        if got is None or expected is None or got.shape != expected.shape:
+            return False
+        loose = 1e-4 if expected.dtype in (torch.float32, torch.float64) else 5e-2
+        scale = float(expected.abs().max())
+        return bool((got - expected).abs().max() <= loose * max(scale, 1e-12))
+
+
+def _first(outputs: Any) -> Tensor | None:
+    if isinstance(outputs, Tensor):
+        return outputs
+    values = outputs.values() if hasattr(outputs, "values") else outputs if isinstance(outputs, (tuple, list)) else vars(outputs).values()
+    return next((t for t in values if isinstance(t, Tensor) and t.is_floating_point()), None)

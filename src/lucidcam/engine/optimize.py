@@ -1,0 +1,175 @@
+"""A faster private copy of a network; the user's module is never changed.
+
+Three steps, each checked against the original on real numbers: batch normalisation folded into the convolution before it, weights in the
+channels-last layout, and optionally autocast to bfloat16 or float16. Layer names stay what they were.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.session import hooks, plain, session
+from lucidcam.engine.trace import first_tensor, run_forward
+from lucidcam.errors import ModelError, OptionError
+
+LOOSE = {None: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""Largest accepted difference of the outputs, relative to their largest magnitude, by precision."""
+
+Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def optimize(module: nn.Module, inputs: Any, dtype: torch.dtype | None = None) -> nn.Module:
+    """Return a faster copy that gives the same outputs.
+
+    Args:
+        module: the network; it is left as it is.
+        inputs: an example of what it takes; the copy is checked on it.
+        dtype: run in `torch.bfloat16` or `torch.float16` by autocast; None keeps the precision.
+
+    Returns:
+        A copy in evaluation mode, with the same layer names, for `attribute` and `explain`.
+
+    Raises:
+        OptionError: for another dtype.
+        ModelError: when the copy's outputs differ from the module's.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2)).eval()
+        >>> fast = optimize(net, torch.rand(1, 3, 8, 8))
+        >>> type(fast[1]).__name__, type(net[1]).__name__
+        ('Identity', 'BatchNorm2d')
+    """
+    if dtype not in LOOSE:
+        raise OptionError(f"expected dtype torch.bfloat16, torch.float16 or None; got {dtype}.")
+    module = plain(module)
+    given = Inputs.of(inputs)
+    with session(module):
+        expected = _tensor(run_forward(module, given))
+        private = copy.deepcopy(module).eval()
+    _fold(private, given)
+    _channels_last(private)
+    if dtype is not None:
+        _autocast(private, given.image.device.type, dtype)
+    with session(private):
+        got = _tensor(run_forward(private, given))
+    scale = float(expected.abs().max())
+    difference = float((got.float() - expected.float()).abs().max()) / max(scale, 1e-12)
+    if not difference <= LOOSE[dtype]:
+        raise ModelError(
+            f"the optimised copy's outputs differ by {difference:.1e} of their size (allowed: {LOOSE[dtype]:.0e}); use the module as it is"
+            + (", or another dtype." if dtype is not None else ".")
+        )
+    return private
+
+
+def _fold(module: nn.Module, inputs: Inputs) -> None:
+    """Fold each batch normalisation into the convolution whose output it is the only one to read."""
+    pairs = _Pairs.found(module, inputs)
+    parents = {child: (parent, name) for parent in module.modules() for name, child in parent.named_children()}
+    for conv, norm in pairs:
+        folded = fuse_conv_bn_eval(conv, norm)
+        conv.weight, conv.bias = folded.weight, folded.bias
+        parent, name = parents[norm]
+        setattr(parent, name, _after(norm))
+
+
+def _after(norm: nn.Module) -> nn.Module:
+    """What is left of a folded normalisation: nothing, or the activation that timm's BatchNormAct keeps inside."""
+    inside = [child for child in norm.children() if not isinstance(child, nn.Identity)]
+    if not inside:
+        return nn.Identity()
+    return inside[0] if len(inside) == 1 else nn.Sequential(*inside)
+
+
+def _channels_last(module: nn.Module) -> None:
+    for child in module.modules():
+        if isinstance(child, (nn.Conv2d, nn.ConvTranspose2d)):
+            child.weight.data = child.weight.data.contiguous(memory_format=torch.channels_last)
+
+
+def _autocast(module: nn.Module, device: str, dtype: torch.dtype) -> None:
+    forward = module.forward
+
+    def cast(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device, dtype):
+            return forward(*args, **kwargs)
+
+    module.forward = cast  # an attribute of this private copy; layer names stay
+
+
+def _tensor(outputs: Any) -> Tensor:
+    found = first_tensor(outputs)
+    if found is None:
+        found = next((t for t in getattr(outputs, "values", list)() if isinstance(t, Tensor)), None)
+    if found is None:
+        raise ModelError(f"cannot check an optimised copy of a model that returns {type(outputs).__name__}.")
+    return found
+
+
+class _Pairs(TorchFunctionMode):
+    """Finds, by running the network, (convolution, normalisation) pairs that nothing comes between and nobody else reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: Any = WeakTensorKeyDictionary()  # a convolution's output: that convolution
+        self.reads: dict[nn.Module, int] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if _flat((output,)):  # .shape, .dim() and the like read no values
+            for value in _flat(args) + _flat(tuple((kwargs or {}).values())):
+                conv = self.made.get(value)
+                if conv is not None:
+                    self.reads[conv] = self.reads.get(conv, 0) + 1
+        return output
+
+    @classmethod
+    def found(cls, module: nn.Module, inputs: Inputs) -> list[tuple[Any, Any]]:
+        watch = cls()
+        calls: dict[nn.Module, int] = {}
+        pairs: dict[nn.Module, nn.Module] = {}
+
+        def after_conv(child: nn.Module, _: Any, output: Any) -> None:
+            calls[child] = calls.get(child, 0) + 1
+            if isinstance(output, Tensor):
+                watch.made[output] = child
+
+        def after_norm(child: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            calls[child] = calls.get(child, 0) + 1
+            conv = watch.made.get(args[0]) if args and isinstance(args[0], Tensor) else None
+            if conv is not None:
+                pairs[conv] = child
+
+        convs = [(m, after_conv) for m in module.modules() if type(m) in Conv and not m._forward_pre_hooks and not m._forward_hooks]
+        norms = [(m, after_norm) for m in module.modules() if isinstance(m, Norm) and _foldable(m)]
+        with session(module), hooks([*convs, *norms]), watch:
+            run_forward(module, inputs)
+        readers = list(pairs.values())
+        return [
+            (conv, norm)
+            for conv, norm in pairs.items()
+            if calls[conv] == calls[norm] == 1 and readers.count(norm) == 1 and watch.reads[conv] == 1
+        ]
+
+
+def _foldable(norm: nn.Module) -> bool:
+    return isinstance(norm.running_mean, Tensor) and not norm._forward_hooks and not norm._forward_pre_hooks
+
+
+def _flat(values: tuple[Any, ...]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += [v for v in value if isinstance(v, Tensor)]
+    return found

@@ -1,0 +1,314 @@
+"""What a method works with: one call's module, inputs, target and layer, and the ways to ask the module something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lucidcam.engine import layers as layers_
+from lucidcam.engine.capture import Done, ForceGrad, cut, gradients_of
+from lucidcam.engine.head import Head, HeadWatch
+from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.layers import LayerSpec
+from lucidcam.engine.masked import Stream, Substitute
+from lucidcam.engine.recording import depends_on
+from lucidcam.engine.rules import Rule, refuse
+from lucidcam.engine.session import plain, session
+from lucidcam.engine.trace import Layer, run_forward, trace
+from lucidcam.errors import LayerError, ModelError
+from lucidcam.targets import Bound, Target, as_target
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What a cut forward pass gives a method.
+
+    Attributes:
+        activations: `[B, 1, C, *grid]`, at least float32.
+        gradients: `[B, T, C, *grid]`, d score / d activation; only when asked for.
+    """
+
+    activations: Tensor
+    _gradients: Tensor | None = None
+
+    @property
+    def gradients(self) -> Tensor:
+        """Gradients `[B, T, C, *grid]`."""
+        assert self._gradients is not None, "capture(gradients=True) gives gradients"
+        return self._gradients
+
+
+@dataclass
+class _Pass:
+    """The forward passes over one set of inputs and the target bound to them, shared by every view of a run."""
+
+    module: nn.Module
+    inputs: Inputs
+    asked: Target
+    layers: tuple[Layer, ...]
+    by_default: bool
+    bound: Bound | None = None
+    done: dict[bool, Done] = field(default_factory=dict)
+    above: dict[int, Substitute] = field(default_factory=dict)
+
+    def outputs(self) -> Any:
+        """The module's outputs for the clean inputs, from whatever pass was made already."""
+        for done in self.done.values():
+            return done.outputs
+        return self.cut(gradients=False).outputs
+
+    def cut(self, gradients: bool) -> Done:
+        """A pass cut at the layers; one that keeps gradients serves for both."""
+        kept = self.done.get(True) or self.done.get(gradients)
+        if kept is None or len(kept.cuts) != len(self.layers):
+            try:
+                kept = self.done[gradients] = cut(self.module, self.inputs, self.layers, gradients)
+            except LayerError as error:
+                raise LayerError(f"{error}{layers_.suggestion(self.module, self.inputs)}") from None
+        return kept
+
+    def cut_by_force(self) -> Done:
+        """The same where the model turns gradients off by itself."""
+        kept = self.done[True] = cut(self.module, self.inputs, self.layers, gradients=True, force=True)
+        return kept
+
+    def bind(self, outputs: Any) -> Bound:
+        """The target, bound to the first clean outputs that were seen."""
+        if self.bound is None:
+            self.bound = self.asked.bind(outputs, self.inputs.batch)
+        return self.bound
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of `attribute`, or a view of it: at one of its layers, for some of its targets, on changed inputs.
+
+    Attributes:
+        module: the user's module, in a session.
+        inputs: what the module takes.
+        stream: batches of masked forward passes.
+        seed: for every random draw.
+        index: which of the layers this view is about.
+        targets: which of the targets this view is about.
+    """
+
+    module: nn.Module
+    inputs: Inputs
+    stream: Stream
+    seed: int
+    _pass: _Pass
+    index: int = 0
+    targets: slice = field(default_factory=lambda: slice(None))
+
+    # ------------------------------------------------------------------------------------------------------------- views
+
+    def on(self, image: Tensor) -> Run:
+        """The same question about changed images `[B, C, *spatial]`; the target stays what it was for the clean ones."""
+        inputs = self.inputs.with_image(image)
+        return replace(self, inputs=inputs, _pass=replace(self._pass, inputs=inputs, bound=self.bound, done={}, above={}))
+
+    def at(self, index: int) -> Run:
+        """The same question at another of the layers asked for."""
+        return replace(self, index=index)
+
+    def only(self, targets: slice) -> Run:
+        """The same question for some of the targets; forward passes are shared."""
+        return replace(self, targets=targets)
+
+    # --------------------------------------------------------------------------------------------------------- questions
+
+    @property
+    def image(self) -> Tensor:
+        """The images `[B, C, *spatial]`."""
+        return self.inputs.image
+
+    @property
+    def named_layers(self) -> int:
+        """How many layers the user named; 0: the default one is meant."""
+        return 0 if self._pass.by_default else len(self._pass.layers)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers asked for, or the default one."""
+        if not self._pass.layers:
+            self._pass.layers = (layers_.default(self.module, self.inputs),)
+        return self._pass.layers
+
+    @property
+    def layer(self) -> Layer:
+        """The layer this view is about."""
+        return self.layers[self.index]
+
+    @property
+    def bound(self) -> Bound:
+        """The target, fixed for these images."""
+        return self._pass.bound or self._pass.bind(self._pass.outputs())
+
+    @property
+    def count(self) -> int:
+        """T, the number of targets of this view."""
+        return len(range(*self.targets.indices(self.bound.count)))
+
+    def clean_scores(self) -> Tensor:
+        """Scores `[B, T]` of the clean images."""
+        return self._read(self._pass.outputs())
+
+    def outputs(self) -> Any:
+        """What the module returns for the clean images."""
+        return self._pass.outputs()
+
+    def capture(self, gradients: bool = False) -> Capture:
+        """Run the module once, cut at the layer; asked again, the same pass answers.
+
+        Args:
+            gradients: also the gradients of every target's score with respect to the layer's activations.
+        """
+        assert self.layers
+        done = self._pass.cut(gradients)
+        found = self._gradients(done) if gradients else None
+        activations = _wide(self._pass.cut(gradients).cuts[self.index].maps).unsqueeze(1)
+        return Capture(activations, found)
+
+    def graph_size(self) -> int:
+        """Numbers in one target's gradient, all images together; makes the pass with gradients."""
+        assert self.layers
+        return self._pass.cut(gradients=True).cuts[self.index].tensor.numel()
+
+    def head(self) -> Head:
+        """The last linear operation of the network: what class scores are made with."""
+        assert self.layers
+        watch = HeadWatch()
+        with watch:
+            self._pass.done[False] = cut(self.module, self.inputs, self.layers, gradients=False)
+        return watch.head(self._pass.outputs())
+
+    def _gradients(self, done: Done) -> Tensor:
+        with torch.enable_grad():
+            scores = self._read(done.outputs)
+            if not depends_on(scores, done.cuts[self.index].tensor):
+                done = self._pass.cut_by_force()
+                scores = self._read(done.outputs)
+            return _wide(gradients_of(scores, [done.cuts[self.index]])[0].detach())
+
+    def scores(self, image: Tensor, rows: Tensor) -> Tensor:
+        """Scores `[n, T]` of images `[n, C, *spatial]`, row i made from the image `rows[i]`."""
+        assert self.bound
+        return self._read(run_forward(self.module, self.inputs.repeated(image, rows)), rows)
+
+    def as_probability(self) -> Run:
+        """The same question about softmax probabilities, where the target is a class logit."""
+        return replace(self, _pass=replace(self._pass, bound=self.bound.probability()))
+
+    def masked(self, count: int, make: Callable[[slice], tuple[Tensor, Tensor]]) -> Tensor:
+        """Scores `[count, T]` of images made on the fly, in batches that fit the memory.
+
+        Args:
+            count: how many.
+            make: for a slice of `range(count)`, the images `[n, C, *spatial]` and the rows `[n]` they were made from.
+        """
+        return self.stream.run(count, lambda part: self.scores(*make(part)))
+
+    def substituted(self, row: int, count: int, make: Callable[[slice], Tensor]) -> Tensor:
+        """Scores `[count, T]` of the image `row` with the layer's activations replaced.
+
+        Args:
+            row: which image.
+            count: how many replacements.
+            make: for a slice of `range(count)`, activations `[n, C, *grid]`.
+        """
+        assert self.layers
+        kept = self._pass.cut(False).cuts[self.index]
+        if self.index not in self._pass.above:
+            calls = sum(call.name == kept.layer.name for call in trace(self.module, self.inputs).calls)
+            self._pass.above[self.index] = Substitute(self.module, kept, calls)
+        above = self._pass.above[self.index]
+        one, tensor = self.inputs.rows(slice(row, row + 1)), kept.tensor.detach()[row : row + 1]
+
+        def step(part: slice) -> Tensor:
+            outputs = above.outputs(one, tensor, make(part).to(tensor.dtype))
+            return self._read(outputs, torch.full((part.stop - part.start,), row, device=tensor.device))
+
+        return self.stream.run(count, step)
+
+    def backpropagate(self, rule: Rule | None = None, to_layer: bool = False) -> Tensor:
+        """Send each target's score down the whole network.
+
+        Args:
+            rule: what to do at each operation; None: the plain gradient.
+            to_layer: stop at the layer rather than at the image.
+
+        Returns:
+            `[B, T, C, *spatial]`, or `[B, T, C, *grid]` at the layer.
+        """
+        if rule is None and to_layer:
+            return self.capture(gradients=True).gradients
+        if rule is not None:
+            refuse(self.module)
+        found = self._backpropagated(rule, to_layer, force=False)
+        if found is None:
+            found = self._backpropagated(rule, to_layer, force=True)
+        if found is None:
+            raise ModelError(
+                "the score does not depend on the image through differentiable operations (detach, or integers in between), so nothing "
+                "flows back; use a CAM method at a layer above them, or scorecam, rise or occlusion, which need no gradients."
+            )
+        return _wide(found)
+
+    def _backpropagated(self, rule: Rule | None, to_layer: bool, force: bool) -> Tensor | None:
+        """One try; None when nothing can flow back, because the model turns gradients off by itself, say."""
+        with torch.enable_grad(), rule or nullcontext(), ForceGrad() if force else nullcontext():
+            if to_layer:
+                done = cut(self.module, self.inputs, (self.layer,), gradients=True)
+                leaf, outputs = done.cuts[0].tensor, done.outputs
+            else:
+                leaf = self.image.detach().clone().requires_grad_()
+                outputs = run_forward(self.module, self.inputs.with_image(leaf.clone()))
+        with torch.enable_grad():
+            scores = self._read(outputs)
+            if not depends_on(scores, leaf):
+                return None
+            if rule is not None:
+                found = rule.backward(scores, [leaf])[0]
+            else:
+                found = torch.stack([torch.autograd.grad(score, leaf, retain_graph=True)[0] for score in scores.sum(0)], dim=1)
+        return done.cuts[0].layout.to_maps(found) if to_layer else found
+
+    def _read(self, outputs: Any, rows: Tensor | None = None) -> Tensor:
+        return _wide(self._pass.bind(outputs).scores(outputs, rows)[:, self.targets])
+
+    def generator(self) -> torch.Generator:
+        """A fresh random generator on the images' device, seeded with `seed`."""
+        return torch.Generator(self.image.device).manual_seed(self.seed)
+
+
+@contextmanager
+def open_run(
+    module: nn.Module,
+    inputs: Any,
+    target: Any = None,
+    layer: LayerSpec | Sequence[LayerSpec] | None = None,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+    title: str = "explaining",
+) -> Iterator[Run]:
+    """Open a session on the module and yield a run on it."""
+    module = plain(module)
+    with session(module):
+        given = Inputs.of(inputs)
+        specs: list[Any] = list(layer) if isinstance(layer, (list, tuple)) else [] if layer is None else [layer]
+        found = tuple(layers_.find(module, spec) for spec in specs)
+        batch = batch_size or (128 if given.image.is_cuda else 32)
+        stream = Stream(batch, progress, title)
+        yield Run(module, given, stream, seed, _Pass(module, given, as_target(target), found, by_default=not found))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Half precision is for the network; sums over a map's pixels and channels are made in at least float32."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

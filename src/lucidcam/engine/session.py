@@ -1,0 +1,93 @@
+"""One lock per model, and the promise that the user's module comes back exactly as it was.
+
+Nothing else in lucidcam changes a module: gradients are taken with `torch.autograd.grad` (never `.backward()`, so `.grad` and
+`requires_grad` are not touched), hooks are registered inside the session and removed by it, and training flags are flipped one by one
+(not through `module.eval()`, which some modules override with side effects).
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from lucidcam.errors import ModelError
+
+_locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+_guard = threading.Lock()
+
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """Return the module to work on: what `torch.compile` wraps, or the module itself.
+
+    Raises:
+        ModelError: for modules whose forward runs elsewhere (DataParallel) or that are not torch modules.
+    """
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"expected a torch.nn.Module; got {type(module).__name__}. Use lucidcam.load for names and files.")
+    original = getattr(module, "_orig_mod", None)
+    if isinstance(original, nn.Module):
+        return original
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ModelError(f"{type(module).__name__} runs copies of the model; explain the model inside it: pass module.module.")
+    return module
+
+
+@contextmanager
+def session(module: nn.Module) -> Iterator[None]:
+    """Hold the module for one thread, in evaluation mode, and give it back unchanged, also after an exception."""
+    with _lock(module), ExitStack() as stack:
+        flags: list[tuple[nn.Module, bool]] = [(child, child.training) for child in module.modules() if child.training]
+        stack.callback(_restore, flags)
+        for child, _ in flags:
+            child.training = False
+        if any(child._compiled_call_impl is not None for child in module.modules()):
+            stack.enter_context(_eager())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        yield
+
+
+@contextmanager
+def hooks(pairs: list[tuple[nn.Module, Hook]]) -> Iterator[None]:
+    """Register forward hooks that fire in this thread only, and remove them whatever happens."""
+    thread = threading.get_ident()
+
+    def only_here(hook: Hook) -> Hook:
+        def fire(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            return hook(module, args, output) if threading.get_ident() == thread else None
+
+        return fire
+
+    with ExitStack() as stack:
+        for module, hook in pairs:
+            stack.callback(module.register_forward_hook(only_here(hook)).remove)
+        yield
+
+
+def _lock(module: nn.Module) -> threading.RLock:
+    with _guard:
+        return _locks.setdefault(module, threading.RLock())
+
+
+def _restore(flags: list[tuple[nn.Module, bool]]) -> None:
+    for child, flag in flags:
+        child.training = flag
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """Run modules compiled in place (`module.compile()`) eagerly: hooks and rules see every call."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stance = torch.compiler.set_stance("force_eager")
+    with stance:
+        yield

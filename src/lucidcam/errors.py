@@ -1,0 +1,73 @@
+"""Every error that lucidcam raises by itself.
+
+All of them are a [`LucidcamError`][lucidcam.errors.LucidcamError]; each is also the built-in error a caller would expect, so that
+`except ValueError` keeps working. A message says what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LucidcamError(Exception):
+    """Base of every error raised by lucidcam."""
+
+
+class InputError(LucidcamError, ValueError):
+    """An image or a tensor that cannot be explained."""
+
+
+class TargetError(LucidcamError, ValueError):
+    """A target that the model's output cannot answer."""
+
+
+class LayerError(LucidcamError, ValueError):
+    """A layer that does not exist, does not run, or gives no spatial map."""
+
+
+class OptionError(LucidcamError, ValueError):
+    """An unknown name (method, option, model, format) or a value outside its range."""
+
+
+class ModelError(LucidcamError, RuntimeError):
+    """A model that cannot be loaded, cannot run on these inputs, or gives unusable numbers."""
+
+
+class RuleError(LucidcamError, RuntimeError):
+    """A network that a backpropagation rule (guided, deconvnet, excitation) is not defined for."""
+
+
+class MissingExtraError(LucidcamError, ImportError):
+    """An optional library is needed and not installed."""
+
+    def __init__(self, library: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {library}, which is not installed: pip install 'lucidcam[{extra}]'.")
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Return the names closest to `name`, best first: for did-you-mean messages.
+
+    >>> nearest("grad-cam", ["gradcam", "rise", "scorecam"])
+    ['gradcam', 'scorecam']
+    """
+    folded = {k.casefold(): k for k in known}
+    close = get_close_matches(name.casefold(), folded, n=count, cutoff=0.5)
+    inside = [k for k in folded if name and name.casefold() in k and k not in close]
+    return [folded[k] for k in (close + inside)[:count]]
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the message for a name that is not one of `known`.
+
+    >>> unknown("method", "gradcm", ["gradcam", "rise"])
+    "no method is called 'gradcm'; did you mean 'gradcam'?"
+    >>> unknown("method", "zzz", ["gradcam", "rise"])
+    "no method is called 'zzz'; known: gradcam, rise."
+    """
+    known = list(known)
+    close = nearest(name, known)
+    if close:
+        return f"no {kind} is called {name!r}; did you mean {' or '.join(map(repr, close))}?"
+    shown = ", ".join(known[:30]) + (f", … ({len(known)} in all)" if len(known) > 30 else "")
+    return f"no {kind} is called {name!r}; known: {shown}."

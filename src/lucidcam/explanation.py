@@ -1,0 +1,134 @@
+"""One map of one image and target, with all that is needed to look at it, measure it and write it down."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from lucidcam import maps, registry, render
+from lucidcam.errors import OptionError, unknown
+from lucidcam.types import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Where a model looked in one image, for one target.
+
+    Attributes:
+        raw: the method's own map `[h, w]`, at the layer's resolution (CAM methods) or the input's (pixel methods); not normalised.
+        image: the original image, EXIF orientation applied, RGB.
+        frame: where in the original image the network's input lies.
+        target: class id, or None where the target is not one class.
+        label: the target in words.
+        score: what was explained: the class's logit, unless a target said otherwise.
+        probability: softmax probability of the class, or None where the target is not one class.
+        method: the method's registered name.
+        layer: the layer's dotted name; "input" for methods that go down to the pixels.
+        name: the image's name, usually its file's.
+        pixels: signed values `[C, H, W]` of pixel methods (Guided Backprop, …), else None.
+    """
+
+    raw: Tensor = field(repr=False)
+    image: Image.Image = field(repr=False)
+    frame: Frame = field(repr=False)
+    target: int | None
+    label: str
+    score: float
+    probability: float | None
+    method: str
+    layer: str
+    name: str
+    pixels: Tensor | None = field(default=None, repr=False)
+
+    @cached_property
+    def map(self) -> maps.Array:
+        """The raw map in the original image's size `[H, W]`, float32; 0 where the network did not look (outside its centre crop)."""
+        return maps.finish(self.raw, self.image.size[::-1], self.frame.box)
+
+    @cached_property
+    def heatmap(self) -> maps.Array:
+        """Positive evidence as a share of its maximum `[H, W]`, in [0, 1]."""
+        return maps.normalise(self.map)
+
+    @cached_property
+    def rgb(self) -> Image.Image | None:
+        """Signed colours around mid-grey, in the original image's size, for methods that have them (`pixels` with three colours)."""
+        if self.pixels is None or self.pixels.shape[0] != 3:
+            return None
+        height, width = self.image.size[::-1]
+        return render.signed_rgb(np.stack([maps.finish(p, (height, width), self.frame.box) for p in self.pixels], axis=-1))
+
+    def overlay(self, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
+        """Blend the coloured heatmap over the image.
+
+        Args:
+            colormap: any matplotlib colormap; perceptual ones read best (turbo, viridis, magma).
+            alpha: share of the heatmap, 0 to 1.
+        """
+        return render.overlay(self.image, self.heatmap, colormap, alpha)
+
+    def picture(self, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
+        """The picture that suits the method: signed colours where there are any, else the overlay."""
+        return self.rgb or self.overlay(colormap, alpha)
+
+    def boxes(self, threshold: float = 0.2) -> list[maps.Box]:
+        """Bounding boxes (xyxy, original pixels) of the regions at or above `threshold` of the maximum, largest region first.
+
+        Args:
+            threshold: 0.2 in the CAM paper, 0.15 in Grad-CAM's.
+        """
+        return maps.boxes(self.heatmap, threshold)
+
+    def boxed(self, threshold: float = 0.2, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
+        """The overlay with the boxes drawn."""
+        return render.draw_boxes(self.overlay(colormap, alpha), self.boxes(threshold))
+
+    def contour(self, threshold: float = 0.5) -> Image.Image:
+        """The image with the outline of the region at or above `threshold` of the maximum."""
+        return render.draw_contour(self.image, self.heatmap, threshold)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the pixels, for JSON."""
+        found = self.boxes(0.2)
+        return {
+            "image": self.name,
+            "label": self.label,
+            "id": self.target,
+            "score": self.score,
+            "probability": self.probability,
+            "method": self.method,
+            "layer": self.layer,
+            "size": list(self.image.size),
+            "box": list(found[0]) if found else None,
+        }
+
+    def save(self, path: str | Path, **options: Any) -> Path:
+        """Write the explanation; the suffix chooses the format (`.png`, `.npz`, `.json`, …).
+
+        Args:
+            path: where to; folders are made.
+            options: the writer's own (PNG: `colormap`, `alpha`).
+
+        Raises:
+            OptionError: for a suffix that no writer knows.
+        """
+        path = Path(path)
+        name = path.suffix.lstrip(".").lower()
+        if name not in registry.writers:
+            raise OptionError(f"{path.name}: {unknown('output format', name, registry.writers)}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        registry.writers[name](self, path, **options)
+        return path
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        buffer = io.BytesIO()
+        self.picture().save(buffer, format="PNG")
+        return buffer.getvalue()

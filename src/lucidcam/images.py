@@ -1,0 +1,362 @@
+"""Any picture a user may hand over, as an upright RGB image; or one line that says what is wrong with it."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import re
+import threading
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from lucidcam.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused before they are decoded."""
+
+MIN_SIDE = 2
+"""Smaller pictures are refused."""
+
+SUFFIXES = frozenset(
+    ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()  # noqa: SIM905 - reads better
+)
+"""File names in folders that count as images."""
+
+_ROUNDING = 1e-4  # what resampling and half precision may add to values in 0..1
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read(source: Any) -> tuple[Image.Image, str]:
+    """Read one picture.
+
+    Args:
+        source: a path; `bytes` or a binary file with the contents of an image file; a PIL image; a NumPy array `[H, W]`
+            or `[H, W, C]` with 1, 3 or 4 channels (RGB, RGBA); or a torch tensor `[H, W]` or `[C, H, W]`. Numbers are
+            uint8, uint16 or bool, or floats in 0–1.
+
+    Returns:
+        The picture as RGB, EXIF orientation applied, transparency on white, the first frame of an animation, 16-bit
+        values scaled to 8; and its name: the path, or "bytes", "image", "array", "tensor".
+
+    Raises:
+        InputError: one line that says what was expected, what came, and what to do.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return _read_path(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _read_bytes(bytes(source), "bytes"), "bytes"
+    if isinstance(source, Image.Image):
+        name = str(getattr(source, "filename", "") or "image")
+        with _quiet():
+            return _decode(source, name), name
+    if isinstance(source, Tensor):
+        return _from_array(_tensor_to_array(source), "tensor"), "tensor"
+    if isinstance(source, np.ndarray):
+        return _from_array(_channels_last(source), "array"), "array"
+    if hasattr(source, "read"):
+        return _read_file(source)
+    raise InputError(f"expected a path, bytes, binary file, PIL image, NumPy array or tensor as image; got {type(source).__name__}.")
+
+
+def find(patterns: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[str]]:
+    """Expand paths, globs and folders to image files.
+
+    Args:
+        patterns: files, taken as they are; globs (`**` goes through folders); and folders, with all that is below them.
+            In folders and globs only files with the suffix of an image count, unless the glob names another; hidden
+            files never do. In natural order: 2 before 10.
+
+    Returns:
+        The files, each once, in the order of the patterns; and one line for each pattern that gave nothing.
+    """
+    found: dict[Path, None] = {}
+    problems: list[str] = []
+    for pattern in patterns:
+        text = os.path.expanduser(os.fspath(pattern))  # noqa: PTH111 - a Path would drop the pattern's trailing slash
+        path = Path(text)
+        if path.is_dir():
+            files = _in_folder(path)
+            problem = f"{text!r} is a folder without images ({', '.join(sorted(SUFFIXES))})."
+        elif path.exists() or not glob.has_magic(text):
+            files = [path] if path.exists() else []
+            problem = f"{text!r} does not exist; check the path."
+        else:
+            files = _in_glob(text)
+            problem = f"{text!r} matches no image; check the pattern, and quote it so that the shell leaves it alone."
+        if not files:
+            problems.append(problem)
+        found.update(dict.fromkeys(files))
+    return list(found), problems
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    found = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(root, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES]
+    return sorted(found, key=_natural)
+
+
+def _in_glob(pattern: str) -> list[Path]:
+    suffix = Path(pattern).suffix
+    any_suffix = bool(suffix) and not glob.has_magic(suffix)
+    found: list[Path] = []
+    for match in glob.iglob(pattern, recursive=True):  # noqa: PTH207 - Path.glob refuses absolute patterns
+        path = Path(match)
+        if path.is_dir():
+            found += _in_folder(path)
+        elif any_suffix or path.suffix.lower() in SUFFIXES:
+            found.append(path)
+    return sorted(dict.fromkeys(found), key=_natural)
+
+
+def _natural(path: Path) -> list[Any]:
+    parts = (re.split(r"(\d+)", part.casefold()) for part in path.parts)
+    return [[(int(piece), "") if piece.isdigit() else (-1, piece) for piece in part] for part in parts]
+
+
+def _read_path(source: str | os.PathLike[str]) -> tuple[Image.Image, str]:
+    name = str(os.fspath(source))
+    if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
+        raise InputError(f"{name!r} is a web address; download the image and give its path.")
+    path = Path(name).expanduser()
+    try:
+        if path.is_dir():
+            raise InputError(f"expected an image file; {name!r} is a folder: give one of its files.")
+        if not path.exists():
+            raise InputError(f"the image file {name!r} does not exist; check the path.")
+        with path.open("rb") as file:
+            if path.is_file():
+                return _open(file, name, empty=path.stat().st_size == 0), name
+            return _read_bytes(file.read(), name), name  # a pipe cannot seek, Pillow has to
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name!r} cannot be opened: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def _read_file(file: Any) -> tuple[Image.Image, str]:
+    name = getattr(file, "name", None)
+    name = name if isinstance(name, str) else "bytes"
+    try:
+        data = file.read()
+    except (OSError, ValueError) as error:  # closed, or text mode on bytes that are no text
+        raise InputError(f"{name} cannot be read as an image ({error}); open it with mode 'rb'.") from error
+    if not isinstance(data, bytes):
+        raise InputError(f"expected a binary file as image; {name} gives {type(data).__name__}: open it with mode 'rb'.")
+    return _read_bytes(data, name), name
+
+
+def _read_bytes(data: bytes, name: str) -> Image.Image:
+    return _open(io.BytesIO(data), name, empty=not data)
+
+
+def _open(file: Any, name: str, *, empty: bool) -> Image.Image:
+    if empty:
+        raise InputError(f"expected an image; {name!r} is empty (0 bytes): copy or download it again.")
+    with _quiet():
+        try:
+            with Image.open(file) as image:
+                return _decode(image, name)
+        except InputError:
+            raise
+        except Image.DecompressionBombError as error:
+            raise _too_large(name, re.sub(r"\D*(\d+) pixels.*", r"\1 pixels", str(error))) from None
+        except UnidentifiedImageError:
+            file.seek(0)
+            what = "it contains text" if _is_text(file.read(512)) else "its content is no format that Pillow reads"
+            raise InputError(f"{name!r} is not an image: {what}; give a JPEG, PNG, WebP, TIFF, GIF or BMP file.") from None
+        except Exception as error:  # damaged files make Pillow raise anything, from SyntaxError to struct.error
+            raise _damaged(name, error) from error
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    """Check the size that the header promises, decode, and convert."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _too_large(name, f"{width}×{height} pixels")
+    _check_side(width, height, name)
+    try:
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        rgb = _to_rgb(image, name)
+    except InputError:
+        raise
+    except Exception as error:
+        raise _damaged(name, error) from error
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # metadata that cannot be read is no reason to refuse the picture
+        return 1
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    mode = image.mode
+    if mode == "F" or mode == "I" or mode.startswith("I;16"):
+        array = np.asarray(image)
+        if mode == "I":
+            low, high = int(array.min()), int(array.max())
+            if low < 0 or high > 65535:
+                raise InputError(f"{name!r} holds 32-bit integers from {low} to {high}; convert it to 8 or 16 bits.")
+            array = array.astype(np.uint16)
+        return _from_array(array, name)
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        if mode == "La":
+            image = image.convert("LA")
+        return _on_white(image.convert("RGBA"))
+    # The copy has nothing of the file left: no EXIF tag that would turn it a second time.
+    rgb = image.copy() if mode == "RGB" else image.convert("RGB")
+    return Image.frombytes("RGB", rgb.size, rgb.tobytes()) if rgb.info or rgb.getexif() else rgb
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _tensor_to_array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    tensor = tensor.detach().cpu()
+    if tensor.ndim == 4 and len(tensor) == 1:
+        tensor = tensor[0]
+    if tensor.ndim not in (2, 3):
+        raise InputError(f"expected a tensor [C, H, W] or [H, W] as image; got {list(tensor.shape)}: give batches as a list of images.")
+    if tensor.is_floating_point():
+        tensor = tensor.to(torch.float32) if tensor.dtype != torch.float64 else tensor
+    if tensor.ndim == 3 and tensor.shape[0] not in (1, 3, 4):
+        hint = ": channels come first, use tensor.permute(2, 0, 1)" if tensor.shape[-1] in (1, 3, 4) else ""
+        raise InputError(f"expected a tensor [C, H, W] with 1, 3 or 4 channels as image; got {list(tensor.shape)}{hint}.")
+    return (tensor if tensor.ndim == 2 else tensor.permute(1, 2, 0)).numpy()
+
+
+def _channels_last(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if array.ndim not in (2, 3):
+        raise InputError(f"expected an array [H, W] or [H, W, C] as image; got {list(array.shape)}: give batches as a list of images.")
+    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4):
+        hint = ": channels come last, use array.transpose(1, 2, 0)" if array.shape[0] in (1, 3, 4) else ""
+        raise InputError(f"expected an array [H, W, C] with 1, 3 or 4 channels as image; got {list(array.shape)}{hint}.")
+    return array
+
+
+def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
+    """From `[H, W]` or `[H, W, 1 | 3 | 4]` to RGB."""
+    height, width = array.shape[:2]
+    _check_side(width, height, name)
+    if width * height > MAX_PIXELS:
+        raise _too_large(name, f"{width}×{height} pixels")
+    pixels = _to_bytes(array, name)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return _on_white(image) if image.mode == "RGBA" else image.convert("RGB")
+
+
+def _to_bytes(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    if array.dtype == np.uint8:
+        return np.asarray(array, dtype=np.uint8)
+    if array.dtype == np.bool_:
+        return np.asarray(array * 255, dtype=np.uint8)
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        return np.asarray((array.astype(np.uint32) + 128) // 257, dtype=np.uint8)
+    if array.dtype.kind != "f":
+        raise InputError(f"expected uint8, uint16 or bool pixels, or floats in 0–1; {name!r} has {array.dtype}: convert it to uint8.")
+    bad = int(array.size - np.isfinite(array).sum())
+    if bad:
+        raise InputError(f"expected finite pixels; {name!r} has {bad} NaN or infinite values of {array.size}: repair them (np.nan_to_num).")
+    low, high = float(array.min()), float(array.max())
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        what = "divide by 255" if low >= 0 and high <= 255 else "give the picture as it was before normalisation"
+        raise InputError(f"expected float pixels in 0–1; {name!r} has {low:.4g} to {high:.4g}: {what}.")
+    return np.asarray((array.clip(0, 1) * 255).round(), dtype=np.uint8)
+
+
+def _check_side(width: int, height: int, name: str) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise InputError(f"expected an image of at least {MIN_SIDE}×{MIN_SIDE} pixels; {name!r} has {width}×{height}: give a larger one.")
+
+
+def _too_large(name: str, size: str) -> InputError:
+    return InputError(
+        f"expected an image of at most {MAX_PIXELS} pixels; {name!r} has {size}: make it smaller, or raise lucidcam.images.MAX_PIXELS."
+    )
+
+
+def _damaged(name: str, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    cut = isinstance(error, EOFError) or any(
+        word in reason.lower() for word in ("truncated", "broken data", "eof", "not enough", "create decoder")
+    )
+    what = "is cut off or damaged" if cut else "cannot be decoded"
+    return InputError(f"the image {name!r} {what} ({reason.rstrip('.')}); copy or download it again.")
+
+
+def _is_text(start: bytes) -> bool:
+    try:
+        text = start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        text = start[: error.start].decode("utf-8") if error.start >= len(start) - 3 else ""
+    return bool(text) and all(c.isprintable() or c.isspace() for c in text)
+
+
+class _Silence:
+    """Pillow's warnings, off while any thread is inside.
+
+    `warnings.catch_warnings` by itself is not safe among threads: the second one to enter would restore what the first
+    one had set.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.saved: warnings.catch_warnings[None] | None = None
+
+    def enter(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                self.saved = warnings.catch_warnings()
+                self.saved.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            self.inside += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0 and self.saved is not None:
+                self.saved.__exit__(None, None, None)
+                self.saved = None
+
+
+_silence = _Silence()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    _silence.enter()
+    try:
+        yield
+    finally:
+        _silence.leave()

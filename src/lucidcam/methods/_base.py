@@ -1,0 +1,83 @@
+"""What every method is, and the sums that most of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lucidcam import registry
+from lucidcam.engine.run import Run
+
+CHANNELS = 2
+"""The channels' axis in `[B, T, C, *grid]`."""
+
+Kind = Literal["activation", "gradient", "perturbation", "pixel"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A way to explain a score. Subclasses are final; their fields are the method's options.
+
+    Class attributes:
+        name: the registered name.
+        kind: "activation" (one forward pass), "gradient" (one forward pass and the gradient at the layer), "perturbation" (many forward
+            passes) or "pixel" (backpropagation through the whole network; maps have the input's resolution).
+        paper: where it was published.
+        layered: whether it looks at a layer: "always", "never", or "optional": at the image unless a layer is given.
+    """
+
+    name: ClassVar[str] = ""
+    kind: ClassVar[Kind]
+    paper: ClassVar[str]
+    layered: ClassVar[Literal["always", "never", "optional"]] = "always"
+
+    @abstractmethod
+    def maps(self, run: Run) -> Tensor:
+        """Return raw maps `[B, T, *grid]`, neither resized nor normalised; signed unless the paper rectifies."""
+
+
+M = TypeVar("M", bound=type[Method])
+
+
+def register(name: str) -> Callable[[M], M]:
+    """Register a method under `name`."""
+
+    def decorate(method: M) -> M:
+        method.name = name
+        registry.methods.register(name)(method)
+        return method
+
+    return decorate
+
+
+def spatial_sum(x: Tensor) -> Tensor:
+    """Sum `[B, T, C, *grid]` over the grid."""
+    return x.flatten(CHANNELS + 1).sum(-1)
+
+
+def spatial_mean(x: Tensor) -> Tensor:
+    """Average `[B, T, C, *grid]` over the grid."""
+    return x.flatten(CHANNELS + 1).mean(-1)
+
+
+def over_grid(weights: Tensor, like: Tensor) -> Tensor:
+    """Give `[B, T, C]` one trailing axis of size one for each of the grid's axes of `like`."""
+    return weights.reshape(*weights.shape, *[1] * (like.ndim - weights.ndim))
+
+
+def weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
+    """`Σ_k w_k A_k`: weights `[B, T, C]` and activations `[B, 1, C, *grid]` to maps `[B, T, *grid]`."""
+    grid = activations.shape[CHANNELS + 1 :]
+    found = weights @ activations[:, 0].flatten(2)
+    return found.reshape(*found.shape[:-1], *grid)
+
+
+def upsample(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Resize `[n, C, *grid]` linearly to `size` (pixel centres aligned as in all the papers' code: `align_corners=False`)."""
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    return F.interpolate(maps, size=size, mode=mode, align_corners=False)

@@ -1,0 +1,58 @@
+"""Gradient CAMs that keep, or weigh, where a gradient is: XGrad-CAM, HiResCAM and LayerCAM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lucidcam.engine.run import Run
+from lucidcam.methods._base import CHANNELS, Method, register, spatial_sum, weighted_sum
+
+
+@register("xgradcam")
+@dataclass(frozen=True, kw_only=True)
+class XGradCAM(Method):
+    """Gradients weighted by normalised activations (Fu et al., BMVC 2020, Eq. 8).
+
+    `w_k = Σ_ij (A_k^ij / Σ_ab A_k^ab) g_k^ij`, `ReLU(Σ_k w_k A_k)`. A channel whose activations sum to zero has weight zero.
+    """
+
+    kind = "gradient"
+    paper = "Fu 2020"
+
+    def maps(self, run: Run) -> Tensor:
+        """See `Method.maps`."""
+        c = run.capture(gradients=True)
+        total = spatial_sum(c.activations)
+        weights = torch.where(total != 0, spatial_sum(c.activations * c.gradients) / total, 0)
+        return weighted_sum(weights, c.activations).relu()
+
+
+@register("hirescam")
+@dataclass(frozen=True, kw_only=True)
+class HiResCAM(Method):
+    """Gradients times activations, pixel by pixel: `Σ_k g_k ⊙ A_k` (Draelos & Carin 2020, Eq. 5). Signed."""
+
+    kind = "gradient"
+    paper = "Draelos 2020"
+
+    def maps(self, run: Run) -> Tensor:
+        """See `Method.maps`."""
+        c = run.capture(gradients=True)
+        return (c.gradients * c.activations).sum(CHANNELS)
+
+
+@register("layercam")
+@dataclass(frozen=True, kw_only=True)
+class LayerCAM(Method):
+    """Positive gradients as per-pixel weights: `ReLU(Σ_k ReLU(g_k) ⊙ A_k)` (Jiang et al., TIP 2021, Eq. 7)."""
+
+    kind = "gradient"
+    paper = "Jiang 2021"
+
+    def maps(self, run: Run) -> Tensor:
+        """See `Method.maps`."""
+        c = run.capture(gradients=True)
+        return (c.gradients.relu() * c.activations).sum(CHANNELS).relu()

@@ -1,0 +1,319 @@
+"""Checkpoint files: safetensors, or torch files that hold nothing but tensors, with the architecture they belong to."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lucidcam.compat import first_line
+from lucidcam.errors import ModelError, OptionError
+from lucidcam.preprocess import Preprocess, Probed
+from lucidcam.registry import sources
+from lucidcam.types import Model
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NESTS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "module",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "ema",
+)
+"""Keys under which training scripts keep the weights beside other things."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "classifier.")
+"""What wrappers (DataParallel, torch.compile, Lightning modules) put before the names of the weights."""
+
+_SHOWN = 3
+_SAFE_WAY = (
+    "only tensors are loaded, since anything else in a pickle can run code. If you trust it, load it in a script of "
+    "your own and save "
+    "its weights: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+)
+
+Architecture = str | Callable[..., nn.Module]
+
+
+@sources.register("file")
+def load(
+    name: str,
+    *,
+    pretrained: bool = True,
+    architecture: Architecture | None = None,
+    num_classes: int | None = None,
+    labels: str | Path | Iterable[str] | None = None,
+    layer: str | None = None,
+    preprocess: Callable[[Image.Image], Tensor] | None = None,
+    size: int | tuple[int, int] | None = None,
+    resize: int | tuple[int, int] | None = None,
+    mean: tuple[float, ...] | float | None = None,
+    std: tuple[float, ...] | float | None = None,
+    interpolation: str | None = None,
+    scale: float | None = None,
+    channels: str | None = None,
+    **options: Any,
+) -> Model:
+    """Load a checkpoint.
+
+    Args:
+        name: the file's path.
+        pretrained: must be True; a checkpoint is its weights.
+        architecture: "timm:NAME", "torchvision:NAME", "hf:REPO", "module:function", or a callable that returns the
+            module.
+        num_classes: of the head; None: read from the checkpoint where the architecture can be built with another
+            number.
+        labels: a text file with one label per line, or a list.
+        layer: the default layer's dotted name.
+        preprocess: any preprocessing; or the fields of `Preprocess` that differ from the architecture's own:
+        size: (height, width) of the input; unless `resize` is given, images are resized to it without a margin.
+        resize: see `Preprocess`.
+        mean: see `Preprocess`.
+        std: see `Preprocess`.
+        interpolation: see `Preprocess`.
+        scale: see `Preprocess`.
+        channels: see `Preprocess`.
+        options: for the architecture.
+
+    Raises:
+        ModelError: the file is missing, empty, damaged, holds more than tensors, or does not fit the architecture.
+        OptionError: no or an unknown architecture; wrong labels or preprocessing.
+    """
+    if not pretrained:
+        raise OptionError("a checkpoint is its weights; for random ones load the architecture itself with pretrained=False.")
+    tensors = _read(Path(name).expanduser())
+    if architecture is None:
+        raise OptionError(
+            f"{name!r} holds weights only; say what they are for: architecture='timm:NAME', 'torchvision:NAME', "
+            "'module:function' or a callable."
+        )
+    model, tensors = _built(architecture, tensors, num_classes, options)
+    _fill(model.module, tensors, name, architecture)
+    fields = {
+        "size": (size, size) if isinstance(size, int) else size,
+        "resize": resize if resize is not None or size is None else min(size) if isinstance(size, tuple) else size,
+        "mean": (mean,) if isinstance(mean, (int, float)) else mean,
+        "std": (std,) if isinstance(std, (int, float)) else std,
+        "interpolation": interpolation,
+        "scale": scale,
+        "channels": channels,
+    }
+    given = {key: value for key, value in fields.items() if value is not None}
+    return Model(
+        model.module.eval(),
+        _preprocess(preprocess, model.preprocess, given),
+        model.labels if labels is None else _read_labels(labels),
+        layer,
+        Path(name).name,
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name."""
+    if path.is_dir():
+        raise ModelError(f"expected a checkpoint file; {str(path)!r} is a folder (for transformers write 'hf:{path}').")
+    if not path.exists():
+        raise ModelError(f"the checkpoint {str(path)!r} does not exist; check the path.")
+    if path.stat().st_size == 0:
+        raise ModelError(f"the checkpoint {str(path)!r} is empty (0 bytes); copy or download it again.")
+    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
+    tensors = _unnested(content)
+    if not tensors:
+        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
+        what = f"keys {keys}" if keys else f"a {type(content).__name__} without any"
+        raise ModelError(f"expected named tensors (a state_dict) in {str(path)!r}; found {what}.")
+    return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of old pickle protocols and of TorchScript before it raises
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        blocked = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"Unsupported class ([\w.]+)", str(error))
+        if blocked or zipfile.is_zipfile(path):
+            thing = f" ({blocked[1]})" if blocked else ""
+            raise ModelError(f"{str(path)!r} holds pickled Python objects{thing}, which is refused: {_SAFE_WAY}.") from error
+        raise _damaged(path, error) from error
+    except Exception as error:  # a damaged pickle or archive can raise anything
+        if "TorchScript" in str(error):
+            raise ModelError(f"{str(path)!r} is a TorchScript program; load it with torch.jit.load and use lucidcam.wrap.") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ModelError:
+    reason = re.split(r"[.:] ", first_line(error))[-1][:120] if isinstance(error, pickle.UnpicklingError) else first_line(error)[:120]
+    return ModelError(
+        f"the checkpoint {str(path)!r} is cut off, or no checkpoint at all ({reason.rstrip('.')}); copy or download it again."
+    )
+
+
+def _unnested(content: Any) -> dict[str, Tensor]:
+    """The first dictionary of tensors, from the outside in."""
+    if not isinstance(content, Mapping):
+        return {}
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    inner = (_unnested(content[key]) for key in NESTS if isinstance(content.get(key), Mapping))
+    return max(inner, key=len, default={}) or tensors
+
+
+def _built(
+    architecture: Architecture, tensors: dict[str, Tensor], num_classes: int | None, options: dict[str, Any]
+) -> tuple[Model, dict[str, Tensor]]:
+    """Build the architecture with the checkpoint's number of classes; return it with the tensors under its names."""
+    given = options if num_classes is None else {**options, "num_classes": num_classes}
+    model = _build(architecture, given)
+    expected = model.module.state_dict()
+    tensors = _stripped(tensors, expected)
+    if num_classes is None:
+        heads = {
+            (len(tensor), len(expected[key]))
+            for key, tensor in tensors.items()
+            if key in expected and tensor.shape != expected[key].shape and tensor.ndim and tensor.shape[1:] == expected[key].shape[1:]
+        }
+        if len(heads) == 1 and _takes_classes(architecture):
+            model = _build(architecture, {**options, "num_classes": heads.pop()[0]})
+    return model, tensors
+
+
+def _build(architecture: Architecture, options: dict[str, Any]) -> Model:
+    if isinstance(architecture, nn.Module):
+        raise OptionError(
+            "expected the architecture as a callable that builds it; got a module. Load its weights yourself and use lucidcam.wrap."
+        )
+    if isinstance(architecture, str):
+        source, colon, name = architecture.partition(":")
+        if not (colon and name):
+            raise OptionError(f"expected architecture='timm:NAME', 'torchvision:NAME' or 'module:function'; got {architecture!r}.")
+        if source in sources and source not in ("demo", "file"):
+            model: Model = sources[source](name, pretrained=False, **options)
+            return model
+        architecture = _imported(source, name)
+    if not callable(architecture):
+        raise OptionError(f"expected architecture as text or a callable; got {type(architecture).__name__}.")
+    try:
+        module = architecture(**options)
+    except TypeError as error:
+        raise OptionError(f"the architecture {_name(architecture)} cannot be built: {first_line(error)}.") from error
+    if not isinstance(module, nn.Module):
+        raise OptionError(f"expected the architecture {_name(architecture)} to return a module; got {type(module).__name__}.")
+    return Model(module)
+
+
+def _imported(module: str, attribute: str) -> Any:
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        known = ", ".join(repr(f"{source}:NAME") for source in sources if source not in ("demo", "file"))
+        raise OptionError(f"no architecture is called '{module}:{attribute}' ({first_line(error)}); known: {known}.") from error
+    return found
+
+
+def _takes_classes(architecture: Architecture) -> bool:
+    if isinstance(architecture, str):
+        source, _, name = architecture.partition(":")
+        if source in sources:
+            return source in ("timm", "torchvision")
+        return _has_classes(_imported(source, name))
+    return _has_classes(architecture)
+
+
+def _has_classes(build: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(build).parameters.values()
+    return any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _name(architecture: Architecture) -> str:
+    return repr(architecture) if isinstance(architecture, str) else getattr(architecture, "__name__", type(architecture).__name__)
+
+
+def _stripped(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take wrappers' prefixes off as long as that brings more of the architecture's names."""
+    while True:
+        hits = len(tensors.keys() & expected.keys())
+        for prefix in PREFIXES:
+            shorter = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+            nested = any(key.startswith(PREFIXES) for key in shorter)
+            if shorter and (len(shorter.keys() & expected.keys()) > hits or (not hits and nested and len(shorter) == len(tensors))):
+                tensors = shorter
+                break
+        else:
+            return tensors
+
+
+def _fill(module: nn.Module, tensors: dict[str, Tensor], path: str, architecture: Architecture) -> None:
+    expected = module.state_dict()
+    # checkpoints of before torch 0.4.1 do not count batches
+    missing = [key for key in expected if key not in tensors and not key.endswith("num_batches_tracked")]
+    surplus = [key for key in tensors if key not in expected]
+    unequal = [
+        f"{key} {list(tensors[key].shape)} rather than {list(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in tensors and tensors[key].shape != tensor.shape
+    ]
+    problems = [
+        f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{', …' * (len(keys) > _SHOWN)})"
+        for what, keys in (("missing", missing), ("unexpected", surplus), ("of another shape", unequal))
+        if keys
+    ]
+    if problems:
+        raise ModelError(f"the weights in {path!r} do not fit {_name(architecture)}: {'; '.join(problems)}. Give the right architecture.")
+    module.load_state_dict(tensors, strict=False)
+
+
+def _preprocess(
+    chosen: Callable[[Image.Image], Tensor] | None, own: Callable[[Image.Image], Tensor] | None, given: dict[str, Any]
+) -> Callable[[Image.Image], Tensor] | None:
+    if chosen is not None:
+        if given:
+            raise OptionError(f"give either preprocess or {', '.join(given)}, not both.")
+        return chosen if callable(getattr(chosen, "frame", None)) else Probed(chosen)
+    if not given:
+        return own
+    return replace(own, **given) if isinstance(own, Preprocess) else Preprocess(**given)
+
+
+def _read_labels(labels: str | Path | Iterable[str]) -> tuple[str, ...]:
+    if isinstance(labels, (str, Path)):
+        try:
+            lines = Path(labels).expanduser().read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(
+                f"the labels {str(labels)!r} cannot be read ({first_line(error)}); expected a text file, one label per line."
+            ) from error
+        while lines and not lines[-1].strip():
+            lines.pop()
+        labels = (line.strip() for line in lines)
+    found = tuple(labels)
+    if not found or not all(isinstance(label, str) for label in found):
+        raise OptionError("expected labels as a text file or a list, one label per class, in the order of the class ids.")
+    return found

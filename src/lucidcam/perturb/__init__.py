@@ -1,0 +1,1 @@
+"""What an image is masked with, and the masks."""

@@ -1,0 +1,238 @@
+"""From a photo to a network's input, with Pillow and torch alone, and back: which part of the photo the input shows.
+
+`Preprocess` gives, bit for bit, what the evaluation transforms of torchvision and timm give on PIL images.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lucidcam.errors import OptionError, unknown
+from lucidcam.types import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Fit = Literal["crop", "squash", "whole"]
+Channels = Literal["RGB", "BGR", "L"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MULTIPLE = 32
+"""With `fit="whole"` both sides are multiples of this, the usual total stride of a convolutional network."""
+
+INTERPOLATIONS: dict[str, Image.Resampling] = {each.name.lower(): each for each in Image.Resampling}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """Resize, crop, scale and normalise.
+
+    Each channel becomes `(scale · x − mean) / std` of pixel values x in 0–255.
+
+    Attributes:
+        size: (height, width) of the network's input; an int means a square.
+        resize: before the crop: an int is the length the short side gets, a pair the (height, width) that both sides
+            get, None leaves the image as it is.
+        mean: one number per channel, or one for all.
+        std: like `mean`; positive.
+        interpolation: "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos".
+        scale: factor on pixel values before the mean is subtracted: 1/255 for 0–1 networks, 1 for 0–255 ones.
+        fit: "crop": resize, then take the centre, with black borders around images that are smaller. "squash": resize
+            both sides to `size`, nothing is cut off, the aspect ratio is lost. "whole": the short side gets the crop's
+            short side, the aspect ratio is kept up to rounding to multiples of 32, nothing is cut off; for networks
+            that take any size.
+        channels: "RGB", "BGR" or "L" (grey, one channel).
+    """
+
+    size: tuple[int, int] = (224, 224)
+    resize: int | tuple[int, int] | None = 256
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
+    scale: float = 1 / 255
+    fit: Fit = "crop"
+    channels: Channels = "RGB"
+
+    def __post_init__(self) -> None:
+        if self.fit not in get_args(Fit):
+            raise OptionError(unknown("fit", str(self.fit), get_args(Fit)))
+        if self.channels not in get_args(Channels):
+            raise OptionError(unknown("channel order", str(self.channels), get_args(Channels)))
+        if self.interpolation not in INTERPOLATIONS:
+            raise OptionError(unknown("interpolation", str(self.interpolation), INTERPOLATIONS))
+        object.__setattr__(self, "size", _pair("size", self.size))
+        if self.resize is not None:
+            pair = _pair("resize", self.resize)
+            object.__setattr__(self, "resize", pair[0] if isinstance(self.resize, int) else pair)
+        if not (isinstance(self.scale, (int, float)) and math.isfinite(self.scale) and self.scale > 0):
+            raise OptionError(f"expected a positive number as scale; got {self.scale!r}.")
+        count = 1 if self.channels == "L" else 3
+        object.__setattr__(self, "mean", _numbers("mean", self.mean, count))
+        object.__setattr__(self, "std", _numbers("std", self.std, count))
+        if min(self.std) <= 0:
+            raise OptionError(f"expected positive numbers as std; got {self.std}.")
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the network's input `[C, h, w]`, float32, of a PIL image of any mode."""
+        image = image.convert("L" if self.channels == "L" else "RGB")
+        resized, crop = self._geometry(image.size)
+        if resized != image.size:
+            image = image.resize(resized, INTERPOLATIONS[self.interpolation])
+        if crop != (0, 0, *resized):
+            image = image.crop(crop)  # Pillow fills what lies outside with black
+        pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
+        tensor = (pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)).to(torch.float32).contiguous()
+        if self.channels == "BGR":
+            tensor = tensor.flip(0)
+        divisor = 1 / self.scale
+        # Dividing by a whole number, as torchvision does, rounds differently from multiplying by its inverse.
+        tensor = tensor.div(round(divisor)) if math.isclose(divisor, round(divisor), rel_tol=1e-12) else tensor.mul(self.scale)
+        mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
+        return tensor.sub_(mean).div_(std)
+
+    def frame(self, size: tuple[int, int]) -> Frame:
+        """Return where in an image of `size` (width, height) the network's input lies.
+
+        >>> Preprocess(size=(224, 224), resize=256).frame((512, 256)).box
+        (144.0, 16.0, 368.0, 240.0)
+        """
+        (width, height), (resized, (left, top, right, bottom)) = size, self._geometry(size)
+        x, y = width / resized[0], height / resized[1]
+        return Frame(width, height, (left * x, top * y, right * x, bottom * y))
+
+    def refit(self, fit: Fit) -> Preprocess:
+        """Return the same preprocessing with another `fit`.
+
+        Raises:
+            OptionError: for an unknown `fit`.
+        """
+        return replace(self, fit=fit)
+
+    def _geometry(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+        """From an image's (width, height) to the resized one's, and the crop (left, top, right, bottom) within that."""
+        width, height = size
+        crop_height, crop_width = self.size
+        if self.fit == "squash":
+            return (crop_width, crop_height), (0, 0, crop_width, crop_height)
+        if self.fit == "whole":
+            factor = min(self.size) / min(size)
+            wide, high = (max(MULTIPLE, MULTIPLE * round(side * factor / MULTIPLE)) for side in size)
+            return (wide, high), (0, 0, wide, high)
+        if isinstance(self.resize, int):
+            long = int(self.resize * max(size) / min(size))
+            width, height = (self.resize, long) if width <= height else (long, self.resize)
+        elif self.resize is not None:
+            height, width = self.resize
+        left, top = _offset(width, crop_width), _offset(height, crop_height)
+        return (width, height), (left, top, left + crop_width, top + crop_height)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Any other preprocessing, and the part of the image it shows, found out by sending test images through it.
+
+    Args:
+        function: from PIL image to tensor `[C, h, w]` (or `[1, C, h, w]`).
+    """
+
+    function: Callable[[Image.Image], Tensor]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Call the function."""
+        return self.function(image)
+
+    def frame(self, size: tuple[int, int]) -> Frame:
+        """Return where in an image of `size` (width, height) the tensor lies.
+
+        Black and white images tell how the function changes values, a horizontal and a vertical ramp then tell where
+        each pixel of its output comes from. The whole image is assumed where that gives no straight line: for functions
+        that are random, or normalise each image by itself.
+        """
+        sides = [self._extent(size, axis) for axis in (0, 1)]
+        if sides[0] is None or sides[1] is None:
+            return Frame.whole(*size)
+        (left, right), (top, bottom) = sides[0], sides[1]
+        return Frame(*size, (left, top, right, bottom))
+
+    def _extent(self, size: tuple[int, int], axis: int) -> tuple[float, float] | None:
+        width, height = size
+        ramp = np.floor(256 * (np.arange(size[axis]) + 0.5) / size[axis]).clip(0, 255).astype(np.uint8)
+        pixels = np.broadcast_to(ramp[None, :] if axis == 0 else ramp[:, None], (height, width))
+        black, white, grey = (
+            _profile(self.function(image), axis)
+            for image in (
+                Image.new("RGB", size),
+                Image.new("RGB", size, "white"),
+                Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB"),
+            )
+        )
+        span = white - black
+        full = span[np.abs(span).argmax()]
+        seen = np.flatnonzero(np.abs(span - full) <= 0.02 * abs(full))  # the rest is padding, which is the same in both
+        if full == 0 or len(seen) < 2:
+            return None
+        # A ramp's level v covers [v, v + 1) / 256 of the side; at the two ends resampling filters bend it.
+        position = (255 * (grey - black)[seen] / span[seen] + 0.5) / 256 * size[axis]
+        inner = slice(len(seen) // 8, len(seen) - len(seen) // 8)
+        slope, start = np.polyfit(seen[inner] + 0.5, position[inner], 1)
+        misfit = np.abs(np.polyval((slope, start), seen[inner] + 0.5) - position[inner]).max()
+        if not slope > 0 or misfit > 2 + 2 * max(size[axis] / 256, slope):
+            return None
+        return float(start), float(start + slope * len(span))
+
+
+def from_timm(config: Mapping[str, Any]) -> Preprocess | None:
+    """Return what timm's data config (or a model's `pretrained_cfg`) describes; None where `Preprocess` cannot."""
+    channels, height, width = config["input_size"]
+    crop = config.get("crop_pct") or 0.875
+    resize = math.floor(height / crop), math.floor(width / crop)
+    mode = config.get("crop_mode") or "center"
+    if mode not in ("center", "squash") or (mode == "center" and resize[0] != resize[1]) or channels not in (1, 3):
+        return None
+    return Preprocess(
+        size=(height, width),
+        resize=resize[0] if mode == "center" else resize,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config.get("interpolation") or "bilinear",
+        channels="L" if channels == 1 else "RGB",
+    )
+
+
+def _offset(side: int, crop: int) -> int:
+    """Where a centre crop starts within a side: torchvision's rounding; negative where it pads."""
+    return -((crop - side) // 2) if crop > side else round((side - crop) / 2)
+
+
+def _profile(tensor: Tensor, axis: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The values along one axis through the middle of a tensor, averaged over channels."""
+    array = tensor.detach().to("cpu", torch.float64).numpy()
+    array = array[0] if array.ndim == 4 else array
+    if array.ndim != 3:
+        raise OptionError(f"the preprocessing must turn a PIL image into a tensor [C, h, w]; it returned {list(tensor.shape)}.")
+    middle = array[:, array.shape[1] // 2, :] if axis == 0 else array[:, :, array.shape[2] // 2]
+    return np.asarray(middle.mean(0))
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    if len(pair) != 2 or not all(isinstance(each, int) and not isinstance(each, bool) and each > 0 for each in pair):
+        raise OptionError(f"expected {name} as a positive int or (height, width); got {value!r}.")
+    return pair[0], pair[1]
+
+
+def _numbers(name: str, value: Any, count: int) -> tuple[float, ...]:
+    values = (value,) if isinstance(value, (int, float)) else tuple(value)
+    if len(values) == 1:
+        values *= count
+    if len(values) != count or not all(isinstance(each, (int, float)) and math.isfinite(each) for each in values):
+        raise OptionError(f"expected {name} as {count} finite number{'s' * (count > 1)}, one per channel; got {value!r}.")
+    return tuple(float(each) for each in values)

@@ -1,0 +1,72 @@
+"""Things found by name: methods, model sources, writers.
+
+A registry imports every module of its package the first time it is asked, so that adding one file is all it takes to add a thing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from lucidcam.errors import OptionError, unknown
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T]):
+    """A mapping from name to registered thing, filled by importing all modules of one package."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._things: dict[str, T] = {}
+        self._lock = threading.RLock()
+        self._filled = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Return a decorator that registers what it decorates under `name`."""
+
+        def decorate(thing: T) -> T:
+            old = self._things.get(name)
+            if old is not None and _origin(old) != _origin(thing):
+                raise OptionError(f"the {self.kind} name {name!r} is taken by {_origin(old)}; choose another name.")
+            self._things[name] = thing
+            return thing
+
+        return decorate
+
+    def _fill(self) -> dict[str, T]:
+        if not self._filled:
+            with self._lock:
+                package = importlib.import_module(self._package)
+                for info in pkgutil.iter_modules(package.__path__):
+                    importlib.import_module(f"{self._package}.{info.name}")
+                self._filled = True
+        return self._things
+
+    def __getitem__(self, name: str) -> T:
+        things = self._fill()
+        if name not in things:
+            raise OptionError(unknown(self.kind, name, things))
+        return things[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._fill()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._fill()))
+
+    def __len__(self) -> int:
+        return len(self._fill())
+
+
+def _origin(thing: Any) -> tuple[str, str]:
+    return getattr(thing, "__module__", ""), getattr(thing, "__qualname__", repr(thing))
+
+
+methods: Registry[type[Any]] = Registry("method", "lucidcam.methods")
+sources: Registry[Callable[..., Any]] = Registry("model source", "lucidcam.models")
+writers: Registry[Callable[..., Any]] = Registry("output format", "lucidcam.outputs")

@@ -1,0 +1,296 @@
+"""One pass over samples: from a module or model and images to raw maps or explanations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lucidcam import registry
+from lucidcam.engine.layers import LayerSpec
+from lucidcam.engine.run import Run, open_run
+from lucidcam.errors import ModelError, OptionError, TargetError, unknown
+from lucidcam.explanation import Explanation
+from lucidcam.methods._base import Method
+from lucidcam.methods._pixel import PixelMethod
+from lucidcam.methods._wrap import Fusion, augmented, fused, smoothed
+from lucidcam.targets import Contrast, Probability, Target, as_target, logits
+from lucidcam.types import Model, Prepared
+
+GRADIENT_BYTES = 2**28
+"""Gradients of many targets are made and reduced a part at a time, each of at most this size."""
+
+
+IMAGES_AT_ONCE = 16
+"""Images that `explain` sends through the model together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options that every method has.
+
+    Attributes:
+        batch_size: masked forward passes at a time; None: 32 on a CPU, 128 on a GPU. Halved when the memory does not suffice.
+        seed: of every random draw.
+        progress: a bar for anything over two seconds; None: when standard error is a terminal.
+        fusion: how the maps of several layers become one: "mean", "max" or "product".
+        augment: average over changed copies: "hflip", "vflip", "gain", "shift", separated by commas; "": none.
+        smooth: average over this many noisy copies; 0: none.
+        smooth_noise: their noise, as a fraction of each image's value range.
+    """
+
+    batch_size: int | None = None
+    seed: int = 0
+    progress: bool | None = None
+    fusion: Fusion = "mean"
+    augment: str = ""
+    smooth: int = 0
+    smooth_noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise OptionError(f"expected batch_size ≥ 1; got {self.batch_size}.")
+
+
+def attribute(
+    module: nn.Module,
+    inputs: Any,
+    method: str | Method = "gradcam",
+    *,
+    target: Any = None,
+    layer: LayerSpec | Sequence[LayerSpec] | None = None,
+    **options: Any,
+) -> Tensor:
+    """Return raw maps of pre-processed inputs.
+
+    The module comes back exactly as it was: training flags, `requires_grad`, `.grad`, hooks and parameters, also after an exception
+    and when
+    several threads share it.
+
+    Args:
+        module: any torch module that returns class scores, or anything else together with a callable target.
+        inputs: `[B, C, H, W]`, already pre-processed; or a tuple of arguments, or a dict of keyword arguments, with the image among them.
+        method: a name of `lucidcam.methods()`, or a method object.
+        target: None: each image's predicted class; an int: one class for all; `[B]`: one class per image; `[B, T]`: T per image, in one
+            pass; "all": every class; "top5"; a target object (`lucidcam.Contrast`, `Probability`, …); or a callable from the module's
+            outputs to
+            one score per image.
+        layer: None: the last spatial layer; a dotted name ("layer4", "relu#0" for its first call); a module; or a list, which are fused.
+        options: the method's own fields, and those of `Settings` (`batch_size`, `seed`, `smooth`, `augment`, `fusion`, …).
+
+    Returns:
+        `[B, h, w]`, or `[B, T, h, w]` for several targets: at the layer's resolution for CAM methods, at the input's for pixel methods.
+        Neither normalised nor resized; on the inputs' device.
+
+    Raises:
+        LucidcamError: one line that says what was expected, what came, and what to do. Errors of the module itself pass unchanged.
+
+    Example:
+        >>> import torch, lucidcam
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        ...                           torch.nn.Flatten(), torch.nn.Linear(8, 10))
+        >>> lucidcam.attribute(net, torch.rand(2, 3, 32, 32), "gradcam").shape
+        torch.Size([2, 30, 30])
+        >>> lucidcam.attribute(net, torch.rand(2, 3, 32, 32), "cam", target="all").shape
+        torch.Size([2, 10, 30, 30])
+    """
+    chosen, settings = resolve_method(method, options)
+    with _opened(module, inputs, chosen, settings, target, layer) as run:
+        found = compute(run, chosen, settings)
+        if isinstance(chosen, PixelMethod):
+            found = chosen.reduced(found)
+        return found[:, 0] if run.bound.squeeze else found
+
+
+def explain(
+    model: Model,
+    images: Any,
+    method: str | Method = "gradcam",
+    target: Any = None,
+    layer: LayerSpec | Sequence[LayerSpec] | None = None,
+    **options: Any,
+) -> list[Explanation]:
+    """Explain photos.
+
+    Args:
+        model: from `lucidcam.load` or `lucidcam.wrap`.
+        images: a path, PIL image, NumPy array or `[C, H, W]` tensor, or a list of them (or of what `model.prepare` returned).
+        method: a name of `lucidcam.methods()`, or a method object.
+        target: as for `attribute`, and also label text ("tabby"). A list with one entry per image gives each its own; an entry that is
+        a list
+            gives several. For a single image a flat list means several targets.
+        layer: as for `attribute`; None: the model's own, or the last spatial layer.
+        options: as for `attribute`.
+
+    Returns:
+        One explanation per image and target, image by image.
+
+    Raises:
+        InputError: for an image that cannot be read.
+        TargetError: for a label that the model does not know, with the nearest ones.
+    """
+    chosen, settings = resolve_method(method, options)
+    given = images if isinstance(images, (list, tuple)) and images and all(isinstance(each, Prepared) for each in images) else None
+    prepared = model.prepare(images) if given is None else list(given)
+    targets = _per_image(target, len(prepared), model)
+    found: list[list[Explanation]] = [[] for _ in prepared]
+    if layer is None and chosen.layered == "always":
+        layer = model.layer
+    for rows in _batches(prepared, targets, IMAGES_AT_ONCE):
+        inputs = torch.stack([prepared[i].tensor for i in rows]).to(model.device, model.dtype)
+        asked = [targets[i] for i in rows] if isinstance(targets[rows[0]], list) else targets[rows[0]]
+        with _opened(model.module, inputs, chosen, settings, asked, layer) as run:
+            for i, explained in zip(rows, _explanations(run, chosen, settings, model, [prepared[i] for i in rows]), strict=True):
+                found[i] = explained
+    return [explanation for group in found for explanation in group]
+
+
+def compute(run: Run, method: Method, settings: Settings) -> Tensor:
+    """Raw maps `[B, T, *grid]`, or signed pixels `[B, T, C, H, W]` of a pixel method, with all wrappers applied."""
+    maps: Callable[[Run], Tensor] = method.pixels if isinstance(method, PixelMethod) else method.maps
+    if run.named_layers > 1 and method.layered != "never":
+        maps = fused(maps, settings.fusion)
+    if settings.augment:
+        maps = augmented(maps, settings.augment)
+    if settings.smooth:
+        maps = smoothed(maps, settings.smooth, settings.smooth_noise)
+    found = torch.cat([maps(run.only(part)) for part in _parts(run, method)], dim=1)
+    if not bool(torch.isfinite(found).all()):
+        raise ModelError(
+            f"{method.name} gave NaN or infinite values: the network's gradients or activations overflow; try float32 or another layer."
+        )
+    return found
+
+
+def resolve_method(method: str | Method, options: dict[str, Any]) -> tuple[Method, Settings]:
+    """Split options into those of the method and those every method has.
+
+    Raises:
+        OptionError: for an unknown method or option, with the nearest names.
+    """
+    general = {f.name for f in fields(Settings)}
+    own = {name: value for name, value in options.items() if name not in general}
+    settings = Settings(**{name: value for name, value in options.items() if name in general})
+    if isinstance(method, Method):
+        if own:
+            raise OptionError(f"give {', '.join(own)} to the method object itself: {type(method).__name__}({', '.join(own)}=…).")
+        return method, settings
+    if not isinstance(method, str):
+        raise OptionError(f"expected a method's name or a method object; got {type(method).__name__}.")
+    kind: type[Method] = registry.methods[method]
+    known = {f.name for f in fields(kind)}
+    for name in own:
+        if name not in known:
+            raise OptionError(f"{method}: {unknown('option', name, [*sorted(known), *sorted(general)])}")
+    try:
+        return kind(**own), settings
+    except TypeError as error:
+        raise OptionError(f"{method}: {error}") from None
+
+
+def _opened(module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any) -> AbstractContextManager[Run]:
+    return open_run(
+        module, inputs, target, layer, batch_size=settings.batch_size, seed=settings.seed, progress=settings.progress, title=method.name
+    )
+
+
+def _parts(run: Run, method: Method) -> Iterator[slice]:
+    """Targets whose gradients fit the memory together; forward passes are shared by all parts."""
+    if method.kind not in ("gradient", "pixel"):
+        yield slice(None)
+        return
+    each = 4 * (run.graph_size() if method.kind == "gradient" else run.image.numel())
+    count = run.count
+    size = max(1, GRADIENT_BYTES // max(1, each))
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def _explanations(run: Run, method: Method, settings: Settings, model: Model, prepared: list[Prepared]) -> Iterator[list[Explanation]]:
+    found = compute(run, method, settings)
+    pixels = found if isinstance(method, PixelMethod) else None
+    maps = (found.abs().amax(2) if method.reduce == "none" else method.reduced(found)) if isinstance(method, PixelMethod) else found
+    bound, scores = run.bound, run.clean_scores()
+    probabilities = logits(run.outputs()).softmax(1) if bound.ids is not None else None
+    at_layer = method.layered == "always" or (method.layered == "optional" and run.named_layers)
+    layer = "+".join(each.name for each in run.layers) if at_layer else "input"
+    for i, one in enumerate(prepared):
+        explained = []
+        for t in range(bound.count):
+            number = None if bound.ids is None else int(bound.ids[i, t])
+            explained.append(
+                Explanation(
+                    raw=maps[i, t].float().cpu(),
+                    image=one.image,
+                    frame=one.frame,
+                    target=number,
+                    label=bound.name(i, t, model.label),
+                    score=float(scores[i, t]),
+                    probability=None if probabilities is None or number is None else float(probabilities[i, number]),
+                    method=method.name,
+                    layer=layer,
+                    name=one.name,
+                    pixels=None if pixels is None else pixels[i, t].float().cpu(),
+                )
+            )
+        yield explained
+
+
+def _batches(prepared: Sequence[Prepared], targets: Sequence[Any], most: int) -> Iterator[list[int]]:
+    """Numbers of images that go through the model together: same size, same kind of target."""
+    groups: dict[Any, list[int]] = {}
+    for i, (one, target) in enumerate(zip(prepared, targets, strict=True)):
+        kind = id(target) if isinstance(target, Target) else None if target is None else len(target)
+        groups.setdefault((tuple(one.tensor.shape), kind), []).append(i)
+    for group in groups.values():
+        for start in range(0, len(group), most):
+            yield group[start : start + most]
+
+
+def _per_image(target: Any, count: int, model: Model) -> list[Any]:
+    """For each image its target: None (predicted), a list of class ids, or a target object."""
+    if isinstance(target, Tensor):
+        target = target.tolist()
+    if isinstance(target, (list, tuple)):
+        if count == 1 and not any(isinstance(each, (list, tuple)) for each in target):
+            target = [list(target)]
+        if len(target) != count:
+            raise TargetError(
+                f"expected one target per image, {count} in all; got {len(target)}. For several targets of each image nest lists."
+            )
+        return [_of_image(each, model) for each in target]
+    return [_of_image(target, model)] * count
+
+
+def _of_image(target: Any, model: Model) -> Any:
+    if isinstance(target, (list, tuple)):
+        found = [named(each, model) for each in target]
+        if not found or not all(isinstance(each, int) for each in found):
+            raise TargetError(f"expected class ids or labels as several targets of one image; got {target!r}.")
+        return found
+    one = named(target, model)
+    return one if one is None or isinstance(one, Target) else [one]
+
+
+def named(target: Any, model: Model) -> Any:
+    """Replace label text by class ids, also inside target objects.
+
+    Raises:
+        TargetError: for a label that the model does not know, with the nearest ones.
+    """
+    if isinstance(target, str):
+        try:
+            return as_target(target)
+        except TargetError:
+            return model.find_label(target)
+    if isinstance(target, Contrast):
+        return Contrast(named(target.target, model), named(target.against, model))
+    if isinstance(target, Probability):
+        return Probability(named(target.target, model))
+    if target is None or (isinstance(target, int) and not isinstance(target, bool)):
+        return target
+    return as_target(target)

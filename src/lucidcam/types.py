@@ -1,0 +1,272 @@
+"""What passes between the parts: a model, a prepared image, and where in the photo the network looked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lucidcam import images
+from lucidcam.errors import InputError, ModelError, OptionError, TargetError, nearest
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "float64": torch.float64,
+    "fp64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+"""Floating-point types by name, as the command line takes them."""
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where in the original image the network's input lies.
+
+    Attributes:
+        width: of the original image in pixels, EXIF orientation applied.
+        height: of the original image.
+        box: (left, top, right, bottom) in original pixels, with fractions. Smaller than the image after a centre crop,
+            larger where the preprocessing pads.
+    """
+
+    width: int
+    height: int
+    box: tuple[float, float, float, float]
+
+    @classmethod
+    def whole(cls, width: int, height: int) -> Frame:
+        """The frame of a network that sees the whole image.
+
+        >>> Frame.whole(640, 480).box
+        (0.0, 0.0, 640.0, 480.0)
+        """
+        return cls(width, height, (0.0, 0.0, float(width), float(height)))
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One image, ready for a network.
+
+    Attributes:
+        tensor: the network's input `[C, h, w]`, float32, on the CPU.
+        image: the original, RGB, EXIF orientation applied.
+        frame: where in the original the input lies.
+        name: the image's path, or "array", "tensor", … for images that are no files.
+    """
+
+    tensor: Tensor = field(repr=False)
+    image: Image.Image = field(repr=False)
+    frame: Frame
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network with what it takes to feed it photos and to read its answers.
+
+    The module is the user's own object: it is neither copied nor changed, except by `to`, as in torch.
+
+    Attributes:
+        module: the network.
+        preprocess: from an RGB PIL image to the network's input `[C, h, w]`. Its `frame((width, height))`, where it has
+            one, tells which part of the image that is; else it is taken to be the whole image. None: `prepare` refuses.
+        labels: the classes in words, by id, or None. Synonyms are separated by commas ("tabby, tabby cat").
+        layer: dotted name of the default layer, or None for the last spatial one.
+        name: how the model is called in reports.
+    """
+
+    module: nn.Module = field(repr=False)
+    preprocess: Callable[[Image.Image], Tensor] | None = None
+    labels: tuple[str, ...] | None = field(default=None, repr=False)
+    layer: str | None = None
+    name: str = "model"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module's parameters are; the CPU for a module without any."""
+        first = self._first_tensor()
+        return torch.device("cpu") if first is None else first.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the module's parameters; float32 for a module without any."""
+        first = self._first_tensor()
+        return torch.float32 if first is None else first.dtype
+
+    def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Model:
+        """Move the module, in place as in torch, and return the model.
+
+        Args:
+            device: "cpu", "cuda", "cuda:1", "mps", …; None leaves it where it is.
+            dtype: "float32", "bfloat16", … or a torch type; None leaves it.
+
+        Raises:
+            ModelError: for a device that is unknown or absent, with those there are.
+            OptionError: for a dtype that is unknown or not floating-point.
+        """
+        to_device = None if device is None else _device(device)
+        to_dtype = None if dtype is None else _dtype(dtype)
+        if to_device is not None or to_dtype is not None:
+            try:
+                self.module.to(device=to_device, dtype=to_dtype)
+            except (RuntimeError, TypeError, NotImplementedError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise ModelError(f"{self.name} cannot be moved to {to_device or to_dtype}: {reason}") from error
+        return self
+
+    def prepare(self, sources: Any) -> list[Prepared]:
+        """Read and pre-process images.
+
+        Args:
+            sources: one image (path, bytes, binary file, PIL image, NumPy array `[H, W(, C)]`, tensor `[C, H, W]`) or
+                several: a list, any other iterable of them, or an array or tensor with one more axis.
+
+        Raises:
+            InputError: an image cannot be read, or the preprocessing does not return `[C, h, w]`.
+            ModelError: the model has no preprocessing.
+        """
+        return [self._prepare(source) for source in _several(sources)]
+
+    def label(self, id: int) -> str:
+        """Return a class in words; "class 7" where the model has no word for it. Never fails."""
+        return self.labels[id] if self.labels is not None and 0 <= id < len(self.labels) else f"class {id}"
+
+    def find_label(self, text: str) -> int:
+        """Return the id of the class that is meant by `text`, case aside.
+
+        A number is an id. Otherwise the best of: a whole label, one of its synonyms between commas, a whole word, a
+        part of a word.
+
+        Raises:
+            TargetError: nothing fits (with the nearest labels), several classes fit equally well (with their ids), the
+                id is out of range, or the model has no labels.
+        """
+        wanted = _fold(text)
+        if re.fullmatch(r"[+-]?\d+", wanted):
+            return self._check_id(int(wanted))
+        if self.labels is None:
+            raise TargetError(f"{self.name} has no labels, so {text!r} cannot be found; give the class id, or labels=… to wrap or load.")
+        if not wanted:
+            raise TargetError("expected a class label or id; got empty text.")
+        labels = [_fold(label) for label in self.labels]
+        word = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)")
+        for fits in (
+            [i for i, label in enumerate(labels) if label == wanted],
+            [i for i, label in enumerate(labels) if wanted in _synonyms(label)],
+            [i for i, label in enumerate(labels) if word.search(label)],
+            [i for i, label in enumerate(labels) if wanted in label],
+        ):
+            if len(fits) == 1:
+                return fits[0]
+            if fits:
+                raise TargetError(f"{text!r} fits {len(fits)} classes: {self._listed(fits)}; give more of the label, or the id.")
+        raise TargetError(f"no class is called {text!r}; {self._suggestion(wanted, labels)}")
+
+    def _first_tensor(self) -> Tensor | None:
+        for tensors in (self.module.parameters(), self.module.buffers()):
+            for tensor in tensors:
+                if tensor.is_floating_point():
+                    return tensor
+        return None
+
+    def _prepare(self, source: Any) -> Prepared:
+        if self.preprocess is None:
+            raise ModelError(
+                f"{self.name} has no preprocessing, so it cannot take images: give preprocess=… to lucidcam.wrap "
+                "(lucidcam.preprocess.Preprocess, "
+                "or any callable from PIL image to tensor), or pass ready tensors to lucidcam.attribute."
+            )
+        image, name = images.read(source)
+        tensor = self.preprocess(image)
+        if isinstance(tensor, Tensor) and tensor.ndim == 4 and len(tensor) == 1:
+            tensor = tensor[0]
+        if not isinstance(tensor, Tensor) or tensor.ndim != 3:
+            came = f"a tensor {list(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise InputError(f"the preprocessing must turn a PIL image into a tensor [C, h, w]; it returned {came}.")
+        find_frame = getattr(self.preprocess, "frame", None)
+        frame = Frame.whole(*image.size) if find_frame is None else find_frame(image.size)
+        return Prepared(tensor.detach().to("cpu", torch.float32), image, frame, name)
+
+    def _check_id(self, id: int) -> int:
+        if id < 0 or (self.labels is not None and id >= len(self.labels)):
+            known = "0 or more" if self.labels is None else f"0 to {len(self.labels) - 1}"
+            raise TargetError(f"class id {id} is out of range; {self.name} has ids {known}.")
+        return id
+
+    def _listed(self, ids: list[int]) -> str:
+        assert self.labels is not None
+        shown = ", ".join(f"{i} ({self.labels[i]})" for i in ids[:_SHOWN])
+        return f"{shown}, …" if len(ids) > _SHOWN else shown
+
+    def _suggestion(self, wanted: str, labels: list[str]) -> str:
+        """Did-you-mean over the single synonyms, since whole labels are long and rarely close."""
+        ids: dict[str, int] = {}
+        for i, label in enumerate(labels):
+            for synonym in _synonyms(label) or {label}:
+                ids.setdefault(synonym, i)
+        close = list(dict.fromkeys(ids[name] for name in nearest(wanted, ids)))
+        if close:
+            return f"did you mean {self._listed(close)}?"
+        return f"the model knows {len(labels)}, for instance {self._listed(list(range(min(3, len(labels)))))}."
+
+
+def _several(sources: Any) -> list[Any]:
+    if isinstance(sources, (Tensor, np.ndarray)):
+        return list(sources) if sources.ndim == 4 else [sources]
+    single = (
+        isinstance(sources, (str, bytes, bytearray, memoryview, Image.Image)) or hasattr(sources, "__fspath__") or hasattr(sources, "read")
+    )
+    if single or not isinstance(sources, Iterable):
+        return [sources]
+    return list(sources)
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.replace("_", " ").casefold().split())
+
+
+def _synonyms(label: str) -> set[str]:
+    return {part.strip() for part in label.split(",")} - {""}
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        found: torch.dtype | None = dtype
+    else:
+        found = DTYPES.get(dtype.removeprefix("torch."))
+    if found is None or not found.is_floating_point:
+        raise OptionError(f"expected a floating-point dtype ({', '.join(DTYPES)}); got {dtype!s}.")
+    return found
+
+
+def _devices() -> list[str]:
+    """The devices of this machine: "cpu", and "cuda:0" and the like."""
+    found = ["cpu"]
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None:
+        found += [f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count())]
+    return found
+
+
+def _device(device: str | torch.device) -> torch.device:
+    available = _devices()
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"no device is called {str(device)!r}; available here: {', '.join(available)}.") from None
+    index = found.index or 0
+    if found.type == "cpu" or f"{found.type}:{index}" in available:
+        return found
+    raise ModelError(f"device {str(device)!r} is not available here; available: {', '.join(available)}.")
