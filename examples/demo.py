@@ -38,14 +38,12 @@ def mosaic(left: Image.Image, right: Image.Image, side: int = 448) -> Image.Imag
 
 def rows(model: lucidcam.Model, image: Image.Image, targets: list[str]) -> list[list[tuple[str, Image.Image]]]:
     """One row of pictures per target, the original first."""
-    found = []
-    for target in targets:
-        row = [("", image)]
-        for caption, (method, options) in METHODS.items():
-            explanation = lucidcam.explain(model, image, method, target, **options)[0]
+    found: list[list[tuple[str, Image.Image]]] = [[] for _ in targets]
+    for caption, (method, options) in METHODS.items():
+        for row, explanation in zip(found, lucidcam.explain(model, image, method, targets, **options), strict=True):
+            if not row:
+                row.append((f"{explanation.label.split(',')[0]} {explanation.probability:.0%}", image))
             row.append((caption, explanation.picture()))
-            row[0] = (f"{explanation.label.split(',')[0]} {explanation.probability:.0%}", image)
-        found.append(row)
     return found
 
 
@@ -54,11 +52,12 @@ def main(folder: str = "out/demo") -> list[Path]:
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     model = lucidcam.load("demo")
+    square = lucidcam.load("demo", fit="squash")
     cat = Image.fromarray(np.asarray(data.chelsea()))
     cup = Image.fromarray(np.asarray(data.coffee()))
     sheets = {
         "cat.png": panel(rows(model, cat, ["tabby", "Egyptian cat"]), "One photo, two classes"),
-        "cat-and-cup.png": panel(rows(model, mosaic(cat, cup), ["Egyptian cat", "espresso"]), "Two objects: each class finds its own"),
+        "cat-and-cup.png": panel(rows(square, mosaic(cat, cup), ["Egyptian cat", "espresso"]), "Two objects: each class finds its own"),
     }
     written = []
     for name, sheet in sheets.items():

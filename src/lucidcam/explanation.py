@@ -66,13 +66,18 @@ class Explanation:
         return render.signed_rgb(np.stack([maps.finish(p, (height, width), self.frame.box) for p in self.pixels], axis=-1))
 
     def overlay(self, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
-        """Blend the coloured heatmap over the image.
+        """Blend the coloured heatmap over the image; what the network did not see (outside its centre crop) is left as it is.
 
         Args:
             colormap: any matplotlib colormap; perceptual ones read best (turbo, viridis, magma).
             alpha: share of the heatmap, 0 to 1.
         """
-        return render.overlay(self.image, self.heatmap, colormap, alpha)
+        blended = render.overlay(self.image, self.heatmap, colormap, alpha)
+        left, top, right, bottom = (round(side) for side in self.frame.box)
+        box = (max(left, 0), max(top, 0), min(right, self.image.width), min(bottom, self.image.height))
+        whole = self.image.convert("RGB")
+        whole.paste(blended.crop(box), box[:2])
+        return whole
 
     def picture(self, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
         """The picture that suits the method: signed colours where there are any, else the overlay."""

@@ -264,4 +264,5 @@ def _show(entries: list[dict[str, Any]], look: _Look) -> None:
     out.print(listing)
     if len(entries) > 50:
         out.print(f"[dim]… and {len(entries) - 50} more[/dim]")
-    out.print(f"\n{len(entries)} explained; pictures and explanations.json are in {look.out}", soft_wrap=True, markup=False)
+    out.print(f"\n{len(entries)} explained; pictures and explanations.json are in")
+    out.print(str(look.out), soft_wrap=True, markup=False)

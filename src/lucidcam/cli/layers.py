@@ -12,7 +12,7 @@ from lucidcam.cli._common import ArchitectureOption, DeviceOption, ModelOption, 
 def layers(
     model: ModelOption = "demo",
     architecture: ArchitectureOption = None,
-    every: Annotated[bool, typer.Option("--all", help="Also layers that hold no spatial map.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also layers without a spatial map, dropout and identities.")] = False,
     device: DeviceOption = None,
     untrained: UntrainedOption = False,
 ) -> None:
@@ -27,7 +27,7 @@ def layers(
     found = lucidcam.layers(loaded.module, grey[None].to(loaded.device, loaded.dtype))
     listing = table("layer", "type", "output", "map")
     for name, info in found.items():
-        if info.grid is None and not every:
+        if not every and (info.grid is None or info.passive):
             continue
         shape = "×".join(map(str, info.shape[1:])) if info.shape else ""
         grid = "×".join(map(str, info.grid)) if info.grid else ""

@@ -19,10 +19,10 @@ def methods(
     from lucidcam.cli._common import default_of, out, table
 
     if name is None:
-        listing = table("method", "paper", "cost", "options")
-        cost = {"activation": "1 forward", "gradient": "1 forward", "perturbation": "many forwards", "pixel": "forward + backward"}
+        listing = table("method", "paper", "cost")
+        usual = {"activation": "1 forward", "gradient": "1 forward", "pixel": "1 forward and backward"}
         for each, kind in registry.methods.items():
-            listing.add_row(f"[b]{each}[/b]", kind.paper, cost[kind.kind], " ".join(f"--{f.name.replace('_', '-')}" for f in fields(kind)))
+            listing.add_row(f"[b]{each}[/b]", kind.paper, kind.cost or usual[kind.kind])
         out.print(listing)
         out.print("\n[dim]lucidcam methods NAME shows the equation and what the options mean.[/dim]")
         return

@@ -27,12 +27,14 @@ class LayerInfo:
         shape: of its output for one image, when the model was run.
         grid: spatial size of its map, or None where it holds none.
         default: whether maps are made at this layer unless told otherwise.
+        passive: whether it only hands its input on (dropout, identity).
     """
 
     type: str
     shape: tuple[int, ...] | None = None
     grid: tuple[int, ...] | None = None
     default: bool = False
+    passive: bool = False
 
 
 def find(module: nn.Module, layer: LayerSpec) -> Layer:
@@ -150,7 +152,7 @@ def describe(module: nn.Module, inputs: Any = None) -> dict[str, LayerInfo]:
         >>> list(describe(net))
         ['0', '1', '2']
         >>> describe(net, torch.rand(1, 3, 8, 8))["1"]
-        LayerInfo(type='ReLU', shape=(1, 8, 6, 6), grid=(6, 6), default=True)
+        LayerInfo(type='ReLU', shape=(1, 8, 6, 6), grid=(6, 6), default=True, passive=False)
     """
     module = plain(module)
     if inputs is None:
@@ -161,4 +163,4 @@ def describe(module: nn.Module, inputs: Any = None) -> dict[str, LayerInfo]:
         best = default(module, given).name
     except LayerError:
         best = ""
-    return {c.name: LayerInfo(c.type, c.shape, c.layout.grid if c.layout else None, c.name == best) for c in calls if c.name}
+    return {c.name: LayerInfo(c.type, c.shape, c.layout.grid if c.layout else None, c.name == best, c.passive) for c in calls if c.name}

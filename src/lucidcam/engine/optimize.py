@@ -149,7 +149,7 @@ class _Pairs(TorchFunctionMode):
             if conv is not None:
                 pairs[conv] = child
 
-        convs = [(m, after_conv) for m in module.modules() if type(m) in Conv and not m._forward_pre_hooks and not m._forward_hooks]
+        convs = [(m, after_conv) for m in module.modules() if isinstance(m, Conv) and not m._forward_pre_hooks and not m._forward_hooks]
         norms = [(m, after_norm) for m in module.modules() if isinstance(m, Norm) and _foldable(m)]
         with session(module), hooks([*convs, *norms]), watch:
             run_forward(module, inputs)

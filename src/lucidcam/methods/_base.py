@@ -28,12 +28,14 @@ class Method(ABC):
         kind: "activation" (one forward pass), "gradient" (one forward pass and the gradient at the layer), "perturbation" (many forward
             passes) or "pixel" (backpropagation through the whole network; maps have the input's resolution).
         paper: where it was published.
+        cost: what it takes, in words, where that is not what its kind takes.
         layered: whether it looks at a layer: "always", "never", or "optional": at the image unless a layer is given.
     """
 
     name: ClassVar[str] = ""
     kind: ClassVar[Kind]
     paper: ClassVar[str]
+    cost: ClassVar[str] = ""
     layered: ClassVar[Literal["always", "never", "optional"]] = "always"
 
     @abstractmethod

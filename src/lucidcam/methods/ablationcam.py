@@ -22,6 +22,7 @@ class AblationCAM(Method):
 
     kind = "perturbation"
     paper = "Desai 2020"
+    cost = "layer to output per channel"
 
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""

@@ -47,6 +47,7 @@ class SmoothGradCAMPlusPlus(Method):
 
     kind = "gradient"
     paper = "Omeiza 2019"
+    cost = "1 + samples forwards"
 
     samples: int = 8
     noise: float = 0.15

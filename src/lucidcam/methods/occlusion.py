@@ -30,6 +30,7 @@ class Occlusion(Method):
     kind = "perturbation"
     layered = "never"
     paper = "Zeiler 2014"
+    cost = "1 forward per patch"
 
     window: int = 0
     stride: int = 0

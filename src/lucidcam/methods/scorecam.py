@@ -37,6 +37,7 @@ class ScoreCAM(Method):
 
     kind = "perturbation"
     paper = "Wang 2020"
+    cost = "1 forward per live channel"
 
     weights: Weights = "increase"
     baseline: str = "zeros"
@@ -65,6 +66,7 @@ class SSCAM(Method):
 
     kind = "perturbation"
     paper = "Wang 2020b"
+    cost = "samples × Score-CAM"
 
     samples: int = 10
     noise: float = 0.2
@@ -122,6 +124,7 @@ class ISCAM(Method):
 
     kind = "perturbation"
     paper = "Naidu 2020"
+    cost = "steps × Score-CAM"
 
     steps: int = 10
     weights: Weights = "increase"

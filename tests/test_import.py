@@ -1,0 +1,36 @@
+"""What importing costs, and what the package shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import lucidcam
+
+
+def test_the_public_surface() -> None:
+    assert sorted(lucidcam.__all__) == [
+        "All",
+        "Classes",
+        "Contrast",
+        "Explanation",
+        "LucidcamError",
+        "Model",
+        "Probability",
+        "Target",
+        "TopK",
+        "attribute",
+        "explain",
+        "layers",
+        "load",
+        "methods",
+        "optimize",
+        "wrap",
+    ]
+    assert all(hasattr(lucidcam, name) for name in lucidcam.__all__)
+
+
+def test_importing_brings_no_heavy_library() -> None:
+    code = "import sys, lucidcam; print([m for m in ('matplotlib', 'timm', 'torchvision', 'transformers', 'rich', 'typer', 'skimage', 'scipy') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
