@@ -56,6 +56,12 @@ class _Pass:
     done: dict[bool, Done] = field(default_factory=dict)
     above: dict[int, Substitute] = field(default_factory=dict)
 
+    def choose_layer(self) -> tuple[Layer, ...]:
+        """The layers; where none was named, the default one from now on."""
+        if not self.layers:
+            self.layers = (layers_.default(self.module, self.inputs),)
+        return self.layers
+
     def outputs(self) -> Any:
         """The module's outputs for the clean inputs, from whatever pass was made already."""
         for done in self.done.values():
@@ -135,9 +141,7 @@ class Run:
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The layers asked for, or the default one."""
-        if not self._pass.layers:
-            self._pass.layers = (layers_.default(self.module, self.inputs),)
-        return self._pass.layers
+        return self._pass.choose_layer()
 
     @property
     def layer(self) -> Layer:
@@ -168,7 +172,7 @@ class Run:
         Args:
             gradients: also the gradients of every target's score with respect to the layer's activations.
         """
-        assert self.layers
+        self._pass.choose_layer()
         done = self._pass.cut(gradients)
         found = self._gradients(done) if gradients else None
         activations = _wide(self._pass.cut(gradients).cuts[self.index].maps).unsqueeze(1)
@@ -176,12 +180,12 @@ class Run:
 
     def graph_size(self) -> int:
         """Numbers in one target's gradient, all images together; makes the pass with gradients."""
-        assert self.layers
+        self._pass.choose_layer()
         return self._pass.cut(gradients=True).cuts[self.index].tensor.numel()
 
     def head(self) -> Head:
         """The last linear operation of the network: what class scores are made with."""
-        assert self.layers
+        self._pass.choose_layer()
         watch = HeadWatch()
         with watch:
             self._pass.done[False] = cut(self.module, self.inputs, self.layers, gradients=False)
@@ -197,8 +201,8 @@ class Run:
 
     def scores(self, image: Tensor, rows: Tensor) -> Tensor:
         """Scores `[n, T]` of images `[n, C, *spatial]`, row i made from the image `rows[i]`."""
-        assert self.bound
-        return self._read(run_forward(self.module, self.inputs.repeated(image, rows)), rows)
+        bound = self.bound  # to the clean images, before any others are seen
+        return _wide(bound.scores(run_forward(self.module, self.inputs.repeated(image, rows)), rows)[:, self.targets])
 
     def as_probability(self) -> Run:
         """The same question about softmax probabilities, where the target is a class logit."""
@@ -221,7 +225,7 @@ class Run:
             count: how many replacements.
             make: for a slice of `range(count)`, activations `[n, C, *grid]`.
         """
-        assert self.layers
+        self._pass.choose_layer()
         kept = self._pass.cut(False).cuts[self.index]
         if self.index not in self._pass.above:
             calls = sum(call.name == kept.layer.name for call in trace(self.module, self.inputs).calls)
