@@ -445,6 +445,11 @@ def test_a_slow_stream_shows_a_progress_bar(monkeypatch: pytest.MonkeyPatch, cap
     assert "scorecam" in capsys.readouterr().err
     Stream(1, progress=False).run(3, lambda part: torch.zeros(1))
     assert capsys.readouterr().err == ""
+    outer = Stream(1, progress=True, title="rise")
+    for _ in outer.steps(3):  # one bar for both loops
+        outer.run(3, lambda part: torch.zeros(1))
+    assert "rise" in capsys.readouterr().err
+    assert outer._bar is None
 
 
 # -------------------------------------------------------------------------------------------------------------------- errors

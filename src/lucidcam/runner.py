@@ -158,7 +158,8 @@ def compute(run: Run, method: Method, settings: Settings) -> Tensor:
         maps = augmented(maps, settings.augment)
     if settings.smooth:
         maps = smoothed(maps, settings.smooth, settings.smooth_noise)
-    found = torch.cat([maps(run.only(part)) for part in _parts(run, method)], dim=1)
+    parts = list(_parts(run, method))
+    found = torch.cat([maps(run.only(parts[i])) for i in run.stream.steps(len(parts))], dim=1)
     if not bool(torch.isfinite(found).all()):
         raise ModelError(
             f"{method.name} gave NaN or infinite values: the network's gradients or activations overflow; try float32 or another layer."

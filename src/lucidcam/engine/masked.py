@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,8 +43,8 @@ class Stream:
             torch.OutOfMemoryError: when not even one row fits.
         """
         found: list[Tensor] = []
-        start, began = 0, time.monotonic()
-        try:
+        start = 0
+        with self._watched(count) as tell:
             while start < count:
                 rows = slice(start, min(start + self.batch, count))
                 try:
@@ -52,32 +53,45 @@ class Stream:
                     if self.batch == 1 or not out_of_memory(error):
                         raise
                     self.batch = max(1, min(self.batch, rows.stop - rows.start) // 2)
-                    self._free()
+                    if torch.cuda.is_available():
+                        torch.cuda.empty_cache()
                     continue
                 start = rows.stop
-                self._show(start, count, began)
-        finally:
-            if self._bar is not None:
-                self._bar.stop()
-                self._bar = None
+                tell(start)
         return torch.cat(found)
 
-    def _free(self) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def steps(self, count: int) -> Iterator[int]:
+        """Yield `range(count)` under the same progress bar; streams run meanwhile show none of their own."""
+        with self._watched(count) as tell:
+            for i in range(count):
+                yield i
+                tell(i + 1)
 
-    def _show(self, done: int, count: int, began: float) -> None:
+    @contextmanager
+    def _watched(self, count: int) -> Iterator[Callable[[int], None]]:
+        """Yield a function to tell how much is done; it shows a bar once that takes long, unless another one is on the screen."""
         wanted = sys.stderr.isatty() if self.progress is None else self.progress
-        if self._bar is None:
-            if not wanted or time.monotonic() - began < SLOW:
-                return
-            from rich.console import Console
-            from rich.progress import Progress
+        began = time.monotonic()
+        bar: Any = None
 
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.add_task(self.title, total=count)
-            self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=done)
+        def tell(done: int) -> None:
+            nonlocal bar
+            if bar is None and wanted and self._bar is None and done < count and time.monotonic() - began >= SLOW:
+                from rich.console import Console
+                from rich.progress import Progress
+
+                bar = self._bar = Progress(console=Console(stderr=True), transient=True)
+                bar.add_task(self.title, total=count)
+                bar.start()
+            if bar is not None:
+                bar.update(bar.task_ids[0], completed=done)
+
+        try:
+            yield tell
+        finally:
+            if bar is not None:
+                bar.stop()
+                self._bar = None
 
 
 def out_of_memory(error: BaseException) -> bool:

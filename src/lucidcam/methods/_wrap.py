@@ -76,7 +76,7 @@ def smoothed(maps: Maps, samples: int, noise: float) -> Maps:
     def average(run: Run) -> Tensor:
         generator = run.generator()
         total: Tensor | None = None
-        for _ in range(samples):
+        for _ in run.stream.steps(samples):
             found = maps(run.on(noisy(run.image, noise, generator))) / samples
             total = found if total is None else total + found
         assert total is not None

@@ -30,7 +30,7 @@ class AblationCAM(Method):
         clean = run.clean_scores()
         batch, channels = activations.shape[0], activations.shape[2]
         weights = activations.new_zeros(batch, channels, run.count)
-        for row in range(batch):
+        for row in run.stream.steps(batch):
             maps = activations[row, 0]
             live = maps.flatten(1).any(1).nonzero()[:, 0]
             if not len(live):

@@ -61,7 +61,7 @@ class SmoothGradCAMPlusPlus(Method):
         activations = run.capture().activations
         generator = run.generator()
         sums = [torch.zeros((), device=run.image.device)] * 3
-        for _ in range(self.samples):
+        for _ in run.stream.steps(self.samples):
             g = run.on(noisy(run.image, self.noise, generator)).capture(gradients=True).gradients
             sums = [total + g**power / self.samples for power, total in enumerate(sums, start=1)]
         first, second, third = sums

@@ -55,8 +55,8 @@ class RISE(Method):
         total = torch.zeros(batch, run.count, height * width, dtype=torch.float64 if run.image.dtype == torch.float64 else torch.float32)
         total = total.to(run.image.device)
         block = 64  # masks are drawn by the block, so that the batch size does not change them
-        for start in range(0, self.masks, block):
-            count = min(block, self.masks - start)
+        for number in run.stream.steps(-(-self.masks // block)):
+            count = min(block, self.masks - number * block)
             masks = rise_masks(block, (height, width), self.cells, self.keep, generator)[:count].to(run.image)
 
             def make(part: slice, masks: Tensor = masks) -> tuple[Tensor, Tensor]:

@@ -95,7 +95,7 @@ class SSCAM(Method):
             return torch.stack(drawn).to(run.image) * self.noise
 
         total: Tensor | None = None
-        for sample in range(self.samples):
+        for sample in run.stream.steps(self.samples):
 
             def on_mask(mask: Tensor, part: slice, sample: int = sample) -> Tensor:
                 return _unit(mask + noise(mask.shape, sample, part))
@@ -138,8 +138,8 @@ class ISCAM(Method):
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
         channels = _Channels.of(run, self.baseline)
-        steps = range(1, self.steps + 1)
-        scores = [channels.scores(self.weights, on_mask=partial(_faded, i / self.steps)) for i in steps]
+        strengths = ((i + 1) / self.steps for i in run.stream.steps(self.steps))
+        scores = [channels.scores(self.weights, on_mask=partial(_faded, strength)) for strength in strengths]
         return channels.map(self.weights, torch.stack(scores).mean(0))
 
 
