@@ -192,7 +192,10 @@ def test_optimised_copy(spec: str) -> None:
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert not any(isinstance(m, nn.BatchNorm2d) for m in fast.modules())
     assert any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
-    for method in ("gradcam", "guided_backprop", "eigencam"):
+    methods = ["gradcam", "guided_backprop", "eigencam", "ablationcam"]
+    if spec == "torchvision:resnet18":
+        methods += ["cam", "excitation_backprop", "contrastive_excitation_backprop"]
+    for method in methods:
         one, two = lucidcam.attribute(net, x, method, target=5), lucidcam.attribute(fast, x, method, target=5)
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
     half = lucidcam.optimize(net, x, dtype=torch.bfloat16)

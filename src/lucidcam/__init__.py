@@ -10,12 +10,11 @@ pass, and the user's model comes back as it was.
 """
 
 from lucidcam.engine.layers import describe as layers
-from lucidcam.engine.optimize import optimize
 from lucidcam.errors import LucidcamError
 from lucidcam.explanation import Explanation
 from lucidcam.models import load, wrap
 from lucidcam.registry import methods as _methods
-from lucidcam.runner import attribute, explain
+from lucidcam.runner import attribute, explain, optimize
 from lucidcam.targets import All, Classes, Contrast, Probability, Target, TopK
 from lucidcam.types import Model
 

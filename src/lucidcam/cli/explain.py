@@ -153,9 +153,7 @@ def _load(spec: str, device: str | None, dtype: str, fit: Fit | None, optimize: 
         return lucidcam.load(spec, device=device, dtype=dtype, fit=fit, **options)
     reduced = {"bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}.get(dtype)
     model = lucidcam.load(spec, device=device, dtype="float32" if reduced else dtype, fit=fit, **options)
-    noise = torch.rand(256, 320, 3, generator=torch.Generator().manual_seed(0)).numpy()
-    example = model.prepare(noise)[0].tensor[None].to(model.device, model.dtype)
-    return replace(model, module=lucidcam.optimize(model.module, example, dtype=reduced))
+    return lucidcam.optimize(model, dtype=reduced)
 
 
 def _target(model: Model, targets: list[str] | None, against: str | None, probability: bool) -> Any:

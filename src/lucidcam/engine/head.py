@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lucidcam.errors import LucidcamError, ModelError
@@ -28,12 +28,26 @@ class Head:
     bias: Tensor | None
 
 
+@dataclass
+class HeadHook:
+    """Notes what one module, known to be the head, takes and gives: cheaper than watching every operation."""
+
+    module: nn.Module
+    last: tuple[Head, Tensor] | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """The forward hook."""
+        weight, bias = module.weight, module.bias
+        assert isinstance(weight, Tensor)
+        self.last = Head(args[0], weight.flatten(1), bias if isinstance(bias, Tensor) else None), output
+
+
 class HeadWatch(TorchFunctionMode):
     """Notes the last linear operation and the last 1×1 convolution of a forward pass, functional or in modules."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: tuple[Head, Tensor] | None = None
+        self.last: tuple[Head, Tensor] | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -42,31 +56,37 @@ class HeadWatch(TorchFunctionMode):
         if name == "linear" or (name in ("conv1d", "conv2d", "conv3d") and prod(args[1].shape[2:]) == 1):
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
-            self._last = Head(args[0], weight.flatten(1), bias), output
+            self.last = Head(args[0], weight.flatten(1), bias), output
         return output
 
     def features(self) -> list[Tensor]:
         """What entered the last linear operation, if that was one vector per image."""
-        return [] if self._last is None or self._last[0].input.ndim != 2 else [self._last[0].input]
+        return [] if self.last is None or self.last[0].input.ndim != 2 else [self.last[0].input]
 
-    def head(self, outputs: Any) -> Head:
-        """The head, given what the module returned.
 
-        Raises:
-            ModelError: when the class scores are not what the last linear operation gave (or its global average).
-        """
-        try:
-            scores = logits(outputs)
-        except LucidcamError as error:
-            raise ModelError(f"CAM needs class scores: {error}") from None
-        if self._last is None:
-            raise ModelError(
-                "CAM needs a network that ends in a linear layer; this one has none. Use gradcam, which needs no special head."
-            )
-        head, output = self._last
-        if output.shape[:2] != scores.shape or len(head.weight) != scores.shape[1]:
-            raise ModelError(
-                f"CAM needs class scores made by the last linear layer; that gives {list(output.shape)} and the model "
-                f"{list(scores.shape)}. Use gradcam, which needs no special head."
-            )
-        return head
+def head_of(last: tuple[Head, Tensor] | None, outputs: Any) -> Head:
+    """The head, given the last linear operation and what the module returned.
+
+    Raises:
+        ModelError: when the class scores are not what the last linear operation gave (or its global average).
+    """
+    try:
+        scores = logits(outputs)
+    except LucidcamError as error:
+        raise ModelError(f"CAM needs class scores: {error}") from None
+    if last is None:
+        raise ModelError("CAM needs a network that ends in a linear layer; this one has none. Use gradcam, which needs no special head.")
+    head, output = last
+    if output.shape[:2] != scores.shape or len(head.weight) != scores.shape[1]:
+        raise ModelError(
+            f"CAM needs class scores made by the last linear layer; that gives {list(output.shape)} and the model "
+            f"{list(scores.shape)}. Use gradcam, which needs no special head."
+        )
+    return head
+
+
+def owner(module: nn.Module, head: Head) -> str | None:
+    """Name of the submodule that the head's weight belongs to, if there is one that takes features and gives scores."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    owners = (name for name, m in module.named_modules() if isinstance(m, kinds) and m.weight.data_ptr() == head.weight.data_ptr())
+    return next(owners, None)

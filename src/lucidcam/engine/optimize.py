@@ -1,7 +1,8 @@
 """A faster private copy of a network; the user's module is never changed.
 
-Three steps, each checked against the original on real numbers: batch normalisation folded into the convolution before it, weights in the
-channels-last layout, and optionally autocast to bfloat16 or float16. Layer names stay what they were.
+Batch normalisation is folded into the convolution before it, weights take the channels-last layout, on a CPU 1×1 convolutions become matrix
+products, and on request the rest runs under autocast to bfloat16 or float16. The result is checked against the original on real numbers.
+Layer names stay what they were.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hooks, plain, session
-from lucidcam.engine.trace import first_tensor, run_forward
+from lucidcam.engine.trace import first_tensor, run_forward, trace
 from lucidcam.errors import ModelError, OptionError
 
 LOOSE = {None: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -57,6 +58,8 @@ def optimize(module: nn.Module, inputs: Any, dtype: torch.dtype | None = None) -
         private = copy.deepcopy(module).eval()
     _fold(private, given)
     _channels_last(private)
+    if given.image.device.type == "cpu":
+        _pointwise(private, given)
     if dtype is not None:
         _autocast(private, given.image.device.type, dtype)
     with session(private):
@@ -94,6 +97,32 @@ def _channels_last(module: nn.Module) -> None:
     for child in module.modules():
         if isinstance(child, (nn.Conv2d, nn.ConvTranspose2d)):
             child.weight.data = child.weight.data.contiguous(memory_format=torch.channels_last)
+
+
+class _Pointwise(nn.Conv2d):
+    """A 1×1 convolution as one matrix product over all pixels, in the channels-last layout.
+
+    On a CPU and for small batches torch sends 1×1 convolutions to a slow path with copies (`docs/decisions/optimize.md`). `addmm`
+    rather than `linear`, so that nothing takes it for a classifier.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` to `[B, K, H', W']`."""
+        rows, columns = self.stride
+        pixels = x.permute(0, 2, 3, 1)[:, ::rows, ::columns]
+        flat, weight = pixels.reshape(-1, x.shape[1]), self.weight.flatten(1).t()
+        found = flat @ weight if self.bias is None else torch.addmm(self.bias, flat, weight)
+        return found.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
+
+
+def _pointwise(module: nn.Module, inputs: Inputs) -> None:
+    """Turn 1×1 convolutions into matrix products; one that makes class scores stays what it is."""
+    seen = trace(module, inputs)
+    head = None if seen.head_conv is None else seen.calls[seen.head_conv].name
+    for name, child in module.named_modules():
+        pointwise = type(child) is nn.Conv2d and child.kernel_size == (1, 1) and child.padding == (0, 0) and child.groups == 1
+        if pointwise and name != head:
+            child.__class__ = _Pointwise
 
 
 def _autocast(module: nn.Module, device: str, dtype: torch.dtype) -> None:

@@ -12,16 +12,19 @@ from torch import Tensor, nn
 
 from lucidcam.engine import layers as layers_
 from lucidcam.engine.capture import Done, ForceGrad, cut, gradients_of
-from lucidcam.engine.head import Head, HeadWatch
+from lucidcam.engine.head import Head, HeadHook, HeadWatch, head_of, owner
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.masked import Stream, Substitute
 from lucidcam.engine.recording import depends_on
 from lucidcam.engine.rules import Rule, refuse
-from lucidcam.engine.session import plain, session
-from lucidcam.engine.trace import Layer, run_forward, trace
+from lucidcam.engine.session import hooks, plain, session
+from lucidcam.engine.trace import Layer, remembered, run_forward, trace
 from lucidcam.errors import LayerError, ModelError
 from lucidcam.targets import Bound, Target, as_target
+
+CPU_NUMBERS = 2**20
+"""Numbers in a batch of masked images on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -185,11 +188,18 @@ class Run:
 
     def head(self) -> Head:
         """The last linear operation of the network: what class scores are made with."""
-        self._pass.choose_layer()
-        watch = HeadWatch()
-        with watch:
-            self._pass.done[False] = cut(self.module, self.inputs, self.layers, gradients=False)
-        return watch.head(self._pass.outputs())
+        layers = self._pass.choose_layer()
+        known = remembered(self.module, self.inputs)
+        if known.get("head"):
+            hook = HeadHook(self.module.get_submodule(known["head"]))
+            with hooks([(hook.module, hook)]):
+                self._pass.done[False] = cut(self.module, self.inputs, layers, gradients=False)
+            return head_of(hook.last, self._pass.outputs())
+        with HeadWatch() as watch:
+            self._pass.done[False] = cut(self.module, self.inputs, layers, gradients=False)
+        head = head_of(watch.last, self._pass.outputs())
+        known["head"] = owner(self.module, head)
+        return head
 
     def _gradients(self, done: Done) -> Tensor:
         with torch.enable_grad():
@@ -308,9 +318,13 @@ def open_run(
         given = Inputs.of(inputs)
         specs: list[Any] = list(layer) if isinstance(layer, (list, tuple)) else [] if layer is None else [layer]
         found = tuple(layers_.find(module, spec) for spec in specs)
-        batch = batch_size or (128 if given.image.is_cuda else 32)
-        stream = Stream(batch, progress, title)
+        stream = Stream(batch_size or _batch(given.image), progress, title)
         yield Run(module, given, stream, seed, _Pass(module, given, as_target(target), found, by_default=not found))
+
+
+def _batch(image: Tensor) -> int:
+    """Masked images at a time: many on a GPU; on a CPU about a million numbers, beyond which memory traffic costs more than it saves."""
+    return 128 if image.device.type != "cpu" else max(4, min(256, CPU_NUMBERS // image[0].numel()))
 
 
 def _wide(tensor: Tensor) -> Tensor:

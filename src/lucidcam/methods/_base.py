@@ -73,9 +73,14 @@ def over_grid(weights: Tensor, like: Tensor) -> Tensor:
 
 
 def weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
-    """`Σ_k w_k A_k`: weights `[B, T, C]` and activations `[B, 1, C, *grid]` to maps `[B, T, *grid]`."""
+    """`Σ_k w_k A_k`: weights `[B, T, C]`, or `[1, T, C]` for all images, and activations `[B, 1, C, *grid]` to maps `[B, T, *grid]`."""
     grid = activations.shape[CHANNELS + 1 :]
-    found = weights @ activations[:, 0].flatten(2)
+    pixels = activations[:, 0].flatten(2)
+    if len(weights) < len(pixels):  # one large product is faster than a batch of small ones
+        flat = weights[0] @ pixels.transpose(0, 1).flatten(1)
+        found = flat.reshape(len(flat), len(pixels), -1).transpose(0, 1)
+    else:
+        found = weights @ pixels
     return found.reshape(*found.shape[:-1], *grid)
 
 

@@ -40,7 +40,8 @@ class CAM(Method):
 def _entering(head: Head, activations: Tensor, layer: str) -> Tensor:
     """The activations as they enter the head: those of the layer, or their ReLU."""
     pooled = head.input.ndim == 2
-    for entering in (activations, activations.relu()):
+    for change in (lambda a: a, torch.relu):
+        entering: Tensor = change(activations)
         features = spatial_mean(entering)[:, 0] if pooled else entering[:, 0]
         if features.shape == head.input.shape:
             difference = (features - head.input).abs().max()
