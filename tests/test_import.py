@@ -15,8 +15,10 @@ def test_the_public_surface() -> None:
         "Contrast",
         "Explanation",
         "LucidcamError",
+        "Method",
         "Model",
         "Probability",
+        "Run",
         "Target",
         "TopK",
         "attribute",
@@ -25,6 +27,7 @@ def test_the_public_surface() -> None:
         "load",
         "methods",
         "optimize",
+        "register",
         "wrap",
     ]
     assert all(hasattr(lucidcam, name) for name in lucidcam.__all__)

@@ -711,9 +711,12 @@ def test_no_rule_fired() -> None:
         with pytest.raises(RuleError, match="not defined for hidden"):  # the strict check names what it is
             rule.backward(outputs, [x])
         rule.strict = False
+        assert rule.backward(outputs, [x])[0].shape == (2, 1, 8)  # the plain gradient, as asked for
+        rule.strict = True
+        with rule:
+            outputs = x.reshape(2, 8)[:, :1].clone()
         with pytest.raises(RuleError, match=f"recorded no {needs}.*gradcam"):
             rule.backward(outputs, [x])
-        rule.strict = True
         with rule:
             outputs = F.linear(F.relu(Hidden.apply(x)), torch.ones(1, 1))
         with pytest.raises(RuleError, match="not defined for hidden"):

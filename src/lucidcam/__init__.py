@@ -10,8 +10,10 @@ pass, and the user's model comes back as it was.
 """
 
 from lucidcam.engine.layers import describe as layers
+from lucidcam.engine.run import Run
 from lucidcam.errors import LucidcamError
 from lucidcam.explanation import Explanation
+from lucidcam.methods._base import Method, register
 from lucidcam.models import load, wrap
 from lucidcam.registry import methods as _methods
 from lucidcam.runner import attribute, explain, optimize
@@ -26,8 +28,10 @@ __all__ = [
     "Contrast",
     "Explanation",
     "LucidcamError",
+    "Method",
     "Model",
     "Probability",
+    "Run",
     "Target",
     "TopK",
     "attribute",
@@ -36,6 +40,7 @@ __all__ = [
     "load",
     "methods",
     "optimize",
+    "register",
     "wrap",
 ]
 

@@ -32,6 +32,7 @@ class Explanation:
         method: the method's registered name.
         layer: the layer's dotted name; "input" for methods that go down to the pixels.
         name: the image's name, usually its file's.
+        ranged: the map's values have no zero of their own (RISE): the heatmap starts at their minimum.
         pixels: signed values `[C, H, W]` of pixel methods (Guided Backprop, …), else None.
     """
 
@@ -46,6 +47,7 @@ class Explanation:
     layer: str
     name: str
     pixels: Tensor | None = field(default=None, repr=False)
+    ranged: bool = field(default=False, repr=False)
 
     @cached_property
     def map(self) -> maps.Array:
@@ -55,6 +57,8 @@ class Explanation:
     @cached_property
     def heatmap(self) -> maps.Array:
         """Positive evidence as a share of its maximum `[H, W]`, in [0, 1]."""
+        if self.ranged:
+            return maps.normalise(maps.finish(self.raw - self.raw.min(), self.image.size[::-1], self.frame.box))
         return maps.normalise(self.map)
 
     @cached_property

@@ -123,9 +123,8 @@ def explain(
         model: from `lucidcam.load` or `lucidcam.wrap`.
         images: a path, PIL image, NumPy array or `[C, H, W]` tensor, or a list of them (or of what `model.prepare` returned).
         method: a name of `lucidcam.methods()`, or a method object.
-        target: as for `attribute`, and also label text ("tabby"). A list with one entry per image gives each its own; an entry that is
-        a list
-            gives several. For a single image a flat list means several targets.
+        target: as for `attribute`, and also label text ("tabby"). A list with one entry per image gives each its own; an entry that
+            is a list gives several. For a single image a flat list means several targets.
         layer: as for `attribute`; None: the model's own, or the last spatial layer.
         options: as for `attribute`.
 
@@ -277,6 +276,7 @@ def _explanations(run: Run, method: Method, settings: Settings, model: Model, pr
                     layer=layer,
                     name=one.name,
                     pixels=None if pixels is None else pixels[i, t].float().cpu(),
+                    ranged=method.ranged,
                 )
             )
         yield explained

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
@@ -11,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lucidcam.errors import OptionError, unknown
+from lucidcam import registry
+from lucidcam.errors import OptionError, nearest, unknown
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="[b]demo[/b], timm:NAME, torchvision:NAME, hf:REPO, or a checkpoint file.")]
 ArchitectureOption = Annotated[
@@ -67,6 +70,9 @@ def split_flags(words: Sequence[str], known: dict[str, type], flags: Sequence[st
         if negative:
             options[field[3:]] = False
         elif field not in known:
+            owners = [method for method, kind in registry.methods.items() if field in {f.name for f in fields(kind)}]
+            if owners:
+                raise OptionError(f"--{name} is an option of {', '.join(owners)}, none of which was asked for.")
             names = [*flags, *(f"--{each.replace('_', '-')}" for each in known)]
             raise OptionError(unknown("option", f"--{name}", names))
         elif known[field] is bool and not equals:
@@ -96,7 +102,9 @@ def convert(name: str, value: str, kind: Any) -> Any:
         kind = next(each for each in get_args(kind) if each is not type(None))
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            raise OptionError(f"--{name}: {unknown('choice', value, get_args(kind))}")
+            close = nearest(value, get_args(kind))
+            meant = f"; did you mean {close[0]!r}?" if close else "."
+            raise OptionError(f"--{name} expects {words_for(kind)}; got {value!r}{meant}")
         return value
     if kind is bool:
         lowered = value.lower()
@@ -107,6 +115,32 @@ def convert(name: str, value: str, kind: Any) -> Any:
         return kind(value)
     except ValueError:
         raise OptionError(f"--{name} expects {'a whole number' if kind is int else 'a number'}; got {value!r}.") from None
+
+
+def words_for(kind: Any) -> str:
+    """An option's type in words: its choices, "whole number", "number", …."""
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(each for each in get_args(kind) if each is not type(None))
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    return {bool: "on or off", int: "whole number", float: "number", str: "text"}.get(kind, str(kind))
+
+
+def described(kind: type) -> tuple[list[str], dict[str, str]]:
+    """A method's docstring as paragraphs of any width, and what its attributes mean, those of its bases included."""
+    paragraphs: list[str] = []
+    meanings: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        text, _, rest = inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("Attributes:\n")
+        attributes, _, _ = rest.partition("\nRaises:\n")
+        for entry in re.split(r"\n(?=    \w+: )", "\n" + attributes):
+            name, colon, meaning = entry.strip().partition(": ")
+            if colon:
+                meanings[name] = " ".join(meaning.split())
+        if base is kind:
+            told = text.partition("\nRaises:\n")[0]
+            paragraphs = [" ".join(part.split()) for part in told.split("\n\n") if part.strip()]
+    return paragraphs, meanings
 
 
 def default_of(field: Field[Any]) -> str:

@@ -92,8 +92,12 @@ def explain(
     methods, words = _methods(method or ["gradcam"], paths)
     look = _Look(out, format or ["png"], colormap, alpha, threshold, boxes)
     look.check()
-    sources, problems = find([word for word in words if word != "-"])
-    failures = [{"image": "", "error": problem} for problem in problems]
+    sources: list[Path] = []
+    failures: list[dict[str, str]] = []
+    for word in words:
+        found, problems = find([word] if word != "-" else [])
+        sources += found
+        failures += [{"image": word, "error": problem} for problem in problems]
     wanted: list[Any] = [*sources, *([sys.stdin.buffer.read()] if "-" in words else [])]
     loaded = _load(model, device, dtype, fit, optimize, model_options(architecture, untrained))
     asked = _target(loaded, target, against, probability)
@@ -108,8 +112,8 @@ def explain(
                     prepared = [replace(each, name=name) for each in loaded.prepare(source)]
                     for kind, options in methods:
                         progress = False if len(wanted) > 1 else None
-                        found = lucidcam.explain(loaded, prepared, kind, asked, layer, progress=progress, **options)
-                        entries += [look.write(explanation) for explanation in found]
+                        explanations = lucidcam.explain(loaded, prepared, kind, asked, layer, progress=progress, **options)
+                        entries += [look.write(explanation) for explanation in explanations]
                 except lucidcam.LucidcamError as error:
                     failures.append({"image": name, "error": str(error)})
                 advance()
@@ -242,8 +246,11 @@ class _Look:
     def write_index(self, entries: list[dict[str, Any]], failures: list[dict[str, str]]) -> None:
         """Write explanations.json, and failures.json where there are any."""
         (self.out / "explanations.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        told = self.out / "failures.json"
         if failures:
-            (self.out / "failures.json").write_text(json.dumps(failures, indent=2) + "\n", encoding="utf-8")
+            told.write_text(json.dumps(failures, indent=2) + "\n", encoding="utf-8")
+        else:
+            told.unlink(missing_ok=True)  # of an earlier run
 
 
 def _show(entries: list[dict[str, Any]], look: _Look) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import fields
 from typing import Annotated, get_type_hints
 
@@ -16,7 +15,7 @@ def methods(
     from rich.markup import escape
 
     from lucidcam import registry
-    from lucidcam.cli._common import default_of, out, table
+    from lucidcam.cli._common import default_of, described, out, table, words_for
 
     if name is None:
         listing = table("method", "paper", "cost")
@@ -27,12 +26,13 @@ def methods(
         out.print("\n[dim]lucidcam methods NAME shows the equation and what the options mean.[/dim]")
         return
     kind = registry.methods[name]
+    paragraphs, meanings = described(kind)
     out.print(f"[b]{name}[/b]  {kind.paper}\n")
-    out.print(escape(inspect.cleandoc(kind.__doc__ or "")))
+    out.print(escape("\n\n".join(paragraphs)))
     if fields(kind):
         hints = get_type_hints(kind)
-        listing = table("flag", "type", "default", title="\nFlags")
+        listing = table("flag", "value", "default", "meaning", title="\nFlags")
         for field in fields(kind):
-            words = str(getattr(hints[field.name], "__name__", hints[field.name])).replace("typing.", "")
-            listing.add_row(f"--{field.name.replace('_', '-')}", escape(words), default_of(field))
+            flag = f"--{field.name.replace('_', '-')}"
+            listing.add_row(flag, words_for(hints[field.name]), default_of(field), escape(meanings.get(field.name, "")))
         out.print(listing)

@@ -241,13 +241,22 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
         return module(*inputs.args, **inputs.kwargs)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError) as error:
-        text = str(error).splitlines()[0] if str(error) else ""
-        shapes = ("channels", "shapes cannot be multiplied", "size mismatch", "same dtype", "should be the same", "positional argument")
-        if type(error) in (RuntimeError, TypeError) and any(part in text for part in shapes):
+    except (RuntimeError, TypeError, ValueError) as error:
+        text = str(error).splitlines()[0].rstrip(".") if str(error) else ""
+        shapes = (
+            "channels",
+            "shapes cannot be multiplied",
+            "size mismatch",
+            "same dtype",
+            "should be the same",
+            "positional argument",
+            "D input (got",
+        )
+        if type(error) in (RuntimeError, TypeError, ValueError) and any(part in text for part in shapes):
+            batch = "A single picture needs a batch axis: image[None]. " if inputs.image.ndim == 3 else ""
             raise ModelError(
                 f"the model does not take an input of shape {list(inputs.image.shape)} and type {str(inputs.image.dtype)[6:]} on "
-                f"{inputs.image.device}: {text} Prepare inputs as in its training (channels, size, dtype, device)."
+                f"{inputs.image.device}: {text}. {batch}Prepare inputs as in its training (channels, size, dtype, device)."
             ) from error
         raise
 

@@ -29,6 +29,7 @@ class Method(ABC):
             passes) or "pixel" (backpropagation through the whole network; maps have the input's resolution).
         paper: where it was published.
         cost: what it takes, in words, where that is not what its kind takes.
+        ranged: its values have no zero of their own, so that pictures start at the map's minimum.
         layered: whether it looks at a layer: "always", "never", or "optional": at the image unless a layer is given.
     """
 
@@ -36,6 +37,7 @@ class Method(ABC):
     kind: ClassVar[Kind]
     paper: ClassVar[str]
     cost: ClassVar[str] = ""
+    ranged: ClassVar[bool] = False
     layered: ClassVar[Literal["always", "never", "optional"]] = "always"
 
     @abstractmethod

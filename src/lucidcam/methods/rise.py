@@ -31,6 +31,7 @@ class RISE(Method):
     kind = "perturbation"
     layered = "never"
     paper = "Petsiuk 2018"
+    ranged = True
     cost = "1 forward per mask"
 
     masks: int = 2000

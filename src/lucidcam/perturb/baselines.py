@@ -27,8 +27,10 @@ def baseline(image: Tensor, name: str | float) -> Tensor:
     Raises:
         OptionError: for another name.
     """
-    if isinstance(name, (int, float)):
+    try:
         return torch.full_like(image, float(name))
+    except ValueError:
+        pass
     if name not in BASELINES:
         raise OptionError(unknown("baseline", str(name), BASELINES))
     return BASELINES[name](image)
