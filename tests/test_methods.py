@@ -259,8 +259,10 @@ def test_augmentation_turns_maps_back() -> None:
     plain = lucidcam.attribute(net, x, "gradcam", **options)
     flipped = lucidcam.attribute(net, x.flip(-1), "gradcam", **options).flip(-1)
     torch.testing.assert_close(lucidcam.attribute(net, x, "gradcam", augment="hflip", **options), (plain + flipped) / 2)
-    symmetric = lucidcam.attribute(net, torch.zeros_like(x), "gradcam", augment="shift", **options)
-    torch.testing.assert_close(symmetric, symmetric.flip(-1).flip(-1))
+    upside = lucidcam.attribute(net, x.flip(-2), "gradcam", **options).flip(-2)
+    louder, quieter = (lucidcam.attribute(net, x * gain, "gradcam", **options) for gain in (1.1, 0.9))
+    every = (plain + flipped + upside + louder + quieter) / 5
+    torch.testing.assert_close(lucidcam.attribute(net, x, "gradcam", augment="hflip,vflip,gain", **options), every)
 
 
 def test_smoothing_averages_noisy_copies_of_any_method() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
-from typing import Any, overload
+from typing import Any, get_args, get_type_hints, overload
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from lucidcam.explanation import Explanation
 from lucidcam.methods._base import Method
 from lucidcam.methods._pixel import PixelMethod
 from lucidcam.methods._wrap import Fusion, augmented, fused, smoothed
-from lucidcam.targets import Contrast, Probability, Target, as_target, logits
+from lucidcam.targets import Classes, Contrast, Probability, Target, as_target, logits
 from lucidcam.types import Model, Prepared
 
 GRADIENT_BYTES = 2**28
@@ -41,7 +42,7 @@ class Settings:
         seed: of every random draw.
         progress: a bar for anything over two seconds; None: when standard error is a terminal.
         fusion: how the maps of several layers become one: "mean", "max" or "product".
-        augment: average over changed copies: "hflip", "vflip", "gain", "shift", separated by commas; "": none.
+        augment: average over changed copies: "hflip", "vflip", "gain", separated by commas; "": none.
         smooth: average over this many noisy copies; 0: none.
         smooth_noise: their noise, as a fraction of each image's value range.
     """
@@ -55,6 +56,8 @@ class Settings:
     smooth_noise: float = 0.1
 
     def __post_init__(self) -> None:
+        if self.fusion not in ("mean", "max", "product"):
+            raise OptionError(f'expected fusion "mean", "max" or "product"; got {self.fusion!r}.')
         if self.batch_size is not None and self.batch_size < 1:
             raise OptionError(f"expected batch_size ≥ 1; got {self.batch_size}.")
 
@@ -214,6 +217,7 @@ def resolve_method(method: str | Method, options: dict[str, Any]) -> tuple[Metho
         OptionError: for an unknown method or option, with the nearest names.
     """
     general = {f.name for f in fields(Settings)}
+    _check_types(Settings, {name: value for name, value in options.items() if name in general})
     own = {name: value for name, value in options.items() if name not in general}
     settings = Settings(**{name: value for name, value in options.items() if name in general})
     if isinstance(method, Method):
@@ -227,10 +231,28 @@ def resolve_method(method: str | Method, options: dict[str, Any]) -> tuple[Metho
     for name in own:
         if name not in known:
             raise OptionError(f"{method}: {unknown('option', name, [*sorted(known), *sorted(general)])}")
+    _check_types(kind, own)
     try:
         return kind(**own), settings
     except TypeError as error:
         raise OptionError(f"{method}: {error}") from None
+
+
+def _check_types(kind: type, options: dict[str, Any]) -> None:
+    """Refuse a value that is not of its option's type: numbers for numbers, text for text.
+
+    Raises:
+        OptionError: with what was expected.
+    """
+    hints = get_type_hints(kind)
+    for name, value in options.items():
+        wanted = [each for each in (get_args(hints[name]) or (hints[name],)) if isinstance(each, type)]
+        fits = {int: (int, np.integer), float: (int, float, np.number), bool: (bool, np.bool_)}
+        allowed = tuple(t for each in wanted for t in (fits.get(each, (each,))))
+        whole = bool not in wanted and isinstance(value, bool) and bool(wanted)
+        if allowed and (whole or not isinstance(value, allowed)) and not (name == "baseline" and isinstance(value, (int, float))):
+            names = " or ".join("None" if each is type(None) else each.__name__ for each in wanted)
+            raise OptionError(f"{name} expects {names}; got {value!r}.")
 
 
 def _opened(module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any) -> AbstractContextManager[Run]:
@@ -286,16 +308,27 @@ def _batches(prepared: Sequence[Prepared], targets: Sequence[Any], most: int) ->
     """Numbers of images that go through the model together: same size, same kind of target."""
     groups: dict[Any, list[int]] = {}
     for i, (one, target) in enumerate(zip(prepared, targets, strict=True)):
-        kind = id(target) if isinstance(target, Target) else None if target is None else len(target)
+        kind = _same(target) if isinstance(target, Target) else None if target is None else len(target)
         groups.setdefault((tuple(one.tensor.shape), kind), []).append(i)
     for group in groups.values():
         for start in range(0, len(group), most):
             yield group[start : start + most]
 
 
+def _same(target: Target) -> Any:
+    """A key under which equal targets are equal."""
+    try:
+        hash(target)
+    except TypeError:
+        return id(target)
+    return target
+
+
 def _per_image(target: Any, count: int, model: Model) -> list[Any]:
     """For each image its target: None (predicted), a list of class ids, or a target object."""
-    if isinstance(target, Tensor):
+    if isinstance(target, Classes) and target.ids is not None:
+        target = target.ids
+    if isinstance(target, (Tensor, np.ndarray)):
         target = target.tolist()
     if isinstance(target, (list, tuple)):
         if count == 1 and not any(isinstance(each, (list, tuple)) for each in target):
@@ -333,6 +366,10 @@ def named(target: Any, model: Model) -> Any:
         return Contrast(named(target.target, model), named(target.against, model))
     if isinstance(target, Probability):
         return Probability(named(target.target, model))
+    if isinstance(target, (np.integer, Tensor)) and target.ndim == 0:
+        return int(target)
+    if isinstance(target, (list, tuple)):
+        return [named(each, model) for each in target]
     if target is None or (isinstance(target, int) and not isinstance(target, bool)):
         return target
     return as_target(target)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lucidcam.cli._common import ArchitectureOption, DeviceOption, ModelOption, UntrainedOption
+from lucidcam.compat import first_line
 from lucidcam.engine.layers import find as find_layer
 from lucidcam.errors import OptionError
 from lucidcam.preprocess import Fit
@@ -116,6 +117,8 @@ def explain(
                         entries += [look.write(explanation) for explanation in explanations]
                 except lucidcam.LucidcamError as error:
                     failures.append({"image": name, "error": str(error)})
+                except Exception as error:  # the model's own: one bad image does not end the run
+                    failures.append({"image": name, "error": f"{name}: {type(error).__name__}: {first_line(error)}"})
                 advance()
     finally:
         look.write_index(entries, failures)

@@ -38,8 +38,8 @@ class HeadHook:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """The forward hook."""
         weight, bias = module.weight, module.bias
-        assert isinstance(weight, Tensor)
-        self.last = Head(args[0], weight.flatten(1), bias if isinstance(bias, Tensor) else None), output
+        if args and isinstance(weight, Tensor):
+            self.last = Head(args[0], weight.flatten(1), bias if isinstance(bias, Tensor) else None), output
 
 
 class HeadWatch(TorchFunctionMode):
@@ -53,15 +53,21 @@ class HeadWatch(TorchFunctionMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        if name == "linear" or (name in ("conv1d", "conv2d", "conv3d") and prod(args[1].shape[2:]) == 1):
-            weight = args[1] if len(args) > 1 else kwargs["weight"]
+        if name == "linear" or (name in ("conv1d", "conv2d", "conv3d") and prod(_weight(args, kwargs).shape[2:]) == 1):
+            weight = _weight(args, kwargs)
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
-            self.last = Head(args[0], weight.flatten(1), bias), output
+            features = args[0] if args else kwargs["input"]
+            self.last = Head(features, weight.flatten(1), bias), output
         return output
 
     def features(self) -> list[Tensor]:
         """What entered the last linear operation, if that was one vector per image."""
         return [] if self.last is None or self.last[0].input.ndim != 2 else [self.last[0].input]
+
+
+def _weight(args: Any, kwargs: Any) -> Tensor:
+    found: Tensor = args[1] if len(args) > 1 else kwargs["weight"]
+    return found
 
 
 def head_of(last: tuple[Head, Tensor] | None, outputs: Any) -> Head:
@@ -86,7 +92,8 @@ def head_of(last: tuple[Head, Tensor] | None, outputs: Any) -> Head:
 
 
 def owner(module: nn.Module, head: Head) -> str | None:
-    """Name of the submodule that the head's weight belongs to, if there is one that takes features and gives scores."""
+    """Name of the one submodule that the head's weight belongs to."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     owners = (name for name, m in module.named_modules() if isinstance(m, kinds) and m.weight.data_ptr() == head.weight.data_ptr())
-    return next(owners, None)
+    found = list(owners)
+    return found[0] if len(found) == 1 else None

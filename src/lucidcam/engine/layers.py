@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lucidcam.engine.capture import cut
 from lucidcam.engine.head import HeadWatch
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import plain, session
-from lucidcam.engine.trace import Layer, remembered, signature, trace
+from lucidcam.engine.trace import Layer, remembered, signature, tensors_of, trace
 from lucidcam.errors import LayerError, LucidcamError, unknown
 
 LayerSpec = str | nn.Module
@@ -114,7 +114,7 @@ def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> list[str]:
     """
     with session(module), HeadWatch() as watch:
         done = cut(module, inputs.rows(slice(0, 1)), [find(module, name) for name in names], gradients=True)
-    ends = [t for t in [*_tensors(done.outputs), *watch.features()] if t.requires_grad]
+    ends = [t for t in [*tensors_of(done.outputs), *watch.features()] if t.requires_grad]
     if not ends:
         return []
     generator = torch.Generator().manual_seed(0)
@@ -126,13 +126,6 @@ def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> list[str]:
         for name, kept, grad in zip(names, done.cuts, grads, strict=True)
         if grad is not None and bool(kept.layout.to_maps(grad).abs().sum() > 0)
     ]
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    if isinstance(outputs, Tensor):
-        return [outputs]
-    values = outputs.values() if hasattr(outputs, "values") else outputs if isinstance(outputs, (tuple, list)) else vars(outputs).values()
-    return [t for t in values if isinstance(t, Tensor) and t.is_floating_point()]
 
 
 def describe(module: nn.Module, inputs: Any = None) -> dict[str, LayerInfo]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lucidcam.engine.capture import Cut
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hooks
-from lucidcam.engine.trace import replace_first, run_forward
+from lucidcam.engine.trace import replace_first, run_forward, tensors_of
 
 SLOW = 2.0
 """Seconds after which a stream shows a progress bar."""
@@ -142,21 +142,17 @@ class Substitute:
 
     def _agrees(self, one: Inputs, values: Tensor) -> bool:
         try:
-            got = _first(self._forward(one, values, copies=False))
+            got = tensors_of(self._forward(one, values, copies=False))
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             if out_of_memory(error):
                 raise
             return False
-        expected = _first(self._forward(one, values, copies=True))
-        if got is None or expected is None or got.shape != expected.shape:
-            return False
-        loose = 1e-4 if expected.dtype in (torch.float32, torch.float64) else 5e-2
-        scale = float(expected.abs().max())
-        return bool((got - expected).abs().max() <= loose * max(scale, 1e-12))
+        expected = tensors_of(self._forward(one, values, copies=True))
+        return len(got) == len(expected) and all(_close(a, b) for a, b in zip(got, expected, strict=True))
 
 
-def _first(outputs: Any) -> Tensor | None:
-    if isinstance(outputs, Tensor):
-        return outputs
-    values = outputs.values() if hasattr(outputs, "values") else outputs if isinstance(outputs, (tuple, list)) else vars(outputs).values()
-    return next((t for t in values if isinstance(t, Tensor) and t.is_floating_point()), None)
+def _close(got: Tensor, expected: Tensor) -> bool:
+    if got.shape != expected.shape:
+        return False
+    loose = 1e-4 if expected.dtype in (torch.float32, torch.float64) else 5e-2
+    return bool((got - expected).abs().max() <= loose * max(float(expected.abs().max()), 1e-12))

@@ -8,17 +8,19 @@ Layer names stay what they were.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hooks, plain, session
-from lucidcam.engine.trace import first_tensor, run_forward, trace
+from lucidcam.engine.trace import run_forward, tensors_of, trace
 from lucidcam.errors import ModelError, OptionError
 
 LOOSE = {None: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -126,22 +128,27 @@ def _pointwise(module: nn.Module, inputs: Inputs) -> None:
 
 
 def _autocast(module: nn.Module, device: str, dtype: torch.dtype) -> None:
-    forward = module.forward
+    module.forward = _Cast(module, device, dtype)  # an attribute of this private copy; layer names stay
 
-    def cast(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(device, dtype):
-            return forward(*args, **kwargs)
 
-    module.forward = cast  # an attribute of this private copy; layer names stay
+@dataclass
+class _Cast:
+    """A module's own forward under autocast; copies and pickles follow the module."""
+
+    module: nn.Module
+    device: str
+    dtype: torch.dtype
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(self.device, self.dtype):
+            return type(self.module).forward(self.module, *args, **kwargs)
 
 
 def _tensor(outputs: Any) -> Tensor:
-    found = first_tensor(outputs)
-    if found is None:
-        found = next((t for t in getattr(outputs, "values", list)() if isinstance(t, Tensor)), None)
-    if found is None:
+    found = tensors_of(outputs)
+    if not found:
         raise ModelError(f"cannot check an optimised copy of a model that returns {type(outputs).__name__}.")
-    return found
+    return found[0]
 
 
 class _Pairs(TorchFunctionMode):
@@ -178,8 +185,8 @@ class _Pairs(TorchFunctionMode):
             if conv is not None:
                 pairs[conv] = child
 
-        convs = [(m, after_conv) for m in module.modules() if isinstance(m, Conv) and not m._forward_pre_hooks and not m._forward_hooks]
-        norms = [(m, after_norm) for m in module.modules() if isinstance(m, Norm) and _foldable(m)]
+        convs = [(m, after_conv) for m in module.modules() if isinstance(m, Conv) and _foldable(m)]
+        norms = [(m, after_norm) for m in module.modules() if isinstance(m, Norm) and isinstance(m.running_mean, Tensor) and _foldable(m)]
         with session(module), hooks([*convs, *norms]), watch:
             run_forward(module, inputs)
         readers = list(pairs.values())
@@ -190,8 +197,9 @@ class _Pairs(TorchFunctionMode):
         ]
 
 
-def _foldable(norm: nn.Module) -> bool:
-    return isinstance(norm.running_mean, Tensor) and not norm._forward_hooks and not norm._forward_pre_hooks
+def _foldable(module: nn.Module) -> bool:
+    """Whether nobody else has a hand in a module: no hooks, no parametrisation."""
+    return not (module._forward_hooks or module._forward_pre_hooks or is_parametrized(module))
 
 
 def _flat(values: tuple[Any, ...]) -> list[Tensor]:

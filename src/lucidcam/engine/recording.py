@@ -91,6 +91,9 @@ ACTIVATION = re.compile(
     "relu|silu|gelu|hardswish|mish|elu|celu|softplus|leaky_relu|prelu_kernel|rrelu_with_noise|log_sigmoid|tanh|hardtanh|"
     "threshold|hardshrink|softshrink|erf"
 )
+SWITCHES = ("clamp", "clamp_min", "clamp_max", "maximum", "minimum", "fmax", "fmin", "where", "abs")
+"""Operations that choose between values: a ReLU can be written with each of them."""
+
 SPELLED = {"elu": "elu (or selu)", "prelu_kernel": "prelu", "rrelu_with_noise": "rrelu"}
 ELEMENTWISE = re.compile("(hard)?sigmoid|add|sub|rsub|mul|div|abs|clamp(_min)?|hardtanh|relu")
 
@@ -189,7 +192,7 @@ def gates_itself(node: Node) -> bool:
     if len(edges) != 2:
         return False
     for edge, (other, _) in (edges, edges[::-1]):
-        if other is not None:
+        if edge[0] is not None and other is not None:  # (None, 0) is any constant
             elementwise = (n for n in walk_from([other], elementwise_children) if elementwise_children(n))
             if any(edge in n.next_functions for n in elementwise):
                 return True

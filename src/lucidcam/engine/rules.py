@@ -32,6 +32,7 @@ from lucidcam.engine.recording import (
     ACTIVATION,
     ROUTING,
     SPELLED,
+    SWITCHES,
     Linear,
     arrivals,
     gates_itself,
@@ -172,7 +173,7 @@ def _functions(names: str) -> list[Any]:
     return [getattr(home, name) for name in names.split() for home in homes if hasattr(home, name)]
 
 
-_RELU_LIKE = "relu relu_ relu6 hardtanh hardtanh_ clamp clamp_ clamp_min clamp_min_ threshold threshold_"
+_RELU_LIKE = "relu relu_ relu6 hardtanh hardtanh_ clamp clamp_ clamp_min clamp_min_ clip clip_ threshold threshold_"
 
 
 def _upper_bound(call: Any) -> float | None:
@@ -208,6 +209,8 @@ class _AtReLU(Rule):
             return "this activation is no ReLU, or ran out of the rule's sight"
         if isinstance(node, BackwardCFunction) and operation != "backward_hook_function":
             return "a custom autograd function may hide activations"
+        if operation in SWITCHES:
+            return "it may be a ReLU written by hand, which the rule does not see; write torch.relu"
         if operation in ("mul", "div") and gates_itself(node):
             return "x·f(x) is an activation that is no ReLU"
         return ""
@@ -244,7 +247,21 @@ def _rectify(rule: _AtReLU, call: Any, input: Any, *args: Any, **kwargs: Any) ->
     return record(call, lambda node, g: (g.clamp(min=0) * mask,), input)
 
 
-_AtReLU.handlers = dict.fromkeys(_functions(_RELU_LIKE), _rectify)
+def _masked(rule: _AtReLU, call: Any, *args: Any, **kwargs: Any) -> Any:
+    """`x * (x > 0)` is a ReLU that leaves no trace in the graph."""
+    masks = any(isinstance(x, Tensor) and x.dtype == torch.bool for x in args)
+    if rule.strict and masks and any(on_path(x) for x in args):
+        raise RuleError(
+            f"{type(rule).__name__} is not defined for a product with a mask, which may be a ReLU written by hand: write torch.relu, use "
+            "gradcam or another CAM method, or strict=False to backpropagate the plain gradient there."
+        )
+    return call()
+
+
+_AtReLU.handlers = {
+    **dict.fromkeys(_functions(_RELU_LIKE), _rectify),
+    **dict.fromkeys(_functions("mul mul_ multiply __mul__ __rmul__ __imul__"), _masked),
+}
 
 
 # --- Excitation backprop ---------------------------------------------------------------------------

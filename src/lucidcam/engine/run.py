@@ -21,7 +21,7 @@ from lucidcam.engine.rules import Rule, refuse
 from lucidcam.engine.session import hooks, plain, session
 from lucidcam.engine.trace import Layer, remembered, run_forward, trace
 from lucidcam.errors import LayerError, ModelError
-from lucidcam.targets import Bound, Target, as_target
+from lucidcam.targets import Bound, Target, as_target, logits
 
 CPU_NUMBERS = 2**20
 """Numbers in a batch of masked images on a CPU."""
@@ -75,11 +75,18 @@ class _Pass:
         """A pass cut at the layers; one that keeps gradients serves for both."""
         kept = self.done.get(True) or self.done.get(gradients)
         if kept is None or len(kept.cuts) != len(self.layers):
-            try:
-                kept = self.done[gradients] = cut(self.module, self.inputs, self.layers, gradients)
-            except LayerError as error:
-                raise LayerError(f"{error}{layers_.suggestion(self.module, self.inputs)}") from None
+            kept = self.done[gradients] = self._cut(gradients)
         return kept
+
+    def _cut(self, gradients: bool) -> Done:
+        try:
+            return cut(self.module, self.inputs, self.layers, gradients)
+        except LayerError as error:  # the way through the network may have changed since it was traced
+            remembered(self.module, self.inputs, forget=True)
+            if not self.by_default:
+                raise LayerError(f"{error}{layers_.suggestion(self.module, self.inputs)}") from None
+            self.layers = (layers_.default(self.module, self.inputs),)
+            return cut(self.module, self.inputs, self.layers, gradients)
 
     def cut_by_force(self) -> Done:
         """The same where the model turns gradients off by itself."""
@@ -193,12 +200,15 @@ class Run:
         if known.get("head"):
             hook = HeadHook(self.module.get_submodule(known["head"]))
             with hooks([(hook.module, hook)]):
-                self._pass.done[False] = cut(self.module, self.inputs, layers, gradients=False)
-            return head_of(hook.last, self._pass.outputs())
+                done = cut(self.module, self.inputs, layers, gradients=False)
+            if hook.last is not None and hook.last[1].data_ptr() == logits(done.outputs).data_ptr():
+                self._pass.done[False] = done
+                return head_of(hook.last, done.outputs)
         with HeadWatch() as watch:
             self._pass.done[False] = cut(self.module, self.inputs, layers, gradients=False)
         head = head_of(watch.last, self._pass.outputs())
-        known["head"] = owner(self.module, head)
+        if watch.last is not None and watch.last[1].data_ptr() == logits(self._pass.outputs()).data_ptr():
+            known["head"] = owner(self.module, head)
         return head
 
     def _gradients(self, done: Done) -> Tensor:
@@ -314,6 +324,9 @@ def open_run(
 ) -> Iterator[Run]:
     """Open a session on the module and yield a run on it."""
     module = plain(module)
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ModelError(f"the parameter {name!r} has no shape yet: run the lazy module once on an example before explaining it.")
     with session(module):
         given = Inputs.of(inputs)
         specs: list[Any] = list(layer) if isinstance(layer, (list, tuple)) else [] if layer is None else [layer]

@@ -12,6 +12,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,17 @@ from lucidcam.errors import ModelError
 
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _guard = threading.Lock()
+
+
+@dataclass
+class _Held:
+    """A module's training flag before the first of the sessions that hold it."""
+
+    training: bool
+    sessions: int = 0
+
+
+_held: weakref.WeakKeyDictionary[nn.Module, _Held] = weakref.WeakKeyDictionary()
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
@@ -45,11 +57,10 @@ def plain(module: nn.Module) -> nn.Module:
 def session(module: nn.Module) -> Iterator[None]:
     """Hold the module for one thread, in evaluation mode, and give it back unchanged, also after an exception."""
     with _lock(module), ExitStack() as stack:
-        flags: list[tuple[nn.Module, bool]] = [(child, child.training) for child in module.modules() if child.training]
-        stack.callback(_restore, flags)
-        for child, _ in flags:
-            child.training = False
-        if any(child._compiled_call_impl is not None for child in module.modules()):
+        children = list(module.modules())
+        _hold(children)
+        stack.callback(_release, children)
+        if any(child._compiled_call_impl is not None or hasattr(child, "_orig_mod") for child in children):
             stack.enter_context(_eager())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
@@ -78,9 +89,24 @@ def _lock(module: nn.Module) -> threading.RLock:
         return _locks.setdefault(module, threading.RLock())
 
 
-def _restore(flags: list[tuple[nn.Module, bool]]) -> None:
-    for child, flag in flags:
-        child.training = flag
+def _hold(children: list[nn.Module]) -> None:
+    """Put modules into evaluation mode; models in other sessions may share some of them."""
+    with _guard:
+        for child in children:
+            held = _held.setdefault(child, _Held(child.training))
+            held.sessions += 1
+            child.training = False
+
+
+def _release(children: list[nn.Module]) -> None:
+    """Give back the flags of those that no session holds any more."""
+    with _guard:
+        for child in children:
+            held = _held[child]
+            held.sessions -= 1
+            if not held.sessions:
+                child.training = held.training
+                del _held[child]
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -122,8 +122,10 @@ class _Watch(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if "pool" in name and isinstance(output, Tensor):
             self.pooled[output] = True
-        elif "conv" in name and isinstance(output, Tensor) and len(args) > 1 and isinstance(args[1], Tensor):
-            self.events.append(("conv", self.ended, tuple(output.shape), prod(args[1].shape[2:]) == 1))
+        elif "conv" in name and isinstance(output, Tensor):
+            weight = args[1] if len(args) > 1 else (kwargs or {}).get("weight")
+            if isinstance(weight, Tensor):
+                self.events.append(("conv", self.ended, tuple(output.shape), prod(weight.shape[2:]) == 1))
         elif name == "linear" and isinstance(output, Tensor):
             self.events.append(("linear", self.ended, tuple(output.shape), False))
         elif "attention" in name or (name == "softmax" and isinstance(output, Tensor) and output.ndim >= 3):
@@ -231,6 +233,25 @@ def grids_before(module: nn.Module, inputs: Inputs, layer: Layer) -> list[tuple[
     return grids
 
 
+ABOUT_SHAPES = (
+    "channels",
+    "shapes cannot be multiplied",
+    "size mismatch",
+    "same dtype",
+    "should be the same",
+    "positional argument",
+    "D input (got",
+    "Kernel size can't be greater",
+    "Output size is too small",
+    "image height",
+    "image width",
+    "Input height",
+    "Input width",
+    "doesn't match model",
+)
+"""What errors of torch, torchvision, timm and transformers say when an input has the wrong shape or type."""
+
+
 def run_forward(module: nn.Module, inputs: Inputs) -> Any:
     """Call the module; where torch's message is about shapes, say what was put in.
 
@@ -241,23 +262,16 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
         return module(*inputs.args, **inputs.kwargs)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         text = str(error).splitlines()[0].rstrip(".") if str(error) else ""
-        shapes = (
-            "channels",
-            "shapes cannot be multiplied",
-            "size mismatch",
-            "same dtype",
-            "should be the same",
-            "positional argument",
-            "D input (got",
-        )
-        if type(error) in (RuntimeError, TypeError, ValueError) and any(part in text for part in shapes):
+        if type(error) in (RuntimeError, TypeError, ValueError, AssertionError) and any(part in text for part in ABOUT_SHAPES):
             batch = "A single picture needs a batch axis: image[None]. " if inputs.image.ndim == 3 else ""
             raise ModelError(
                 f"the model does not take an input of shape {list(inputs.image.shape)} and type {str(inputs.image.dtype)[6:]} on "
                 f"{inputs.image.device}: {text}. {batch}Prepare inputs as in its training (channels, size, dtype, device)."
             ) from error
+        if "use_reentrant=True" in text or "Inference tensors cannot be saved" in text:
+            raise ModelError(f"no gradients can flow through this model: {text}.") from error
         raise
 
 
@@ -266,6 +280,19 @@ def first_tensor(output: Any) -> Tensor | None:
     if isinstance(output, (tuple, list)) and output:
         output = output[0]
     return output if isinstance(output, Tensor) and output.is_floating_point() else None
+
+
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """The floating-point tensors among a module's outputs: a tensor, or the values of a sequence, mapping or object."""
+    if isinstance(outputs, Tensor):
+        values: Any = [outputs]
+    elif isinstance(outputs, (tuple, list)):
+        values = outputs
+    elif isinstance(outputs, Mapping):
+        values = outputs.values()
+    else:
+        values = getattr(outputs, "__dict__", {}).values()
+    return [t for t in values if isinstance(t, Tensor) and t.is_floating_point()]
 
 
 def replace_first(output: Any, tensor: Tensor) -> Any:
@@ -282,12 +309,12 @@ _memory: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyD
 _guard = threading.Lock()
 
 
-def remembered(module: nn.Module, inputs: Inputs) -> dict[Any, Any]:
+def remembered(module: nn.Module, inputs: Inputs, forget: bool = False) -> dict[Any, Any]:
     """What is remembered of a module, forgotten when one of its submodules is exchanged."""
     parts = tuple((name, id(child)) for name, child in module.named_modules())
     with _guard:
         cache = _memory.setdefault(module, {})
-        if cache.get("parts") != parts:
+        if forget or cache.get("parts") != parts:
             cache.clear()
             cache["parts"] = parts
         if len(cache) > 32:  # inputs of ever new sizes

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lucidcam.engine.run import Run
 from lucidcam.errors import OptionError, unknown
+from lucidcam.methods._base import upsample
 from lucidcam.perturb.noise import noisy
 
 Maps = Callable[[Run], Tensor]
@@ -45,8 +45,10 @@ def augmented(maps: Maps, names: str | Sequence[str]) -> Maps:
 
     Args:
         maps: what to average.
-        names: of "hflip", "vflip", "gain" (0.9 and 1.1 times the values) and "shift" (a sixteenth of the size each way); separated by
-            commas or as a sequence.
+        names: of "hflip", "vflip" and "gain" (0.9 and 1.1 times the values), separated by commas or as a sequence.
+
+    Raises:
+        OptionError: for another name, or a flip of an axis that the inputs do not have.
     """
     chosen = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
     for name in chosen:
@@ -54,6 +56,8 @@ def augmented(maps: Maps, names: str | Sequence[str]) -> Maps:
             raise OptionError(unknown("augmentation", name, AUGMENTATIONS))
 
     def average(run: Run) -> Tensor:
+        if "vflip" in chosen and len(run.inputs.size) < 2:
+            raise OptionError(f"vflip needs inputs with rows and columns; got {list(run.image.shape)}.")
         found = [maps(run)]
         for name in chosen:
             found += [back(maps(run.on(change(run.image)))) for change, back in AUGMENTATIONS[name]]
@@ -93,26 +97,10 @@ def _gain(factor: float) -> tuple[Change, Change]:
     return (lambda x: x * factor), (lambda x: x)
 
 
-def _shift(axis: int, sign: int) -> tuple[Change, Change]:
-    """Move an image by a sixteenth of its size, its edge repeated; the map is moved back by as much, its edge repeated."""
-
-    def moved(x: Tensor, by: int) -> Tensor:
-        at = torch.arange(x.shape[axis], device=x.device)
-        return x.index_select(axis, (at - by).clamp(0, x.shape[axis] - 1))
-
-    def back(x: Tensor) -> Tensor:
-        fine = _resize(x, tuple(s * 16 for s in x.shape[-2:])) if x.shape[axis] % 16 else x
-        found = moved(fine, -sign * (fine.shape[axis] // 16))
-        return _resize(found, tuple(x.shape[-2:]))
-
-    return (lambda x: moved(x, sign * (x.shape[axis] // 16))), back
-
-
 AUGMENTATIONS: dict[str, tuple[tuple[Change, Change], ...]] = {
     "hflip": (_flip(-1),),
     "vflip": (_flip(-2),),
     "gain": (_gain(0.9), _gain(1.1)),
-    "shift": (_shift(-1, 1), _shift(-1, -1), _shift(-2, 1), _shift(-2, -1)),
 }
 
 
@@ -121,10 +109,7 @@ def _by_magnitude(maps: Tensor) -> Tensor:
     return maps / torch.where(peak > 0, peak, 1).reshape(*peak.shape, *[1] * (maps.ndim - 2))
 
 
-def _resize(maps: Tensor, size: tuple[int, ...]) -> Tensor:
-    if tuple(maps.shape[-len(size) :]) == size:
+def _resize(maps: Tensor, grid: tuple[int, ...]) -> Tensor:
+    if tuple(maps.shape[2:]) == grid:
         return maps
-    lead = maps.shape[: -len(size)]
-    return F.interpolate(maps.reshape(1, -1, *maps.shape[-len(size) :]), size=size, mode="bilinear", align_corners=False).reshape(
-        *lead, *size
-    )
+    return upsample(maps, grid)

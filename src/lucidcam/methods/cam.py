@@ -69,5 +69,7 @@ def _weights(run: Run, weight: Tensor) -> Tensor:
     with torch.enable_grad():
         scores_of = logits(outputs).detach().to(weight.dtype).requires_grad_()
         chosen = bound.scores(scores_of)[:, run.targets].sum(0)
+        if not chosen.requires_grad:
+            raise TargetError("the target does not depend on the class scores through differentiable operations.")
         by_class = torch.stack([torch.autograd.grad(score, scores_of, retain_graph=True)[0] for score in chosen], dim=1)
     return by_class @ weight

@@ -90,7 +90,7 @@ class SSCAM(Method):
             """A draw per channel and sample: the same whatever the batch size and the other images."""
             drawn = []
             for channel in channels.index[part].tolist():
-                generator = torch.Generator().manual_seed((run.seed * 1009 + sample) * 1_000_003 + channel)
+                generator = torch.Generator().manual_seed(((run.seed * 1009 + sample) * 1_000_003 + channel) % 2**63)
                 drawn.append(torch.randn(shape[1:], generator=generator))
             return torch.stack(drawn).to(run.image) * self.noise
 
