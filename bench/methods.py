@@ -134,7 +134,7 @@ def plain_forward(module: nn.Module, inputs: Tensor) -> Tensor:
 
 def measure_time(report: Report, options: argparse.Namespace) -> None:
     """All methods on all networks."""
-    libraries = peers.available(say)
+    libraries = {} if options.alone else peers.available(say)
     columns: dict[str, dict[tuple[str, str], Ratio]] = {}
     seconds = {}
     for name in options.nets:
@@ -390,6 +390,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="of each of lucidcam's timings (default 9; quick 3)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: other processes' turns do not count (default wall)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "benchmarks.md", help="Markdown page to write")
+    parser.add_argument("--alone", action="store_true", help="without the other libraries")
+    parser.add_argument("--section", default="methods", help="section of the page to write (default methods)")
     parser.add_argument("--memory-of", nargs=2, metavar=("NET", "WHO"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.memory_nets = [name for name in MEMORY_NETS[: 1 if options.quick else None] if name in (options.nets or MEMORY_NETS)]
@@ -416,7 +418,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in PARTS:
         if name in options.parts:
             parts[name](report, options)
-    write_section(options.out, "methods", page(report, options))
+    write_section(options.out, options.section, page(report, options))
     say(f"wrote {options.out}")
 
 

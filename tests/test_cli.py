@@ -129,7 +129,7 @@ def test_targets(photos: Path, tmp_path: Path) -> None:
     assert [e["probability"] for e in entries] == sorted((e["probability"] for e in entries), reverse=True)
     run("explain", photos / "cat.png", "--target", "tabby", "--against", "espresso", "--out", tmp_path / "c")
     (entry,) = json.loads((tmp_path / "c/explanations.json").read_text())
-    assert entry["label"] == "tabby, tabby cat rather than espresso"
+    assert entry["label"] == "tabby rather than espresso"
     run("explain", photos / "cat.png", "--probability", "--out", tmp_path / "d")
     (entry,) = json.loads((tmp_path / "d/explanations.json").read_text())
     assert entry["score"] == pytest.approx(entry["probability"], rel=1e-4)
@@ -190,6 +190,9 @@ def test_optimized(photos: Path, tmp_path: Path) -> None:
         (["--masks", "5"], "--masks is an option of rise, none of which was asked for"),
         (["--smooth"], "--smooth needs a value"),
         (["--colormap", "trubo"], "no colormap is called 'trubo'; did you mean 'turbo'"),
+        (["--target", "top0"], "top-k needs k ≥ 1; got 0"),
+        (["--target", "tabby", "--target", "top2"], "'top2' cannot be combined with other targets"),
+        (["--target", "tabby", "--target", "282", "--against", "espresso"], "--against needs one --target"),
         (["--alpha", "2"], "alpha between 0"),
         (["--threshold", "-1"], "threshold between 0 and 1"),
         (["--format", "pgn"], "no output format is called 'pgn'; did you mean 'png'"),

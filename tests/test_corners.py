@@ -268,3 +268,20 @@ def test_strict_false_gives_the_plain_gradient_where_there_is_no_relu() -> None:
     torch.testing.assert_close(
         lucidcam.attribute(net, x, "guided_backprop", target=1, strict=False), lucidcam.attribute(net, x, "gradient", target=1)
     )
+
+
+def test_explain_says_what_it_needs() -> None:
+    from lucidcam.preprocess import Preprocess
+
+    net = build(SeveralFC, dtype=torch.float32)
+    with pytest.raises(lucidcam.LucidcamError, match=r"got SeveralFC: use lucidcam\.wrap"):
+        lucidcam.explain(net, "photo.jpg")  # type: ignore[arg-type]
+    with pytest.raises(lucidcam.LucidcamError, match=r"got str: use lucidcam\.load"):
+        lucidcam.explain("demo", "photo.jpg")  # type: ignore[arg-type]
+    model = lucidcam.wrap(net, Preprocess(size=(20, 28), fit="squash"), labels=["a", "b"])
+    with pytest.raises(lucidcam.LucidcamError, match="has 2 labels for 5 classes"):
+        lucidcam.explain(model, np.zeros((20, 28, 3), np.uint8))
+    with pytest.raises(lucidcam.LucidcamError, match=r"of a lucidcam Model that is model\.module"):
+        lucidcam.attribute(model, images(1))  # type: ignore[arg-type]
+    with pytest.raises(lucidcam.LucidcamError, match="belongs to pixels of 0 to 255: give scale=1"):
+        Preprocess(mean=(103.9, 116.8, 123.7), std=(1, 1, 1))

@@ -77,6 +77,10 @@ class Preprocess:
         count = 1 if self.channels == "L" else 3
         object.__setattr__(self, "mean", _numbers("mean", self.mean, count))
         object.__setattr__(self, "std", _numbers("std", self.std, count))
+        if max(map(abs, self.mean)) > 2 and self.scale < 0.01:
+            raise OptionError(
+                f'a mean of {self.mean} belongs to pixels of 0 to 255: give scale=1 (and channels="BGR" for Caffe\'s networks).'
+            )
         if min(self.std) <= 0:
             raise OptionError(f"expected positive numbers as std; got {self.std}.")
 

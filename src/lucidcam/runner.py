@@ -21,7 +21,7 @@ from lucidcam.explanation import Explanation
 from lucidcam.methods._base import Method
 from lucidcam.methods._pixel import PixelMethod
 from lucidcam.methods._wrap import Fusion, augmented, fused, smoothed
-from lucidcam.targets import Classes, Contrast, Probability, Target, as_target, logits
+from lucidcam.targets import Classes, Contrast, Probability, Target, as_target, by_word, logits
 from lucidcam.types import Model, Prepared
 
 GRADIENT_BYTES = 2**28
@@ -138,6 +138,11 @@ def explain(
         InputError: for an image that cannot be read.
         TargetError: for a label that the model does not know, with the nearest ones.
     """
+    if not isinstance(model, Model):
+        how = (
+            "lucidcam.wrap(module, preprocess=…), or tensors and lucidcam.attribute" if isinstance(model, nn.Module) else "lucidcam.load(…)"
+        )
+        raise ModelError(f"expected a lucidcam Model to explain images with; got {type(model).__name__}: use {how}.")
     chosen, settings = resolve_method(method, options)
     given = images if isinstance(images, (list, tuple)) and images and all(isinstance(each, Prepared) for each in images) else None
     prepared = model.prepare(images) if given is None else list(given)
@@ -279,6 +284,8 @@ def _explanations(run: Run, method: Method, settings: Settings, model: Model, pr
     maps = (found.abs().amax(2) if method.reduce == "none" else method.reduced(found)) if isinstance(method, PixelMethod) else found
     bound, scores = run.bound, run.clean_scores()
     probabilities = logits(run.outputs()).softmax(1) if bound.ids is not None else None
+    if probabilities is not None and model.labels is not None and len(model.labels) != probabilities.shape[1]:
+        raise ModelError(f"{model.name} has {len(model.labels)} labels for {probabilities.shape[1]} classes; give one label per class.")
     at_layer = method.layered == "always" or (method.layered == "optional" and run.named_layers)
     layer = "+".join(each.name for each in run.layers) if at_layer else "input"
     for i, one in enumerate(prepared):
@@ -358,10 +365,8 @@ def named(target: Any, model: Model) -> Any:
         TargetError: for a label that the model does not know, with the nearest ones.
     """
     if isinstance(target, str):
-        try:
-            return as_target(target)
-        except TargetError:
-            return model.find_label(target)
+        found = by_word(target)
+        return model.find_label(target) if found is None else found
     if isinstance(target, Contrast):
         return Contrast(named(target.target, model), named(target.against, model))
     if isinstance(target, Probability):

@@ -55,7 +55,8 @@ class Bound:
         words = label(int(self.ids[image, target]))
         if self.against is None:
             return words
-        return f"{words} rather than {label(int(self.against[image, min(target, self.against.shape[1] - 1)]))}"
+        other = label(int(self.against[image, min(target, self.against.shape[1] - 1)]))
+        return f"{words.split(',')[0]} rather than {other.split(',')[0]}"  # without the synonyms
 
     def probability(self) -> Bound:
         """The same target read from softmax probabilities, where it is a class logit; else itself."""
@@ -106,6 +107,10 @@ class TopK(Target):
     """The k classes of highest score of each image, best first."""
 
     k: int = 5
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise TargetError(f"top-k needs k ≥ 1; got {self.k}.")
 
     def bind(self, outputs: Any, batch: int) -> Bound:
         """See `Target.bind`."""
@@ -200,11 +205,9 @@ def as_target(value: Any) -> Target:
     if isinstance(value, Target):
         return value
     if isinstance(value, str):
-        text = value.strip().casefold()
-        if text == "all":
-            return All()
-        if text.startswith("top") and text[3:].lstrip("-").isdigit():
-            return TopK(int(text[3:].lstrip("-")))
+        found = by_word(value)
+        if found is not None:
+            return found
         raise TargetError(
             f'the text target {value!r} needs a model with labels: use lucidcam.explain, or give a class id, "all" or "top5".'
         )
@@ -213,6 +216,15 @@ def as_target(value: Any) -> Target:
     if callable(value):
         return Function(value)
     return Classes(value)
+
+
+def by_word(text: str) -> Target | None:
+    """The target that a word means, "all" or "top5"; None for any other text, which may be a label."""
+    word = text.strip().casefold()
+    if word == "all":
+        return All()
+    number = word.removeprefix("top").lstrip("-")
+    return TopK(int(number)) if word.startswith("top") and number.isdigit() else None
 
 
 def logits(outputs: Any, batch: int | None = None) -> Tensor:

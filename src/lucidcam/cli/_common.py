@@ -145,4 +145,6 @@ def described(kind: type) -> tuple[list[str], dict[str, str]]:
 
 def default_of(field: Field[Any]) -> str:
     """A field's default in words."""
+    if isinstance(field.default, bool):
+        return "on" if field.default else "off"
     return "" if field.default is MISSING else str(field.default)

@@ -87,7 +87,7 @@ def explain(
     Exit code 0: all right; 1: some inputs failed (the rest is written); 2: usage.
     """
     import lucidcam
-    from lucidcam.cli._common import err, model_options
+    from lucidcam.cli._common import model_options
     from lucidcam.images import find
 
     methods, words = _methods(method or ["gradcam"], paths)
@@ -100,6 +100,9 @@ def explain(
         sources += found
         failures += [{"image": word, "error": problem} for problem in problems]
     wanted: list[Any] = [*sources, *([sys.stdin.buffer.read()] if "-" in words else [])]
+    if not wanted:  # nothing to explain: no model is needed to say so
+        look.write_index([], failures)
+        _report(failures)
     loaded = _load(model, device, dtype, fit, optimize, model_options(architecture, untrained))
     asked = _target(loaded, target, against, probability)
     for name in layer or []:
@@ -126,6 +129,13 @@ def explain(
         typer.echo(json.dumps(entries, indent=2))
     else:
         _show(entries, look)
+    _report(failures)
+
+
+def _report(failures: list[dict[str, str]]) -> None:
+    """List what failed, and end with exit code 1 if anything did."""
+    from lucidcam.cli._common import err
+
     for failure in failures:
         err.print(f"failed: {failure['error']}", style="red", markup=False)
     if failures:
@@ -168,10 +178,14 @@ def _target(model: Model, targets: list[str] | None, against: str | None, probab
     from lucidcam.runner import named
     from lucidcam.targets import Contrast, Probability, Target
 
-    found = [named(text, model) for text in targets or []]
+    texts = list(dict.fromkeys(targets or []))
+    found = list(dict.fromkeys(named(text, model) for text in texts))
     if len(found) > 1:
-        if any(isinstance(each, Target) for each in found) or against or probability:
-            raise OptionError("several --target must be plain labels or ids, without --against or --probability.")
+        for text, each in zip(texts, found, strict=False):
+            if isinstance(each, Target):
+                raise OptionError(f"{text!r} cannot be combined with other targets.")
+        if against or probability:
+            raise OptionError(f"{'--against' if against else '--probability'} needs one --target.")
         return [found]
     asked = found[0] if found else None
     if against:
@@ -237,8 +251,7 @@ class _Look:
 
     def _stem(self, explanation: Explanation) -> str:
         image = "stdin" if explanation.name == "standard input" else Path(explanation.name).stem
-        words = explanation.label.split(",")[0] if " rather than " not in explanation.label else explanation.label
-        parts = [image, explanation.method.replace("+", "p"), words]
+        parts = [image, explanation.method.replace("+", "p"), explanation.label.split(",")[0]]
         stem = "-".join(re.sub(r"[^\w.]+", "_", part).strip("_")[:60] for part in parts)
         number, unique = 2, stem
         while unique in self.used:

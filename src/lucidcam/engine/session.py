@@ -44,7 +44,8 @@ def plain(module: nn.Module) -> nn.Module:
         ModelError: for modules whose forward runs elsewhere (DataParallel) or that are not torch modules.
     """
     if not isinstance(module, nn.Module):
-        raise ModelError(f"expected a torch.nn.Module; got {type(module).__name__}. Use lucidcam.load for names and files.")
+        inside = "; of a lucidcam Model that is model.module" if hasattr(module, "module") else ""
+        raise ModelError(f"expected a torch.nn.Module; got {type(module).__name__}{inside}. Names and files go to lucidcam.load.")
     original = getattr(module, "_orig_mod", None)
     if isinstance(original, nn.Module):
         return original
