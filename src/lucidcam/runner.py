@@ -74,8 +74,7 @@ def attribute(
     """Return raw maps of pre-processed inputs.
 
     The module comes back exactly as it was: training flags, `requires_grad`, `.grad`, hooks and parameters, also after an exception
-    and when
-    several threads share it.
+    and when several threads share it.
 
     Args:
         module: any torch module that returns class scores, or anything else together with a callable target.
@@ -83,8 +82,7 @@ def attribute(
         method: a name of `lucidcam.methods()`, or a method object.
         target: None: each image's predicted class; an int: one class for all; `[B]`: one class per image; `[B, T]`: T per image, in one
             pass; "all": every class; "top5"; a target object (`lucidcam.Contrast`, `Probability`, …); or a callable from the module's
-            outputs to
-            one score per image.
+            outputs to one score per image.
         layer: None: the last spatial layer; a dotted name ("layer4", "relu#0" for its first call); a module; or a list, which are fused.
         options: the method's own fields, and those of `Settings` (`batch_size`, `seed`, `smooth`, `augment`, `fusion`, …).
 
@@ -255,7 +253,7 @@ def _check_types(kind: type, options: dict[str, Any]) -> None:
         fits = {int: (int, np.integer), float: (int, float, np.number), bool: (bool, np.bool_)}
         allowed = tuple(t for each in wanted for t in (fits.get(each, (each,))))
         whole = bool not in wanted and isinstance(value, bool) and bool(wanted)
-        if allowed and (whole or not isinstance(value, allowed)) and not (name == "baseline" and isinstance(value, (int, float))):
+        if allowed and (whole or not isinstance(value, allowed)):
             names = " or ".join("None" if each is type(None) else each.__name__ for each in wanted)
             raise OptionError(f"{name} expects {names}; got {value!r}.")
 

@@ -34,7 +34,7 @@ class Occlusion(Method):
 
     window: int = 0
     stride: int = 0
-    baseline: str = "zeros"
+    baseline: str | float = "zeros"
 
     def __post_init__(self) -> None:
         if self.window < 0 or self.stride < 0:

@@ -38,7 +38,7 @@ class RISE(Method):
     cells: int = 7
     keep: float = 0.5
     weigh_by: Literal["probability", "score"] = "probability"
-    baseline: str = "zeros"
+    baseline: str | float = "zeros"
 
     def __post_init__(self) -> None:
         if self.weigh_by not in ("probability", "score"):

@@ -40,7 +40,7 @@ class ScoreCAM(Method):
     cost = "1 forward per live channel"
 
     weights: Weights = "increase"
-    baseline: str = "zeros"
+    baseline: str | float = "zeros"
 
     def __post_init__(self) -> None:
         _check_weights(self.weights)
@@ -72,7 +72,7 @@ class SSCAM(Method):
     noise: float = 0.2
     on: Literal["activation", "input"] = "activation"
     weights: Weights = "increase"
-    baseline: str = "zeros"
+    baseline: str | float = "zeros"
 
     def __post_init__(self) -> None:
         _check_weights(self.weights)
@@ -128,7 +128,7 @@ class ISCAM(Method):
 
     steps: int = 10
     weights: Weights = "increase"
-    baseline: str = "zeros"
+    baseline: str | float = "zeros"
 
     def __post_init__(self) -> None:
         _check_weights(self.weights)
@@ -162,7 +162,7 @@ class _Channels:
     empty: Tensor
 
     @classmethod
-    def of(cls, run: Run, name: str) -> _Channels:
+    def of(cls, run: Run, name: str | float) -> _Channels:
         activations = run.capture().activations
         flat = activations[:, 0].flatten(2)
         rows, index = (flat.amax(-1) > flat.amin(-1)).nonzero(as_tuple=True)
