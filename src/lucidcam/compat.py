@@ -96,6 +96,21 @@ def import_transformers(purpose: str = "this model") -> ModuleType:
         return _import("transformers", "hf", purpose)
 
 
+def import_optional(name: str, extra: str, purpose: str) -> ModuleType:
+    """Import a library, or one of its modules, that an extra brings.
+
+    Args:
+        name: what to import, "pycocotools.mask" for instance.
+        extra: which extra of lucidcam brings it.
+        purpose: what needs it, for the error message.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    with _lock:
+        return _import(name, extra, purpose)
+
+
 @contextmanager
 def impatient_downloads() -> Iterator[None]:
     """Within the block downloads give up soon: unreachable hosts raise within seconds, not after minutes of retries.
@@ -136,9 +151,10 @@ def _import(name: str, extra: str, purpose: str) -> ModuleType:
             warnings.filterwarnings("ignore", message="Failed to load image Python extension")
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name:
+        library = name.partition(".")[0]
+        if error.name != library:
             raise
-        raise MissingExtraError(name, extra, purpose) from None
+        raise MissingExtraError(library, extra, purpose) from None
 
 
 def _declare_operators() -> None:

@@ -34,6 +34,10 @@ class ModelError(LucidcamError, RuntimeError):
     """A model that cannot be loaded, cannot run on these inputs, or gives unusable numbers."""
 
 
+class DataError(LucidcamError, ValueError):
+    """A data set that cannot be read, has nothing usable, or lacks what was asked for (classes, boxes, masks)."""
+
+
 class RuleError(LucidcamError, RuntimeError):
     """A network that a backpropagation rule (guided, deconvnet, excitation) is not defined for."""
 

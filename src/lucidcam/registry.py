@@ -1,4 +1,4 @@
-"""Things found by name: methods, model sources, writers.
+"""Things found by name: methods, metrics, data formats, model sources, writers.
 
 A registry imports every module of its package the first time it is asked, so that adding one file is all it takes to add a thing.
 """
@@ -68,5 +68,8 @@ def _origin(thing: Any) -> tuple[str, str]:
 
 
 methods: Registry[type[Any]] = Registry("method", "lucidcam.methods")
+metrics: Registry[type[Any]] = Registry("metric", "lucidcam.metrics")
+formats: Registry[type[Any]] = Registry("data format", "lucidcam.data")
 sources: Registry[Callable[..., Any]] = Registry("model source", "lucidcam.models")
 writers: Registry[Callable[..., Any]] = Registry("output format", "lucidcam.outputs")
+exporters: Registry[type[Any]] = Registry("label format", "lucidcam.outputs")

@@ -228,6 +228,10 @@ class Run:
         """The same question about softmax probabilities, where the target is a class logit."""
         return replace(self, _pass=replace(self._pass, bound=self.bound.probability()))
 
+    def about(self, target: Target) -> Run:
+        """Another question about the same images; forward passes are shared."""
+        return replace(self, _pass=replace(self._pass, asked=target, bound=None), targets=slice(None))
+
     def masked(self, count: int, make: Callable[[slice], tuple[Tensor, Tensor]]) -> Tensor:
         """Scores `[count, T]` of images made on the fly, in batches that fit the memory.
 

@@ -1,0 +1,114 @@
+"""What every data format is, and how one is found for what a user hands over."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from lucidcam import registry
+from lucidcam.errors import DataError, unknown
+from lucidcam.samples import Problem, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format(ABC):
+    """A way to write down a data set. Subclasses are final; their fields are the format's options.
+
+    Class attributes:
+        name: the registered name.
+        about: what it is, in one line, for the documentation and for error messages.
+        precedence: formats are tried in this order, lowest first; those that are easily taken for others come last.
+    """
+
+    name: ClassVar[str] = ""
+    about: ClassVar[str] = ""
+    precedence: ClassVar[int] = 50
+
+    @abstractmethod
+    def recognises(self, source: Any) -> bool:
+        """Whether `source` looks like this format. Quick: names of files and the first lines. Never raises."""
+
+    @abstractmethod
+    def open(self, source: Any) -> Dataset:
+        """Return the data set.
+
+        Raises:
+            DataError: when what is there is not this format; one line that says what was expected, what came and what to do.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Samples, one after the other, as often as asked.
+
+    Attributes:
+        name: what it is called in reports.
+        format: the format's registered name.
+        stream: starts from the beginning; yields samples, and problems in the place of samples that cannot be used.
+        count: how many samples there are, where that is known without reading them all.
+        classes: the classes' names, where the format lists them.
+    """
+
+    name: str
+    format: str
+    stream: Callable[[], Iterator[Sample | Problem]] = field(repr=False)
+    count: int | None = None
+    classes: tuple[str, ...] | None = field(default=None, repr=False)
+
+    def __iter__(self) -> Iterator[Sample | Problem]:
+        return self.stream()
+
+
+F = TypeVar("F", bound=type[Format])
+
+
+def register(name: str) -> Callable[[F], F]:
+    """Register a data format under `name`."""
+
+    def decorate(kind: F) -> F:
+        kind.name = name
+        registry.formats.register(name)(kind)
+        return kind
+
+    return decorate
+
+
+def open_data(source: Any, format: str | None = None, **options: Any) -> Dataset:
+    """Open a data set.
+
+    Args:
+        source: a folder, an annotation file, a list of samples, a list of images (paths, PIL images, arrays), a Hugging Face data set,
+            or a `Dataset`, which is returned as it is.
+        format: a name of `lucidcam.registry.formats`; None: the first that recognises the source.
+        options: the format's own, `split="val"` for instance.
+
+    Raises:
+        OptionError: for a format or option that does not exist.
+        DataError: when no format recognises the source, or it is not what its format promises.
+    """
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        source = Path(source).expanduser()
+        if not source.exists():
+            raise DataError(f"the data set {str(source)!r} does not exist; give a folder of images, or an annotation file.")
+    kind = registry.formats[format] if format is not None else _recognised(source, options)
+    known = [each.name for each in fields(kind)]
+    for name in options:
+        if name not in known:
+            raise DataError(f"{kind.name}: {unknown('option', name, known)}")
+    opened: Dataset = kind(**options).open(source)
+    return opened
+
+
+def _recognised(source: Any, options: Iterable[str]) -> type[Format]:
+    kinds: list[type[Format]] = sorted(registry.formats.values(), key=lambda kind: (kind.precedence, kind.name))
+    for kind in kinds:
+        if kind().recognises(source):
+            return kind
+    what = f"{str(source)!r}" if isinstance(source, Path) else f"a {type(source).__name__}"
+    raise DataError(f"{what} is no data set that is known; expected one of: {'; '.join(f'{k.name} ({k.about})' for k in kinds)}.")

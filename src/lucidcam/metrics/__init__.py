@@ -1,0 +1,8 @@
+"""What maps are judged by, one file per metric or close family, each to its paper's definition."""
+
+from __future__ import annotations
+
+from lucidcam.metrics._base import Batch, FaithfulnessMetric, Figure, LocalizationMetric, Located, Metric, Record, register
+from lucidcam.metrics._state import State
+
+__all__ = ["Batch", "FaithfulnessMetric", "Figure", "LocalizationMetric", "Located", "Metric", "Record", "State", "register"]

@@ -1,0 +1,383 @@
+"""What every metric is: numbers per image that add up, and the figures that are made from their sums.
+
+A metric turns an image and its map into *records*: vectors that are summed over the data set. Its figures are functions of the sums, so
+states of several workers merge by addition, thresholds are chosen over the whole data set and never per image, and a bootstrap needs
+no second pass. A record belongs to a *group* (a class, a rival): metrics that average over classes give figures over groups.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lucidcam import maps, registry
+from lucidcam.engine.run import Run, open_run
+from lucidcam.errors import InputError
+from lucidcam.samples import Mask, Object
+from lucidcam.types import Frame
+
+Array = npt.NDArray[np.float64]
+Explain = Callable[[Run], Tensor]
+"""From a run with one target per image to raw maps `[B, h, w]`: the method that is judged, also on changed images or networks."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one image adds.
+
+    Attributes:
+        values: `[K]`, summed over images.
+        group: the class, or the rival, the values are about; "" where the metric has no groups.
+    """
+
+    values: Array
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number a metric gives.
+
+    Attributes:
+        name: in tables and files, for instance "localization_error_top1".
+        unit: "%" or "".
+        higher_is_better: None where neither is.
+    """
+
+    name: str
+    unit: str = ""
+    higher_is_better: bool | None = True
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a figure was read from, for a plot.
+
+    Attributes:
+        name: of the plot.
+        x: `[n]`.
+        y: `[n]`.
+        x_label: what x is.
+        y_label: what y is.
+    """
+
+    name: str
+    x: Array
+    y: Array
+    x_label: str
+    y_label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(ABC):
+    """A way to judge maps. Subclasses are final; their fields are the metric's options.
+
+    Class attributes:
+        name: the registered name.
+        figures: what it gives, the main one first.
+        paper: where it was defined.
+        needs: what the data must have: "" (images alone), "labels" (classes per image), "boxes" or "masks".
+    """
+
+    name: ClassVar[str] = ""
+    figures: ClassVar[tuple[Figure, ...]]
+    paper: ClassVar[str]
+    needs: ClassVar[Literal["", "labels", "boxes", "masks"]] = ""
+
+    def compute(self, count: Array, sums: Array) -> Mapping[str, Array]:
+        """From sums to figures, for many weightings of the images at once (the data set as it is, and bootstrap samples).
+
+        Args:
+            count: `[G, R]`: how many images (with fractions or repeats) each group has under each weighting.
+            sums: `[G, R, K]`: sums of the records' values.
+
+        Returns:
+            Each figure by name `[R]`; NaN where nothing counted. By default the means of the values over all images, groups together.
+        """
+        total, n = sums.sum(0), count.sum(0)
+        means = divide(total, n[:, None])
+        return {figure.name: means[:, i] for i, figure in enumerate(self.figures)}
+
+    def curves(self, count: Array, sums: Array) -> Sequence[Curve]:
+        """Curves behind the figures, from `count` `[G]` and `sums` `[G, K]`; none by default."""
+        return ()
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images, one target each, and a method's maps of them: what a faithfulness metric judges.
+
+    Attributes:
+        run: the network in a session, the images in its input space, and the target: one class logit per image.
+        maps: the method's raw maps `[B, h, w]`, float32 or float64, on the images' device.
+        explain: the method itself, for metrics that ask it about changed images or networks.
+        black: what a black pixel is in the network's input space, `[C]`, one number per channel.
+        names: of the images, for random draws that do not depend on the batch.
+    """
+
+    run: Run
+    maps: Tensor
+    explain: Explain
+    black: Tensor
+    names: tuple[str, ...]
+
+    @cached_property
+    def resized(self) -> Tensor:
+        """The maps in the images' size `[B, H, W]`, bilinear."""
+        height, width = self.run.inputs.size
+        return maps.resize(self.maps, (height, width))
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """The resized maps, each min-maxed to [0, 1] `[B, H, W]`; a flat map becomes 0."""
+        return unit(self.resized)
+
+    @cached_property
+    def probability(self) -> Run:
+        """The same question, about the class's softmax probability."""
+        return self.run.as_probability()
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """The class's probability for the images as they are, `[B]`."""
+        return self.probability.clean_scores()[:, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaithfulnessMetric(Metric):
+    """A metric that asks the network about masked images, or the method about changed ones."""
+
+    @abstractmethod
+    def measure(self, batch: Batch) -> Tensor:
+        """Return one record per image, `[B, K]`: independent of the other images of the batch."""
+
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        inputs: Any,
+        maps: Tensor | None = None,
+        *,
+        target: Any = None,
+        explain: Callable[[torch.nn.Module, Tensor, Tensor], Tensor] | None = None,
+        black: float | Sequence[float] | Tensor = 0.0,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> dict[str, Tensor]:
+        """Judge maps of pre-processed images.
+
+        Args:
+            module: the network; it comes back as it was.
+            inputs: what it takes, `[B, C, H, W]`.
+            maps: `[B, h, w]`, of any size; None: made by `explain`.
+            target: the class each map is of: None (predicted), an int, or `[B]`.
+            explain: for metrics that ask the method again: `(module, images [B, C, H, W], classes [B]) → maps [B, h, w]`, for instance
+                `lambda module, images, classes: lucidcam.attribute(module, images, "gradcam", target=classes)`.
+            black: a black pixel in the network's input space, one number or one per channel: `(0 − mean) / std` for normalised inputs.
+            batch_size: masked images at a time.
+            seed: of random draws.
+
+        Returns:
+            Each figure by name, one value per image `[B]`, float64.
+        """
+        with open_run(module, inputs, target, batch_size=batch_size, seed=seed, title=self.name) as run:
+            classes = run.bound.ids
+            if classes is None or classes.shape[1] != 1:
+                raise InputError(f"{self.name} judges one class per image: give target as None, an int or [B] class ids.")
+            explainer = _explainer(self.name, explain)
+            found = explainer(run) if maps is None else maps.to(run.image.device)
+            if found.ndim != 3 or len(found) != len(run.image):
+                raise InputError(f"expected maps [{len(run.image)}, h, w], one per image; got {list(found.shape)}.")
+            if not bool(torch.isfinite(found).all()):
+                raise InputError(f"{self.name}: the maps hold NaN or infinite values.")
+            level = torch.as_tensor(black, dtype=run.image.dtype, device=run.image.device).flatten().expand(run.image.shape[1])
+            wide = found if found.dtype == torch.float64 else found.float()
+            names = tuple(str(i) for i in range(len(found)))
+            values = self.measure(Batch(run, wide, explainer, level, names)).double().cpu()
+        single = self.compute(np.ones((1, len(values))), values.numpy()[None])
+        return {name: torch.from_numpy(np.asarray(figure)) for name, figure in single.items()}
+
+
+def _explainer(name: str, explain: Callable[[torch.nn.Module, Tensor, Tensor], Tensor] | None) -> Explain:
+    def asked(run: Run) -> Tensor:
+        if explain is None:
+            raise InputError(f"{name} asks the method again: give explain=lambda module, images, classes: maps [B, h, w].")
+        assert run.bound.ids is not None
+        return explain(run.module, run.image, run.bound.ids[:, 0])
+
+    return asked
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """A map of one class of one image, and where that class really is: what a localisation metric judges.
+
+    Attributes:
+        raw: `[h, w]`, float32, on the CPU; its zero is "no evidence".
+        frame: where in the original image the map lies, and the image's size.
+        label: the class, in the data set's words.
+        objects: the marked things of this class.
+        ignore: makes the pixels that count neither way.
+        rank: the place of the class among the network's scores, 0 for the predicted one; None: not known.
+        alone: whether it is the only class in the image.
+    """
+
+    raw: Tensor
+    frame: Frame
+    label: str
+    objects: tuple[Object, ...]
+    ignore: Callable[[], Mask] | None = None
+    rank: int | None = None
+    alone: bool = True
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the original image."""
+        return self.frame.height, self.frame.width
+
+    @cached_property
+    def map(self) -> maps.Array:
+        """The raw map in the original image's size `[H, W]`, float32; 0 where the network did not look."""
+        return maps.finish(self.raw, self.size, self.frame.box)
+
+    @cached_property
+    def heatmap(self) -> maps.Array:
+        """Positive evidence as a share of its maximum `[H, W]`, in [0, 1]."""
+        return maps.normalise(self.map)
+
+    @cached_property
+    def boxes(self) -> Array:
+        """The objects' boxes `[n, 4]`, xyxy in original pixels, right and bottom exclusive; from the masks where no box is given."""
+        found = [each.box if each.box is not None else _box_of(each) for each in self.objects]
+        return np.array([box for box in found if box is not None], np.float64).reshape(-1, 4)
+
+    @cached_property
+    def region(self) -> Mask:
+        """The pixels of all objects `[H, W]`: of their masks, of the boxes where there is no mask."""
+        height, width = self.size
+        whole = np.zeros((height, width), bool)
+        for each in self.objects:
+            if each.mask is not None:
+                whole |= each.mask()
+            elif each.box is not None:
+                left, top, right, bottom = each.box
+                whole[round(top) : max(round(bottom), round(top) + 1), round(left) : max(round(right), round(left) + 1)] = True
+        return whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizationMetric(Metric):
+    """A metric that compares maps with boxes or masks."""
+
+    @abstractmethod
+    def measure(self, image: Sequence[Located]) -> Sequence[Record]:
+        """Return what one image adds.
+
+        Args:
+            image: the maps of all classes that are marked in it, in the data set's order; at least one.
+        """
+
+    def __call__(
+        self,
+        maps: Tensor | Sequence[Tensor],
+        boxes: Sequence[Any] | None = None,
+        *,
+        masks: Sequence[Any] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        labels: Sequence[str] | None = None,
+        ranks: Sequence[int] | None = None,
+        images: Sequence[str] | None = None,
+    ) -> dict[str, float]:
+        """Judge maps of one class each against boxes or masks.
+
+        Args:
+            maps: `[B, h, w]`, or a list of `[h, w]`.
+            boxes: for each map its boxes `[n, 4]`, xyxy in pixels of the original image, right and bottom exclusive.
+            masks: for each map the class's pixels `[H, W]`, true or not.
+            sizes: (H, W) of each original image; None: the masks', or the maps' own.
+            labels: the class of each map; None: one class for all.
+            ranks: the place of each map's class among the network's scores, 0 for the predicted one.
+            images: the image each map is of; maps of one image belong together. None: an image each.
+
+        Returns:
+            Each figure by name, over all maps.
+        """
+        from lucidcam.metrics._state import State
+
+        state = State(self, resamples=0)
+        for name, views in _views(maps, boxes, masks, sizes, labels, ranks, images).items():
+            state.update(name, self.measure(views))
+        return state.figures()
+
+
+def _views(
+    given: Tensor | Sequence[Tensor],
+    boxes: Sequence[Any] | None,
+    masks: Sequence[Any] | None,
+    sizes: Sequence[tuple[int, int]] | None,
+    labels: Sequence[str] | None,
+    ranks: Sequence[int] | None,
+    images: Sequence[str] | None,
+) -> dict[str, list[Located]]:
+    for what, each in (("boxes", boxes), ("masks", masks), ("sizes", sizes), ("labels", labels), ("ranks", ranks), ("images", images)):
+        if each is not None and len(each) != len(given):
+            raise InputError(f"expected {what} for each of the {len(given)} maps; got {len(each)}.")
+    if boxes is None and masks is None:
+        raise InputError("expected boxes=… or masks=…, one entry per map.")
+    groups: dict[str, list[Located]] = {}
+    for i, raw in enumerate(given):
+        if raw.ndim != 2 or not bool(torch.isfinite(raw).all()):
+            raise InputError(f"expected finite maps [h, w]; map {i} is {list(raw.shape)}{', with NaN' if raw.ndim == 2 else ''}.")
+        label = "" if labels is None else str(labels[i])
+        mask = None if masks is None else np.asarray(masks[i], bool)
+        height, width = sizes[i] if sizes is not None else raw.shape if mask is None else mask.shape
+        objects = [Object(label, tuple(float(x) for x in box)) for box in boxes[i]] if boxes is not None else []  # type: ignore[arg-type]
+        objects += [] if mask is None else [Object(label, mask=_constant(mask))]
+        view = Located(raw.detach().cpu(), Frame.whole(width, height), label, tuple(objects), rank=None if ranks is None else int(ranks[i]))
+        groups.setdefault(str(i) if images is None else str(images[i]), []).append(view)
+    return {name: [replace(view, alone=len({v.label for v in views}) == 1) for view in views] for name, views in groups.items()}
+
+
+def _constant(mask: Mask) -> Callable[[], Mask]:
+    return lambda: mask
+
+
+def _box_of(thing: Object) -> tuple[float, float, float, float] | None:
+    if thing.mask is None:
+        return None
+    rows, columns = (np.flatnonzero(thing.mask().any(axis)) for axis in (1, 0))
+    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)) if len(rows) else None
+
+
+def unit(values: Tensor) -> Tensor:
+    """Min-max each map `[B, h, w]` to [0, 1]; a flat map becomes 0."""
+    flat = values.flatten(1)
+    low, high = flat.amin(1)[:, None, None], flat.amax(1)[:, None, None]
+    return torch.where(high > low, (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny), torch.zeros_like(values))
+
+
+def divide(numerator: Array, denominator: Array) -> Array:
+    """Divide; NaN where the denominator is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(denominator > 0, numerator / denominator, np.nan))
+
+
+M = TypeVar("M", bound=type[Metric])
+
+
+def register(name: str) -> Callable[[M], M]:
+    """Register a metric under `name`."""
+
+    def decorate(metric: M) -> M:
+        metric.name = name
+        registry.metrics.register(name)(metric)
+        return metric
+
+    return decorate
