@@ -159,6 +159,7 @@ def test_demo_knows_cats_and_coffee(demo):
     assert (demo.name, demo.module.training, len(demo.labels)) == ("demo", False, 1000)
     assert demo.find_label("tabby") == 281
     assert demo.find_label("espresso") == 967
+    assert (demo.find_label("n02123045"), demo.synsets[104], len(demo.synsets)) == (281, "n01877812", 1000)
 
 
 def test_demo_preprocessing_is_the_stated_one(demo):
@@ -226,7 +227,8 @@ def test_timm_without_weights():
     assert model.preprocess == Preprocess(size=(224, 224), resize=model.preprocess.resize, interpolation=model.preprocess.interpolation)
     assert all(p.requires_grad for p in model.module.parameters())
     changed = load("timm:resnet18", pretrained=False, num_classes=3)
-    assert changed.labels is None
+    assert (changed.labels, changed.synsets) == (None, None)
+    assert (model.synsets[281], load("timm:resnet18", pretrained=False, fit="squash").synsets) == ("n02123045", model.synsets)
     assert scores(changed, data.chelsea()).shape == (3,)
     assert "nonsense" in refused(OptionError, "timm:resnet18", pretrained=False, nonsense=1)
 
@@ -248,7 +250,9 @@ def test_torchvision_without_weights():
     image = Image.fromarray(data.coffee())
     assert torch.equal(model.preprocess(image), preset(image))
     assert (model.name, len(model.labels), model.labels[281]) == ("torchvision:squeezenet1_1", 1000, "tabby")
-    assert load("torchvision:squeezenet1_1", pretrained=False, num_classes=3).labels is None
+    assert model.synsets == load("demo", pretrained=False).synsets
+    changed = load("torchvision:squeezenet1_1", pretrained=False, num_classes=3)
+    assert (changed.labels, changed.synsets) == (None, None)
     assert load("torchvision:googlenet", pretrained=False).module.training is False
     assert "nonsense" in refused(OptionError, "torchvision:resnet18", pretrained=False, nonsense=1)
     assert "'IMAGENET1K_V1'" in refused(OptionError, "torchvision:resnet18", weights="IMAGENET1K_V3")

@@ -77,6 +77,15 @@ def test_find_label_refuses(model, text, parts):
     assert all(part in message for part in parts), message
 
 
+def test_find_label_by_synset():
+    model = Model(nn.Identity(), labels=("tabby", "n02123045"), name="toy", synsets=("n02123045", "n02123159"))
+    assert (model.find_label("n02123045"), model.find_label("N02123159")) == (0, 1)
+    with pytest.raises(TargetError, match=r"no class is the synset 'n00000001'; toy knows 2, for instance n02123045"):
+        model.find_label("n00000001")
+    assert Model(nn.Identity(), labels=("tabby", "n02123045")).find_label("n02123045") == 1
+    assert Model(nn.Identity(), synsets=("n02123045",)).find_label("n02123045") == 0
+
+
 def test_label_and_models_without_labels(model):
     assert (model.label(1), model.label(10), model.label(-1)) == ("tiger cat", "class 10", "class -1")
     bare = Model(nn.Identity())

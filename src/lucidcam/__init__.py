@@ -12,11 +12,15 @@ pass, and the user's model comes back as it was.
 from lucidcam.engine.layers import describe as layers
 from lucidcam.engine.run import Run
 from lucidcam.errors import LucidcamError
+from lucidcam.evaluation import Report, evaluate
 from lucidcam.explanation import Explanation
+from lucidcam.localization import localize
 from lucidcam.methods._base import Method, register
 from lucidcam.models import load, wrap
 from lucidcam.registry import methods as _methods
+from lucidcam.registry import metrics as _metrics
 from lucidcam.runner import attribute, explain, optimize
+from lucidcam.samples import Object, Sample
 from lucidcam.targets import All, Classes, Contrast, Probability, Target, TopK
 from lucidcam.types import Model
 
@@ -30,15 +34,21 @@ __all__ = [
     "LucidcamError",
     "Method",
     "Model",
+    "Object",
     "Probability",
+    "Report",
     "Run",
+    "Sample",
     "Target",
     "TopK",
     "attribute",
+    "evaluate",
     "explain",
     "layers",
     "load",
+    "localize",
     "methods",
+    "metrics",
     "optimize",
     "register",
     "wrap",
@@ -52,3 +62,12 @@ def methods() -> dict[str, type]:
     True
     """
     return dict(_methods)
+
+
+def metrics() -> dict[str, type]:
+    """Return every metric by name, with its class: its docstring holds the definition, its fields are its options.
+
+    >>> "deletion" in metrics()
+    True
+    """
+    return dict(_metrics)

@@ -44,6 +44,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED = frozenset({5, 6, 7, 8})  # width and height change places
 
 
 def read(source: Any) -> tuple[Image.Image, str]:
@@ -67,7 +68,7 @@ def read(source: Any) -> tuple[Image.Image, str]:
         return _read_bytes(bytes(source), "bytes"), "bytes"
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", "") or "image")
-        with _quiet():
+        with quiet():
             return _decode(source, name), name
     if isinstance(source, Tensor):
         return _from_array(_tensor_to_array(source), "tensor"), "tensor"
@@ -76,6 +77,22 @@ def read(source: Any) -> tuple[Image.Image, str]:
     if hasattr(source, "read"):
         return _read_file(source)
     raise InputError(f"expected a path, bytes, binary file, PIL image, NumPy array or tensor as image; got {type(source).__name__}.")
+
+
+def size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return an image file's (width, height) as its header promises, EXIF orientation applied. Nothing is decoded.
+
+    Raises:
+        InputError: the file is no image, or its header is damaged.
+    """
+    with quiet():
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+                turned = _orientation(image) in _TURNED
+        except Exception as error:  # damaged headers make Pillow raise anything
+            raise _damaged(str(path), error) from error
+    return (height, width) if turned else (width, height)
 
 
 def find(patterns: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[str]]:
@@ -174,7 +191,7 @@ def _read_bytes(data: bytes, name: str) -> Image.Image:
 def _open(file: Any, name: str, *, empty: bool) -> Image.Image:
     if empty:
         raise InputError(f"expected an image; {name!r} is empty (0 bytes): copy or download it again.")
-    with _quiet():
+    with quiet():
         try:
             with Image.open(file) as image:
                 return _decode(image, name)
@@ -354,7 +371,8 @@ _silence = _Silence()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings, in all threads."""
     _silence.enter()
     try:
         yield

@@ -5,6 +5,9 @@ Arrays here are NumPy `[H, W]`, float32, the map of one image and target.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 import torch.nn.functional as F
@@ -15,28 +18,34 @@ from lucidcam.errors import OptionError
 Array = npt.NDArray[np.float32]
 Box = tuple[int, int, int, int]
 """xyxy in pixels: left and top inclusive, right and bottom exclusive."""
+Mode = Literal["bilinear", "bicubic"]
+"""How maps are resized; bicubic is OpenCV's too (`a = −0.75`), up to rounding."""
 
 
-def resize(raw: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps `[..., h, w]` bilinearly to `size` (H, W); pixel centres aligned (`align_corners=False`)."""
+def resize(raw: Tensor, size: tuple[int, int], mode: Mode = "bilinear") -> Tensor:
+    """Resize maps `[..., h, w]` to `size` (H, W); pixel centres aligned (`align_corners=False`)."""
     if tuple(raw.shape[-2:]) == size:
         return raw
     lead = raw.shape[:-2]
-    return F.interpolate(raw.reshape(-1, 1, *raw.shape[-2:]), size=size, mode="bilinear", align_corners=False).reshape(*lead, *size)
+    found = F.interpolate(raw.reshape(-1, 1, *raw.shape[-2:]), size=size, mode=mode, align_corners=False).reshape(*lead, *size)
+    # The weights sum to 1 up to rounding only: a flat map would become noise, which min-max blows up.
+    low, high = raw.amin((-2, -1), keepdim=True), raw.amax((-2, -1), keepdim=True)
+    return found.where(low < high, low)
 
 
-def finish(raw: Tensor, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> Array:
+def finish(raw: Tensor, size: tuple[int, int], box: tuple[float, float, float, float] | None = None, mode: Mode = "bilinear") -> Array:
     """Bring a raw map to the original image's size.
 
     Args:
         raw: `[h, w]`.
         size: (H, W) of the original image.
         box: (left, top, right, bottom) in original pixels of what the network saw; None: all of it. What it did not see is 0.
+        mode: of the resizing.
     """
     height, width = size
     left, top, right, bottom = box or (0.0, 0.0, float(width), float(height))
     x0, y0, x1, y1 = round(left), round(top), round(right), round(bottom)
-    seen = resize(raw.detach().float().cpu(), (max(1, y1 - y0), max(1, x1 - x0))).numpy()
+    seen = resize(raw.detach().float().cpu(), (max(1, y1 - y0), max(1, x1 - x0)), mode).numpy()
     if (x0, y0, x1, y1) == (0, 0, width, height):
         return np.ascontiguousarray(seen, dtype=np.float32)
     whole = np.zeros((height, width), np.float32)
@@ -69,15 +78,50 @@ def threshold(heatmap: Array, level: float) -> npt.NDArray[np.bool_]:
     return (heatmap >= level) & (heatmap > 0)
 
 
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A connected region of a map, as its runs of pixels.
+
+    Attributes:
+        box: around it.
+        area: in pixels.
+        rows: of each run `[n]`.
+        starts: the first pixel of each run `[n]`.
+        stops: the pixel after the last of each run `[n]`.
+    """
+
+    box: Box
+    area: int
+    rows: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    stops: npt.NDArray[np.int64]
+
+    def mask(self, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Its pixels `[H, W]`, in an image of `size` (H, W)."""
+        painted = np.zeros(size, bool)
+        for row, start, stop in zip(self.rows, self.starts, self.stops, strict=True):
+            painted[row, start:stop] = True
+        return painted
+
+
 def components(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
     """Label the 8-connected components of a mask: 0 outside, 1… in reading order.
-
-    Rows are taken apart into runs of true pixels, and runs that touch in neighbouring rows are united.
 
     >>> components(np.array([[1, 0, 1], [0, 0, 1]], bool)).tolist()
     [[1, 0, 2], [0, 0, 2]]
     """
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    labels = np.zeros(mask.shape, np.int32)
+    for row, start, stop, number in zip(*_runs(mask), strict=True):
+        labels[row, start:stop] = number + 1
+    return labels
+
+
+def _runs(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], ...]:
+    """Rows taken apart into runs of true pixels: row, start, stop and the number of its 8-connected component, from 0, of each run.
+
+    Runs that touch in neighbouring rows are united.
+    """
+    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).view(np.int8), axis=1)
     rows, starts = np.nonzero(edges == 1)
     stops = np.nonzero(edges == -1)[1]
     parent = list(range(len(rows)))
@@ -88,22 +132,38 @@ def components(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
             i = parent[i]
         return i
 
-    first = np.searchsorted(rows, np.arange(mask.shape[0] + 1))
+    first = np.searchsorted(rows, np.arange(mask.shape[0] + 1)).tolist()
+    begin, end = starts.tolist(), stops.tolist()
     for row in range(1, mask.shape[0]):
-        above, above_end, here, here_end = int(first[row - 1]), int(first[row]), int(first[row]), int(first[row + 1])
+        above, above_end, here, here_end = first[row - 1], first[row], first[row], first[row + 1]
         while above < above_end and here < here_end:
-            if starts[above] <= stops[here] and starts[here] <= stops[above]:
+            if begin[above] <= end[here] and begin[here] <= end[above]:
                 one, two = root(above), root(here)
                 parent[max(one, two)] = min(one, two)
-            if stops[above] < stops[here]:
+            if end[above] < end[here]:
                 above += 1
             else:
                 here += 1
-    labels = np.zeros(mask.shape, np.int32)
     numbers: dict[int, int] = {}
-    for i, (line, start, stop) in enumerate(zip(rows, starts, stops, strict=True)):
-        labels[line, start:stop] = numbers.setdefault(root(i), len(numbers) + 1)
-    return labels
+    which = np.array([numbers.setdefault(root(i), len(numbers)) for i in range(len(rows))], np.int64)
+    return rows, starts, stops, which
+
+
+def regions(heatmap: Array, level: float = 0.2) -> list[Region]:
+    """The connected regions of a heatmap at or above `level`, largest first.
+
+    Args:
+        heatmap: `[H, W]` in [0, 1].
+        level: fraction of the maximum.
+    """
+    rows, starts, stops, which = _runs(threshold(heatmap, level))
+    found = []
+    order = np.argsort(which, kind="stable")
+    for runs in np.split(order, np.flatnonzero(np.diff(which[order])) + 1) if len(order) else []:
+        left, right = int(starts[runs].min()), int(stops[runs].max())
+        box = (left, int(rows[runs[0]]), right, int(rows[runs[-1]]) + 1)
+        found.append(Region(box, int((stops[runs] - starts[runs]).sum()), rows[runs], starts[runs], stops[runs]))
+    return sorted(found, key=lambda region: -region.area)
 
 
 def boxes(heatmap: Array, level: float = 0.2) -> list[Box]:
@@ -118,16 +178,4 @@ def boxes(heatmap: Array, level: float = 0.2) -> list[Box]:
     Returns:
         xyxy boxes in pixels; empty for a map without positive evidence.
     """
-    labels = components(threshold(heatmap, level))
-    count = int(labels.max(initial=0))
-    if not count:
-        return []
-    ys, xs = np.nonzero(labels)
-    which = labels[ys, xs] - 1
-    low = np.full((2, count), np.iinfo(np.int64).max)
-    high = np.zeros((2, count), np.int64)
-    for axis, values in enumerate((xs, ys)):
-        np.minimum.at(low[axis], which, values)
-        np.maximum.at(high[axis], which, values + 1)
-    order = np.argsort(-np.bincount(which, minlength=count), kind="stable")
-    return [(int(low[0, i]), int(low[1, i]), int(high[0, i]), int(high[1, i])) for i in order]
+    return [region.box for region in regions(heatmap, level)]

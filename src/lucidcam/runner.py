@@ -110,6 +110,17 @@ def attribute(
         return found[:, 0] if run.bound.squeeze else found
 
 
+def spatial_maps(run: Run, method: Method, settings: Settings) -> Tensor:
+    """Raw maps `[B, T, *grid]`: one number per place, also of a pixel method that is asked to keep its colours apart."""
+    return _one_channel(compute(run, method, settings), method)
+
+
+def _one_channel(found: Tensor, method: Method) -> Tensor:
+    if not isinstance(method, PixelMethod):
+        return found
+    return found.abs().amax(2) if method.reduce == "none" else method.reduced(found)
+
+
 def explain(
     model: Model,
     images: Any,
@@ -279,7 +290,7 @@ def _parts(run: Run, method: Method) -> Iterator[slice]:
 def _explanations(run: Run, method: Method, settings: Settings, model: Model, prepared: list[Prepared]) -> Iterator[list[Explanation]]:
     found = compute(run, method, settings)
     pixels = found if isinstance(method, PixelMethod) else None
-    maps = (found.abs().amax(2) if method.reduce == "none" else method.reduced(found)) if isinstance(method, PixelMethod) else found
+    maps = _one_channel(found, method)
     bound, scores = run.bound, run.clean_scores()
     probabilities = logits(run.outputs()).softmax(1) if bound.ids is not None else None
     if probabilities is not None and model.labels is not None and len(model.labels) != probabilities.shape[1]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lucidcam.errors import InputError
+from lucidcam.compat import first_line
+from lucidcam.errors import InputError, LucidcamError
 
 Mask = npt.NDArray[np.bool_]
 """`[H, W]` in the original image's size."""
@@ -90,6 +91,12 @@ class Problem:
 
     name: str
     error: str
+
+    @classmethod
+    def of(cls, name: str, error: Exception) -> Problem:
+        """The problem that an exception tells of; the name comes first where the message does not have it."""
+        told = str(error) if isinstance(error, LucidcamError) else f"{type(error).__name__}: {first_line(error)}"
+        return cls(name, told if name in told else f"{name}: {told}")
 
 
 def labels_of(objects: Iterable[Object]) -> tuple[str, ...]:

@@ -85,6 +85,7 @@ class Model:
         labels: the classes in words, by id, or None. Synonyms are separated by commas ("tabby, tabby cat").
         layer: dotted name of the default layer, or None for the last spatial one.
         name: how the model is called in reports.
+        synsets: the classes' WordNet ids ("n02123045"), by id, for models trained on ImageNet; None: not known.
     """
 
     module: nn.Module = field(repr=False)
@@ -92,6 +93,7 @@ class Model:
     labels: tuple[str, ...] | None = field(default=None, repr=False)
     layer: str | None = None
     name: str = "model"
+    synsets: tuple[str, ...] | None = field(default=None, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -143,36 +145,45 @@ class Model:
         """Return a class in words; "class 7" where the model has no word for it. Never fails."""
         return self.labels[id] if self.labels is not None and 0 <= id < len(self.labels) else f"class {id}"
 
-    def find_label(self, text: str) -> int:
+    def find_label(self, text: str, exact: bool = False) -> int:
         """Return the id of the class that is meant by `text`, case aside.
 
-        A number is an id. Otherwise the best of: a whole label, one of its synonyms between commas, a whole word, a
-        part of a word.
+        A number is an id, and a text like "n02123045" a synset, where the model knows its synsets. Otherwise the best of: a whole
+        label, one of its synonyms between commas, a whole word, a part of a word.
+
+        Args:
+            text: id, synset or label.
+            exact: only a whole label or synonym will do: for words that nobody looks at, such as a data set's.
 
         Raises:
             TargetError: nothing fits (with the nearest labels), several classes fit equally well (with their ids), the
                 id is out of range, or the model has no labels.
         """
-        wanted = _fold(text)
+        wanted = fold(text)
         if re.fullmatch(r"[+-]?\d+", wanted):
             return self._check_id(int(wanted))
+        if self.synsets is not None and re.fullmatch(r"n\d{8}", wanted):
+            if wanted in self.synsets:
+                return self.synsets.index(wanted)
+            raise TargetError(f"no class is the synset {text!r}; {self.name} knows {len(self.synsets)}, for instance {self.synsets[0]}.")
         if self.labels is None:
             raise TargetError(f"{self.name} has no labels, so {text!r} cannot be found; give the class id, or labels=… to wrap or load.")
         if not wanted:
             raise TargetError("expected a class label or id; got empty text.")
-        labels = [_fold(label) for label in self.labels]
+        labels = [fold(label) for label in self.labels]
         word = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)")
+        loose = [i for i, label in enumerate(labels) if word.search(label)]
         for fits in (
             [i for i, label in enumerate(labels) if label == wanted],
             [i for i, label in enumerate(labels) if wanted in _synonyms(label)],
-            [i for i, label in enumerate(labels) if word.search(label)],
-            [i for i, label in enumerate(labels) if wanted in label],
+            *([] if exact else [loose, [i for i, label in enumerate(labels) if wanted in label]]),
         ):
             if len(fits) == 1:
                 return fits[0]
             if fits:
                 raise TargetError(f"{text!r} fits {len(fits)} classes: {self._listed(fits)}; give more of the label, or the id.")
-        raise TargetError(f"no class is called {text!r}; {self._suggestion(wanted, labels)}")
+        suggestion = f"did you mean {self._listed(loose)}?" if loose else self._suggestion(wanted, labels)
+        raise TargetError(f"no class is called {text!r}; {suggestion}")
 
     def _first_tensor(self) -> Tensor | None:
         for tensors in (self.module.parameters(), self.module.buffers()):
@@ -233,7 +244,8 @@ def _several(sources: Any) -> list[Any]:
     return list(sources)
 
 
-def _fold(text: str) -> str:
+def fold(text: str) -> str:
+    """Return a label as it is compared: lower case, underscores as spaces, single spaces."""
     return " ".join(text.replace("_", " ").casefold().split())
 
 

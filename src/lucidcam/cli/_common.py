@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 from rich.console import Console
@@ -15,6 +16,10 @@ from rich.table import Table
 
 from lucidcam import registry
 from lucidcam.errors import OptionError, nearest, unknown
+from lucidcam.preprocess import Fit
+
+if TYPE_CHECKING:
+    from lucidcam import Model
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="[b]demo[/b], timm:NAME, torchvision:NAME, hf:REPO, or a checkpoint file.")]
 ArchitectureOption = Annotated[
@@ -22,6 +27,10 @@ ArchitectureOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [dim]default: cuda where there is one[/dim]")]
 UntrainedOption = Annotated[bool, typer.Option("--untrained", help="Random weights: to try mechanics without a download.")]
+FitOption = Annotated[Fit | None, typer.Option(help="crop (as trained), squash, or whole (no crop, convolutional networks).")]
+DtypeOption = Annotated[str, typer.Option(help="float32, float64, bfloat16, float16.")]
+OptimizeOption = Annotated[bool, typer.Option("--optimize", help="Fold, channels-last: faster for many images.")]
+LayerOption = Annotated[list[str] | None, typer.Option("--layer", help="Dotted name; repeated: fused. See [b]lucidcam layers[/b].")]
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -41,6 +50,85 @@ def model_options(architecture: str | None, untrained: bool) -> dict[str, Any]:
     if untrained:
         options["pretrained"] = False
     return options
+
+
+def load_model(spec: str, device: str | None, dtype: str, fit: Fit | None, optimize: bool, options: dict[str, Any]) -> Model:
+    """Load what `--model` and its companions ask for; on the GPU where there is one.
+
+    Args:
+        spec: as for `lucidcam.load`.
+        device: None: cuda where there is one.
+        dtype: a name.
+        fit: how photos come into the input; None: as trained.
+        optimize: fold and run channels-last; a reduced `dtype` then runs by autocast.
+        options: the rest of `lucidcam.load`'s (see `model_options`).
+    """
+    import torch
+
+    import lucidcam
+
+    device = device or ("cuda" if torch.cuda.is_available() else None)
+    if not optimize:
+        return lucidcam.load(spec, device=device, dtype=dtype, fit=fit, **options)
+    reduced = {"bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}.get(dtype)
+    model = lucidcam.load(spec, device=device, dtype="float32" if reduced else dtype, fit=fit, **options)
+    return lucidcam.optimize(model, dtype=reduced)
+
+
+@contextmanager
+def progress(count: int | None, quiet: bool = False, title: str = "explaining") -> Iterator[Callable[[], None]]:
+    """A bar over the images, where there are several and someone is looking; gives what to call after each.
+
+    Args:
+        count: how many there are; None: not known.
+        quiet: no bar.
+        title: what is going on.
+    """
+    if quiet or (count is not None and count < 2) or not err.is_terminal:
+        yield lambda: None
+        return
+    from rich.progress import MofNCompleteColumn, Progress
+
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=err, transient=True) as bar:
+        task = bar.add_task(title, total=count)
+        yield lambda: bar.advance(task)
+
+
+def report(failures: Sequence[str], shown: int = 50) -> None:
+    """List what failed, and end with exit code 1 if anything did."""
+    for failure in failures[:shown]:
+        err.print(f"failed: {failure}", style="red", markup=False)
+    if len(failures) > shown:
+        err.print(f"… and {len(failures) - shown} more failed", style="red", markup=False)
+    if failures:
+        raise typer.Exit(1)
+
+
+def flags_of(command: Callable[..., Any]) -> list[str]:
+    """The flags of a command, for did-you-mean."""
+    found = ["--help"]
+    for name, hint in get_type_hints(command, include_extras=True).items():
+        for option in get_args(hint)[1:]:
+            if isinstance(option, typer.models.OptionInfo):
+                written = [word for word in option.param_decls or () if word.startswith("--")]
+                found += written or [f"--{name.replace('_', '-')}"]
+    return found
+
+
+def method_flags(
+    command: Callable[..., Any], names: Sequence[str], words: Sequence[str]
+) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
+    """Each method with the flags that are its own (or every method's), checked; and what is left of the words."""
+    from lucidcam.runner import Settings, resolve_method
+
+    general = option_types(Settings)
+    own = {name: option_types(registry.methods[name]) for name in names}
+    known = {option: kind for options in [general, *own.values()] for option, kind in options.items()}
+    rest, options = split_flags(words, known, flags_of(command))
+    chosen = [(name, {k: v for k, v in options.items() if k in general or k in own[name]}) for name in names]
+    for name, given in chosen:
+        resolve_method(name, given)
+    return chosen, rest
 
 
 def split_flags(words: Sequence[str], known: dict[str, type], flags: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -132,13 +220,13 @@ def described(kind: type) -> tuple[list[str], dict[str, str]]:
     meanings: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         text, _, rest = inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("Attributes:\n")
-        attributes, _, _ = rest.partition("\nRaises:\n")
+        attributes = rest.partition("\nRaises:\n")[0].partition("\n>>> ")[0]
         for entry in re.split(r"\n(?=    \w+: )", "\n" + attributes):
             name, colon, meaning = entry.strip().partition(": ")
             if colon:
                 meanings[name] = " ".join(meaning.split())
         if base is kind:
-            told = text.partition("\nRaises:\n")[0]
+            told = text.partition("\nRaises:\n")[0].partition("\n>>> ")[0]
             paragraphs = [" ".join(part.split()) for part in told.split("\n\n") if part.strip()]
     return paragraphs, meanings
 
@@ -148,3 +236,28 @@ def default_of(field: Field[Any]) -> str:
     if isinstance(field.default, bool):
         return "on" if field.default else "off"
     return "" if field.default is MISSING else str(field.default)
+
+
+def show(name: str, kind: type, options: str, flag: Callable[[str], str], about: str = "") -> None:
+    """Print what a method or metric computes, and what its options mean.
+
+    Args:
+        name: the registered name.
+        kind: its class.
+        options: what they are called, "flag" or "option".
+        flag: how one is written, from the field's name.
+        about: a line between the two.
+    """
+    from rich.markup import escape
+
+    paragraphs, meanings = described(kind)
+    out.print(f"[b]{name}[/b]  {kind.paper}\n")  # type: ignore[attr-defined]
+    out.print(escape("\n\n".join(paragraphs)))
+    if about:
+        out.print(f"\n{about}", markup=False)
+    if fields(kind):
+        hints = get_type_hints(kind)
+        listing = table(options, "value", "default", "meaning", title=f"\n{options.capitalize()}s")
+        for field in fields(kind):
+            listing.add_row(flag(field.name), words_for(hints[field.name]), default_of(field), escape(meanings.get(field.name, "")))
+        out.print(listing)

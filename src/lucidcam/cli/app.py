@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lucidcam.cli import explain, layers, methods, models
+from lucidcam.cli import evaluate, explain, layers, localize, methods, metrics, models
 
 app = typer.Typer(
     name="lucidcam",
@@ -18,7 +18,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("explain", context_settings=explain.CONTEXT, no_args_is_help=True)(explain.explain)
+app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
+app.command("localize", context_settings=localize.CONTEXT, no_args_is_help=True)(localize.localize)
 app.command("methods")(methods.methods)
+app.command("metrics")(metrics.metrics)
 app.command("models")(models.models)
 app.command("layers")(layers.layers)
 

@@ -5,48 +5,36 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lucidcam.cli._common import ArchitectureOption, DeviceOption, ModelOption, UntrainedOption
+from lucidcam.cli._common import (
+    ArchitectureOption,
+    DeviceOption,
+    DtypeOption,
+    FitOption,
+    LayerOption,
+    ModelOption,
+    OptimizeOption,
+    UntrainedOption,
+    load_model,
+    method_flags,
+    model_options,
+    progress,
+    report,
+)
 from lucidcam.compat import first_line
 from lucidcam.engine.layers import find as find_layer
 from lucidcam.errors import OptionError
-from lucidcam.preprocess import Fit
 
 if TYPE_CHECKING:
     from lucidcam import Explanation, Model
 
 CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
 """Flags that are a method's own are not known here: they are taken out of the paths."""
-
-FLAGS = [
-    "--model",
-    "--architecture",
-    "--untrained",
-    "--method",
-    "--target",
-    "--against",
-    "--probability",
-    "--layer",
-    "--out",
-    "--format",
-    "--colormap",
-    "--alpha",
-    "--threshold",
-    "--boxes",
-    "--fit",
-    "--device",
-    "--dtype",
-    "--optimize",
-    "--json",
-    "--help",
-]
 
 
 def explain(
@@ -61,7 +49,7 @@ def explain(
     ] = None,
     against: Annotated[str | None, typer.Option(help="Why the target rather than this label?")] = None,
     probability: Annotated[bool, typer.Option("--probability", help="Explain the probability instead of the logit.")] = False,
-    layer: Annotated[list[str] | None, typer.Option("--layer", help="Dotted name; repeated: fused. See [b]lucidcam layers[/b].")] = None,
+    layer: LayerOption = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("lucidcam-out"),
     format: Annotated[
         list[str] | None, typer.Option("--format", help="png, jpg, webp, npz, json. Repeatable. [dim]default: png[/dim]")
@@ -70,10 +58,10 @@ def explain(
     alpha: Annotated[float, typer.Option(help="Share of the heatmap in the overlay, 0 to 1.")] = 0.5,
     threshold: Annotated[float, typer.Option(help="Boxes enclose what is above this share of the maximum.")] = 0.2,
     boxes: Annotated[bool, typer.Option("--boxes", help="Draw the boxes.")] = False,
-    fit: Annotated[Fit | None, typer.Option(help="crop (as trained), squash, or whole (no crop, convolutional networks).")] = None,
+    fit: FitOption = None,
     device: DeviceOption = None,
-    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16, float16.")] = "float32",
-    optimize: Annotated[bool, typer.Option("--optimize", help="Fold, channels-last: faster for many images.")] = False,
+    dtype: DtypeOption = "float32",
+    optimize: OptimizeOption = False,
     architecture: ArchitectureOption = None,
     untrained: UntrainedOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print explanations.json to standard output.")] = False,
@@ -87,10 +75,11 @@ def explain(
     Exit code 0: all right; 1: some inputs failed (the rest is written); 2: usage.
     """
     import lucidcam
-    from lucidcam.cli._common import model_options
     from lucidcam.images import find
 
-    methods, words = _methods(method or ["gradcam"], paths)
+    methods, words = method_flags(explain, method or ["gradcam"], paths)
+    if not words:
+        raise OptionError("expected at least one image, folder or glob, or - for standard input.")
     look = _Look(out, format or ["png"], colormap, alpha, threshold, boxes)
     look.check()
     sources: list[Path] = []
@@ -102,21 +91,21 @@ def explain(
     wanted: list[Any] = [*sources, *([sys.stdin.buffer.read()] if "-" in words else [])]
     if not wanted:  # nothing to explain: no model is needed to say so
         look.write_index([], failures)
-        _report(failures)
-    loaded = _load(model, device, dtype, fit, optimize, model_options(architecture, untrained))
+        report([each["error"] for each in failures], shown=len(failures))
+    loaded = load_model(model, device, dtype, fit, optimize, model_options(architecture, untrained))
     asked = _target(loaded, target, against, probability)
     for name in layer or []:
         find_layer(loaded.module, name)
     entries: list[dict[str, Any]] = []
     try:
-        with _progress(len(wanted), quiet=as_json) as advance:
+        with progress(len(wanted), quiet=as_json) as advance:
             for source in wanted:
                 name = "standard input" if isinstance(source, bytes) else str(source)
                 try:
                     prepared = [replace(each, name=name) for each in loaded.prepare(source)]
                     for kind, options in methods:
-                        progress = False if len(wanted) > 1 else None
-                        explanations = lucidcam.explain(loaded, prepared, kind, asked, layer, progress=progress, **options)
+                        bar = False if len(wanted) > 1 else None
+                        explanations = lucidcam.explain(loaded, prepared, kind, asked, layer, progress=bar, **options)
                         entries += [look.write(explanation) for explanation in explanations]
                 except lucidcam.LucidcamError as error:
                     failures.append({"image": name, "error": str(error)})
@@ -129,48 +118,7 @@ def explain(
         typer.echo(json.dumps(entries, indent=2))
     else:
         _show(entries, look)
-    _report(failures)
-
-
-def _report(failures: list[dict[str, str]]) -> None:
-    """List what failed, and end with exit code 1 if anything did."""
-    from lucidcam.cli._common import err
-
-    for failure in failures:
-        err.print(f"failed: {failure['error']}", style="red", markup=False)
-    if failures:
-        raise typer.Exit(1)
-
-
-def _methods(names: list[str], words: list[str]) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
-    """Each method with the flags that are its own (or every method's), and what is left of the words: paths."""
-    from lucidcam import registry
-    from lucidcam.cli._common import option_types, split_flags
-    from lucidcam.runner import Settings, resolve_method
-
-    general = option_types(Settings)
-    own = {name: option_types(registry.methods[name]) for name in names}
-    known = {option: kind for options in [general, *own.values()] for option, kind in options.items()}
-    paths, options = split_flags(words, known, FLAGS)
-    chosen = [(name, {k: v for k, v in options.items() if k in general or k in own[name]}) for name in names]
-    for name, given in chosen:
-        resolve_method(name, given)
-    if not paths:
-        raise OptionError("expected at least one image, folder or glob, or - for standard input.")
-    return chosen, paths
-
-
-def _load(spec: str, device: str | None, dtype: str, fit: Fit | None, optimize: bool, options: dict[str, Any]) -> Model:
-    import torch
-
-    import lucidcam
-
-    device = device or ("cuda" if torch.cuda.is_available() else None)
-    if not optimize:
-        return lucidcam.load(spec, device=device, dtype=dtype, fit=fit, **options)
-    reduced = {"bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}.get(dtype)
-    model = lucidcam.load(spec, device=device, dtype="float32" if reduced else dtype, fit=fit, **options)
-    return lucidcam.optimize(model, dtype=reduced)
+    report([each["error"] for each in failures], shown=len(failures))
 
 
 def _target(model: Model, targets: list[str] | None, against: str | None, probability: bool) -> Any:
@@ -191,21 +139,6 @@ def _target(model: Model, targets: list[str] | None, against: str | None, probab
     if against:
         asked = Contrast(asked, named(against, model))
     return Probability(asked) if probability else asked
-
-
-@contextmanager
-def _progress(count: int, quiet: bool) -> Iterator[Callable[[], None]]:
-    """A bar over the images, where there are several and someone is looking."""
-    from lucidcam.cli._common import err
-
-    if count < 2 or quiet or not err.is_terminal:
-        yield lambda: None
-        return
-    from rich.progress import MofNCompleteColumn, Progress
-
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=err, transient=True) as bar:
-        task = bar.add_task("explaining", total=count)
-        yield lambda: bar.advance(task)
 
 
 @dataclass

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Annotated, get_type_hints
+from typing import Annotated
 
 import typer
 
@@ -12,10 +11,8 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="Show one method: its equation and its options.")] = None,
 ) -> None:
     """List the methods, or show one with its options."""
-    from rich.markup import escape
-
     from lucidcam import registry
-    from lucidcam.cli._common import default_of, described, out, table, words_for
+    from lucidcam.cli._common import out, show, table
 
     if name is None:
         listing = table("method", "paper", "cost")
@@ -24,15 +21,5 @@ def methods(
             listing.add_row(f"[b]{each}[/b]", kind.paper, kind.cost or usual[kind.kind])
         out.print(listing)
         out.print("\n[dim]lucidcam methods NAME shows the equation and what the options mean.[/dim]")
-        return
-    kind = registry.methods[name]
-    paragraphs, meanings = described(kind)
-    out.print(f"[b]{name}[/b]  {kind.paper}\n")
-    out.print(escape("\n\n".join(paragraphs)))
-    if fields(kind):
-        hints = get_type_hints(kind)
-        listing = table("flag", "value", "default", "meaning", title="\nFlags")
-        for field in fields(kind):
-            flag = f"--{field.name.replace('_', '-')}"
-            listing.add_row(flag, words_for(hints[field.name]), default_of(field), escape(meanings.get(field.name, "")))
-        out.print(listing)
+    else:
+        show(name, registry.methods[name], "flag", lambda field: f"--{field.replace('_', '-')}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from lucidcam.data._base import Dataset, Format, open_data
+from lucidcam.data._base import Dataset, Format, open_data, register
+from lucidcam.data._classes import ClassMap
 
-__all__ = ["Dataset", "Format", "open_data"]
+__all__ = ["ClassMap", "Dataset", "Format", "open_data", "register"]

@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
-from lucidcam.metrics._base import Batch, FaithfulnessMetric, Figure, LocalizationMetric, Located, Metric, Record, register
+from lucidcam.metrics._base import (
+    Batch,
+    Comparative,
+    FaithfulnessMetric,
+    Figure,
+    LocalizationMetric,
+    Located,
+    Metric,
+    MosaicMetric,
+    Record,
+    register,
+)
 from lucidcam.metrics._state import State
 
-__all__ = ["Batch", "FaithfulnessMetric", "Figure", "LocalizationMetric", "Located", "Metric", "Record", "State", "register"]
+__all__ = [
+    "Batch",
+    "Comparative",
+    "FaithfulnessMetric",
+    "Figure",
+    "LocalizationMetric",
+    "Located",
+    "Metric",
+    "MosaicMetric",
+    "Record",
+    "State",
+    "register",
+]

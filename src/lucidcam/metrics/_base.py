@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from torch import Tensor
 from lucidcam import maps, registry
 from lucidcam.engine.run import Run, open_run
 from lucidcam.errors import InputError
-from lucidcam.samples import Mask, Object
+from lucidcam.samples import Mask, Object, Sample
 from lucidcam.types import Frame
 
 Array = npt.NDArray[np.float64]
@@ -121,6 +121,7 @@ class Batch:
         explain: the method itself, for metrics that ask it about changed images or networks.
         black: what a black pixel is in the network's input space, `[C]`, one number per channel.
         names: of the images, for random draws that do not depend on the batch.
+        cache: what metrics share, so that the network is asked once.
     """
 
     run: Run
@@ -128,6 +129,7 @@ class Batch:
     explain: Explain
     black: Tensor
     names: tuple[str, ...]
+    cache: dict[Any, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def resized(self) -> Tensor:
@@ -191,8 +193,8 @@ class FaithfulnessMetric(Metric):
             classes = run.bound.ids
             if classes is None or classes.shape[1] != 1:
                 raise InputError(f"{self.name} judges one class per image: give target as None, an int or [B] class ids.")
-            explainer = _explainer(self.name, explain)
-            found = explainer(run) if maps is None else maps.to(run.image.device)
+            asked = explainer(self.name, explain)
+            found = asked(run) if maps is None else maps.to(run.image.device)
             if found.ndim != 3 or len(found) != len(run.image):
                 raise InputError(f"expected maps [{len(run.image)}, h, w], one per image; got {list(found.shape)}.")
             if not bool(torch.isfinite(found).all()):
@@ -200,12 +202,31 @@ class FaithfulnessMetric(Metric):
             level = torch.as_tensor(black, dtype=run.image.dtype, device=run.image.device).flatten().expand(run.image.shape[1])
             wide = found if found.dtype == torch.float64 else found.float()
             names = tuple(str(i) for i in range(len(found)))
-            values = self.measure(Batch(run, wide, explainer, level, names)).double().cpu()
+            values = self.measure(Batch(run, wide, asked, level, names)).cpu().double()
         single = self.compute(np.ones((1, len(values))), values.numpy()[None])
         return {name: torch.from_numpy(np.asarray(figure)) for name, figure in single.items()}
 
 
-def _explainer(name: str, explain: Callable[[torch.nn.Module, Tensor, Tensor], Tensor] | None) -> Explain:
+@dataclass(frozen=True, kw_only=True)
+class MosaicMetric(Metric):
+    """A metric that asks about mosaics of several images, each cell with a class of its own."""
+
+    @abstractmethod
+    def choose(self, images: Sequence[tuple[str, int, float]], seed: int) -> list[list[int]]:
+        """Choose which images go together, by name, predicted class and its probability; numbers of images, mosaic by mosaic."""
+
+    @abstractmethod
+    def assemble(self, images: Sequence[Tensor], module: torch.nn.Module) -> Tensor:
+        """One mosaic `[C, H, W]` of images `[C, h, w]`, in a size that the network takes."""
+
+    @abstractmethod
+    def measure(self, batch: Batch) -> Tensor:
+        """Return one record per row, `[B, K]`: each mosaic comes once per cell, in the cells' order, with that cell's class as target."""
+
+
+def explainer(name: str, explain: Callable[[torch.nn.Module, Tensor, Tensor], Tensor] | None) -> Explain:
+    """From what a user gives to ask a method with, to what a metric asks."""
+
     def asked(run: Run) -> Tensor:
         if explain is None:
             raise InputError(f"{name} asks the method again: give explain=lambda module, images, classes: maps [B, h, w].")
@@ -213,6 +234,14 @@ def _explainer(name: str, explain: Callable[[torch.nn.Module, Tensor, Tensor], T
         return explain(run.module, run.image, run.bound.ids[:, 0])
 
     return asked
+
+
+@runtime_checkable
+class Comparative(Protocol):
+    """A metric that sets methods against each other: `measure` gives what they are compared by, and no record yet."""
+
+    def against(self, own: Array, rival: Array) -> Array:
+        """How one fares against another, `[B]`: the values of a record whose group is the rival."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,7 +297,8 @@ class Located:
                 whole |= each.mask()
             elif each.box is not None:
                 left, top, right, bottom = each.box
-                whole[round(top) : max(round(bottom), round(top) + 1), round(left) : max(round(right), round(left) + 1)] = True
+                y, x = min(round(top), height - 1), min(round(left), width - 1)  # however thin, a box has a pixel
+                whole[y : max(round(bottom), y + 1), x : max(round(right), x + 1)] = True
         return whole
 
 
@@ -338,9 +368,12 @@ def _views(
         label = "" if labels is None else str(labels[i])
         mask = None if masks is None else np.asarray(masks[i], bool)
         height, width = sizes[i] if sizes is not None else raw.shape if mask is None else mask.shape
+        if mask is not None and mask.shape != (height, width):
+            raise InputError(f"expected masks in the images' size, [{height}, {width}]; mask {i} is {list(mask.shape)}.")
         objects = [Object(label, tuple(float(x) for x in box)) for box in boxes[i]] if boxes is not None else []  # type: ignore[arg-type]
         objects += [] if mask is None else [Object(label, mask=_constant(mask))]
-        view = Located(raw.detach().cpu(), Frame.whole(width, height), label, tuple(objects), rank=None if ranks is None else int(ranks[i]))
+        known = Sample(None, f"map {i}", objects=tuple(objects)).fitted(width, height)
+        view = Located(raw.detach().cpu(), Frame.whole(width, height), label, known.objects, rank=None if ranks is None else int(ranks[i]))
         groups.setdefault(str(i) if images is None else str(images[i]), []).append(view)
     return {name: [replace(view, alone=len({v.label for v in views}) == 1) for view in views] for name, views in groups.items()}
 
@@ -352,7 +385,8 @@ def _constant(mask: Mask) -> Callable[[], Mask]:
 def _box_of(thing: Object) -> tuple[float, float, float, float] | None:
     if thing.mask is None:
         return None
-    rows, columns = (np.flatnonzero(thing.mask().any(axis)) for axis in (1, 0))
+    mask = thing.mask()
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)) if len(rows) else None
 
 
@@ -367,6 +401,11 @@ def divide(numerator: Array, denominator: Array) -> Array:
     """Divide; NaN where the denominator is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(denominator > 0, numerator / denominator, np.nan))
+
+
+def mean_over_groups(values: Array) -> Array:
+    """Average `[G, R]` over the groups that have a value; NaN where none has."""
+    return divide(np.nansum(values, axis=0), np.isfinite(values).sum(0).astype(np.float64))
 
 
 M = TypeVar("M", bound=type[Metric])

@@ -38,8 +38,8 @@ def load(name: str = "", *, pretrained: bool = True) -> Model:
     module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     if pretrained:
         module.load_state_dict(_weights(module.state_dict()))
-    descriptions = timm.data.ImageNetInfo().label_descriptions()
-    return Model(module.eval(), PREPROCESS, tuple(descriptions), None, "demo")
+    info = timm.data.ImageNetInfo()
+    return Model(module.eval(), PREPROCESS, tuple(info.label_descriptions()), None, "demo", tuple(info.label_names()))
 
 
 def _weights(expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -44,7 +44,8 @@ def load(name: str, *, pretrained: bool = True, **options: Any) -> Model:
         ) from error
     config = timm.data.resolve_model_data_config(module)
     preprocess = from_timm(config) or Probed(timm.data.create_transform(**config, is_training=False))
-    return Model(module.eval(), preprocess, _labels(timm, module), None, f"timm:{name}")
+    labels, synsets = _labels(timm, module)
+    return Model(module.eval(), preprocess, labels, None, f"timm:{name}", synsets)
 
 
 def _check_name(timm: Any, name: str) -> None:
@@ -58,18 +59,19 @@ def _check_name(timm: Any, name: str) -> None:
         raise OptionError(unknown("timm model", name, known or [architecture]))
 
 
-def _labels(timm: Any, module: Any) -> tuple[str, ...] | None:
-    """The labels of the set the model was trained on, unless its head was changed."""
+def _labels(timm: Any, module: Any) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """The labels of the set the model was trained on, unless its head was changed; and their synset ids, where it is ImageNet."""
     config = getattr(module, "pretrained_cfg", {})
     count = getattr(module, "num_classes", None)
     if not count or count != config.get("num_classes"):
-        return None
+        return None, None
     names = config.get("label_names")
     if names:
         words = config.get("label_descriptions") or {}
-        return tuple(words.get(each, each) if isinstance(words, dict) else each for each in names)
+        return tuple(words.get(each, each) if isinstance(words, dict) else each for each in names), None
     subset = timm.data.infer_imagenet_subset(module)
     if subset is None:
-        return None
-    labels = tuple(timm.data.ImageNetInfo(subset).label_descriptions())
-    return labels if len(labels) == count else None
+        return None, None
+    info = timm.data.ImageNetInfo(subset)
+    labels = tuple(info.label_descriptions())
+    return (labels, tuple(info.label_names())) if len(labels) == count else (None, None)

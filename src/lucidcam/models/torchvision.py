@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from lucidcam.compat import first_line, impatient_downloads, import_torchvision
-from lucidcam.errors import ModelError, OptionError, unknown
+from lucidcam.compat import first_line, impatient_downloads, import_timm, import_torchvision
+from lucidcam.errors import LucidcamError, ModelError, OptionError, unknown
 from lucidcam.preprocess import Preprocess, Probed
 from lucidcam.registry import sources
 from lucidcam.types import Model
@@ -52,7 +52,17 @@ def load(name: str, *, pretrained: bool = True, weights: str = "DEFAULT", **opti
     categories = tuple(chosen.meta.get("categories", ()))
     count = options.get("num_classes", len(categories))
     labels = categories if categories and count == len(categories) else None
-    return Model(module.eval(), _preprocess(chosen.transforms()), labels, None, f"torchvision:{name}")
+    return Model(module.eval(), _preprocess(chosen.transforms()), labels, None, f"torchvision:{name}", _synsets(models, labels))
+
+
+def _synsets(models: Any, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The synset ids of ImageNet's classes, which torchvision does not tell; timm does, where it is installed."""
+    if labels != tuple(models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"]):
+        return None
+    try:
+        return tuple(import_timm().data.ImageNetInfo().label_names())
+    except LucidcamError:
+        return None
 
 
 def _preprocess(preset: Any) -> Preprocess | Probed:

@@ -1,0 +1,133 @@
+"""`lucidcam evaluate`: rank methods on a data set, beside trivial baselines, with intervals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lucidcam.cli._common import ArchitectureOption, DeviceOption, DtypeOption, FitOption, LayerOption, ModelOption, UntrainedOption
+
+
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="A folder of images, or an annotation file; see [b]Data[/b] in the documentation.")],
+    model: ModelOption = "demo",
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="NAME or NAME:option=value,…; repeatable. [dim]default: the preset's, or gradcam[/dim]"),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric", help="NAME or NAME:option=value,…; repeatable; see [b]lucidcam metrics[/b]. [dim]default: what fits the data[/dim]"
+        ),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="A paper's protocol: gradcam-paper, gradcam++-paper, scorecam-paper or wsol.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for results; run again, it goes on where it stopped.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", "-t", help="For metrics on masked images: a label, an id, or [b]label[/b]. [dim]default: the predicted class[/dim]"
+        ),
+    ] = None,
+    class_map: Annotated[
+        list[str] | None, typer.Option("--class-map", help="NAME=ID: the data's class in the model's; repeatable; or a file of them.")
+    ] = None,
+    data_format: Annotated[str | None, typer.Option("--data-format", help="The data's format. [dim]default: found out[/dim]")] = None,
+    split: Annotated[str | None, typer.Option(help="train, val, …, for formats that have them.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images, for annotation files that lie elsewhere.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many samples.")] = None,
+    layer: LayerOption = None,
+    fit: FitOption = None,
+    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap samples behind the intervals; 0: none.")] = 1000,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Masked images at a time.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what an earlier run left in --out.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Measure on the network as it is, not on an optimised copy.")] = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    architecture: ArchitectureOption = None,
+    untrained: UntrainedOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results.json to standard output.")] = False,
+) -> None:
+    """Rank methods on your data: every metric with a 95 % interval, trivial baselines beside.
+
+    Bold: the best. ≈: not significantly different from it (paired bootstrap, 5 %).
+
+    Exit code 0: all right; 1: some samples could not be used (the rest is measured); 2: usage.
+    """
+    import json
+
+    import lucidcam
+    from lucidcam import registry
+    from lucidcam.cli._common import err, load_model, model_options, report
+    from lucidcam.cli._common import out as screen
+
+    methods = [parsed(each, registry.methods) for each in method] if method else None
+    metrics = [parsed(each, registry.metrics) for each in metric] if metric else None
+    options: dict[str, Any] = {name: value for name, value in (("split", split), ("images", images)) if value is not None}
+    loaded = load_model(model, device, dtype, fit, False, model_options(architecture, untrained))
+    found = lucidcam.evaluate(
+        loaded,
+        data,
+        methods,
+        metrics,
+        target=target,
+        layer=layer[0] if layer is not None and len(layer) == 1 else layer,
+        class_map=class_map,
+        preset=preset,
+        limit=limit,
+        resamples=resamples,
+        seed=seed,
+        batch_size=batch_size,
+        optimized=not exact,
+        out=out,
+        restart=restart,
+        progress=False if as_json else None,
+        format=data_format,
+        **options,
+    )
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2, default=str))
+    else:
+        screen.print(found.table(screen.width))
+        measured = max((row.n for row in found.rows), default=0)
+        where = f"; results.json, images.csv, curves and galleries are in {out}" if out is not None else ""
+        screen.print(f"\n{measured} images measured, {len(found.skipped)} skipped{where}", soft_wrap=True, markup=False)
+    for note in found.notes:
+        err.print(f"note: {note}", style="yellow", markup=False)
+    for name, reason in list(found.unmatched.items())[:10]:
+        err.print(f"class not matched: {name}: {reason}", style="yellow", markup=False)
+    if len(found.unmatched) > 10:
+        err.print(f"… and {len(found.unmatched) - 10} more classes; results.json lists them", style="yellow", markup=False)
+    report([problem.error for problem in found.skipped])
+
+
+def parsed(text: str, known: Mapping[str, type]) -> tuple[str, dict[str, Any]]:
+    """From "scorecam:weights=softmax,baseline=blur" to a name and its options, of the fields' types.
+
+    Raises:
+        OptionError: for a name or option that does not exist, or a value that does not fit.
+    """
+    from lucidcam import registry
+    from lucidcam.cli._common import convert, option_types
+    from lucidcam.errors import OptionError, unknown
+    from lucidcam.runner import Settings
+
+    name, _, rest = text.partition(":")
+    types = option_types(known[name])
+    if known is registry.methods:
+        types |= option_types(Settings)
+    options = {}
+    for word in re.split(r",(?=\w+=)", rest) if rest else []:
+        key, equals, value = word.partition("=")
+        field = key.strip().replace("-", "_")
+        if not equals:
+            raise OptionError(f"expected {name}:option=value,…; got {word!r} in {text!r}.")
+        if field not in types:
+            raise OptionError(f"{name}: {unknown('option', key, types)}")
+        options[field] = convert(key, value, types[field])
+    return name, options

@@ -1,0 +1,185 @@
+"""`lucidcam localize`: boxes and masks from image-level labels, in the formats that training tools read."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lucidcam.cli._common import (
+    ArchitectureOption,
+    DeviceOption,
+    DtypeOption,
+    FitOption,
+    LayerOption,
+    ModelOption,
+    OptimizeOption,
+    UntrainedOption,
+    load_model,
+    method_flags,
+    model_options,
+    out,
+    progress,
+    report,
+)
+from lucidcam.engine.layers import find as find_layer
+from lucidcam.errors import DataError, OptionError
+
+if TYPE_CHECKING:
+    from lucidcam.data import Dataset
+    from lucidcam.outputs._labels import Exporter
+    from lucidcam.samples import Problem
+
+CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
+"""Flags that are a method's own are not known here: they are taken out of the paths."""
+
+Keep = Literal["all", "largest"]
+Refinement = Literal["grabcut"]
+THRESHOLD = 0.2
+FOLDER = Path("lucidcam-labels")
+LOOKED_AT = 16
+"""Samples that are looked at to see whether the data has labels."""
+
+
+def localize(
+    data: Annotated[list[str], typer.Argument(metavar="DATA", help="A folder, an annotation file, or images.")],
+    model: ModelOption = "demo",
+    method: Annotated[str, typer.Option(help="See [b]lucidcam methods[/b].")] = "gradcam",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="A label, an id, top5, predicted, or label: the images' own. Repeatable. [dim]default: label, or predicted without[/dim]",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help=f"Regions are above this share of the map's maximum. [dim]default: {THRESHOLD}[/dim]")
+    ] = None,
+    calibrate: Annotated[str | None, typer.Option(help="Choose the threshold on this data set, which has boxes.")] = None,
+    calibrate_format: Annotated[str | None, typer.Option(help="Its format. [dim]default: found out[/dim]")] = None,
+    regions: Annotated[Keep, typer.Option(help="all: a box per connected region; largest: one per map.")] = "all",
+    min_area: Annotated[float, typer.Option(help="Leave out smaller regions; a share of the image.")] = 0.0,
+    refine: Annotated[Refinement | None, typer.Option(help="grabcut: masks and boxes follow the image's colours.")] = None,
+    masks: Annotated[bool, typer.Option("--masks/--no-masks", help="Masks too, or boxes only.")] = True,
+    written: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help=f"coco, voc, yolo, masks or fiftyone; FORMAT:FOLDER says where. Repeatable. [dim]default: coco:{FOLDER}/coco[/dim]",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace labels that are there already.")] = False,
+    copy_images: Annotated[bool, typer.Option("--copy-images", help="Copy the images beside the labels instead of linking them.")] = False,
+    class_map: Annotated[
+        list[str] | None, typer.Option("--class-map", help="NAME=ID: the data's class in the model's; repeatable; or a file of them.")
+    ] = None,
+    data_format: Annotated[str | None, typer.Option(help="Of the data: voc, coco, yolo, folder, …. [dim]default: found out[/dim]")] = None,
+    split: Annotated[str | None, typer.Option(help="Part of the data set, for formats that have them.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
+    layer: LayerOption = None,
+    fit: FitOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    optimize: OptimizeOption = False,
+    architecture: ArchitectureOption = None,
+    untrained: UntrainedOption = False,
+) -> None:
+    """Turn image-level labels into boxes and masks, with scores.
+
+    Each image's classes (its own labels, else the predicted one) are localised by a method's maps, and written as data sets for
+    training: COCO, Pascal VOC, YOLO, index masks, FiftyOne. A score is the class's probability × the region's mean heat. A method's own
+    options are flags too; see [b]lucidcam methods NAME[/b].
+
+    Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
+    """
+    import lucidcam.localization as localization
+
+    chosen, words = method_flags(localize, [method], data)
+    [(kind, options)] = chosen
+    if threshold is not None and calibrate is not None:
+        raise OptionError("--calibrate chooses the threshold; give one of --threshold and --calibrate.")
+    dataset = _limited(_open(words, data_format, split), limit)
+    exporters = [_exporter(word, copy_images, overwrite) for word in written or ["coco"]]
+    failures: list[str] = []
+
+    def failed(problem: Problem) -> None:
+        failures.append(problem.error)
+
+    loaded = load_model(model, device, dtype, fit, optimize, model_options(architecture, untrained))
+    for name in layer or []:
+        find_layer(loaded.module, name)
+    asked = _asked(target, dataset)
+    shared: dict[str, Any] = {
+        "method": kind, "target": asked, "layer": layer, "class_map": class_map, "regions": regions, "min_area": min_area, **options
+    }  # fmt: skip
+    level = THRESHOLD if threshold is None else threshold
+    if calibrate is not None:
+        source = _open([calibrate], calibrate_format, None)
+        found = localization.calibrate(loaded, source, on_problem=failed, **shared)
+        level = found.threshold
+        out.print(f"threshold {level:.2f}, chosen on {found.n} maps: {found.accuracy:.1%} with IoU ≥ 0.5, mean IoU {found.mean_iou:.3f}")
+    found_labels = localization.localize(loaded, dataset, threshold=level, refine=refine or "", masks=masks, on_problem=failed, **shared)
+    first = list(islice(found_labels, 1))  # where nothing can be used, nothing is written
+    images = boxes = 0
+    with ExitStack() as stack, progress(dataset.count, title="localizing") as advance:
+        for exporter in exporters:
+            stack.enter_context(exporter)
+        for labels in chain(first, found_labels):
+            for exporter in exporters:
+                exporter.write(labels)
+            images, boxes = images + 1, boxes + len(labels.objects)
+            advance()
+    out.print(f"{images} images, {boxes} boxes")
+    for exporter in exporters:
+        out.print(f"{exporter.name}: {exporter.folder}", soft_wrap=True, markup=False)
+    report(failures)
+
+
+def _open(words: list[str], format: str | None, split: str | None) -> Dataset:
+    """The data set that one word names, or the images that several do."""
+    from lucidcam.data import open_data
+    from lucidcam.images import SUFFIXES, find
+
+    options = {} if split is None else {"split": split}
+    if len(words) == 1 and Path(words[0]).expanduser().exists() and Path(words[0]).suffix.lower() not in SUFFIXES:
+        return open_data(words[0], format, **options)
+    if not words:
+        raise OptionError("expected a data set: a folder, an annotation file, or images.")
+    found, problems = find(words)
+    if problems:
+        raise DataError(problems[0])
+    return open_data(found, format, **options)
+
+
+def _limited(dataset: Dataset, limit: int | None) -> Dataset:
+    if limit is None:
+        return dataset
+    count = limit if dataset.count is None else min(limit, dataset.count)
+    return replace(dataset, stream=lambda: islice(dataset.stream(), limit), count=count)
+
+
+def _asked(targets: list[str] | None, dataset: Dataset) -> Any:
+    """The target: by default the images' own labels where the first of them have any, else the predicted classes."""
+    given = list(dict.fromkeys(targets or []))
+    if not given:
+        labelled = any(getattr(sample, "labels", ()) for sample in islice(dataset, LOOKED_AT))
+        return "label" if labelled else None
+    if len(given) > 1 and {"label", "predicted"} & set(given):
+        raise OptionError("--target label and --target predicted cannot be combined with other targets.")
+    return given if len(given) > 1 else None if given[0] == "predicted" else given[0]
+
+
+def _exporter(word: str, copy_images: bool, overwrite: bool) -> Exporter:
+    """From FORMAT or FORMAT:FOLDER to a writer."""
+    from lucidcam import registry
+
+    name, _, folder = word.partition(":")
+    kind = registry.exporters[name]
+    found: Exporter = kind(Path(folder) if folder else FOLDER / name, copy_images=copy_images, overwrite=overwrite)
+    return found

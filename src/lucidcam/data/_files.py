@@ -1,0 +1,241 @@
+"""What the formats share: finding folders and images, reading annotation files, and one-line errors for both."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from lucidcam import images
+from lucidcam.compat import first_line, import_optional
+from lucidcam.errors import DataError, InputError
+from lucidcam.samples import Mask, Problem, Sample
+
+IMAGE_FOLDERS = ("JPEGImages", "images", "imgs", "img", "image")
+"""Names of the folder that holds a data set's images, the most telling first."""
+
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+"""Names of folders that are parts of a data set, not classes."""
+
+
+def path_of(source: Any, name: str, expected: str) -> Path:
+    """Return the path that a format was given.
+
+    Raises:
+        DataError: it is no path, or nothing is there.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        raise DataError(f"{name}: expected {expected}; got a {type(source).__name__}.")
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DataError(f"{name}: {str(path)!r} does not exist; expected {expected}.")
+    return path
+
+
+def option_folder(given: str, name: str, option: str) -> Path:
+    """Return the folder an option names.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    path = Path(given).expanduser()
+    if not path.is_dir():
+        raise DataError(f"{name}: {option}={given!r} is no folder; check the path.")
+    return path
+
+
+def folder_in(root: Any, *names: str) -> Path | None:
+    """Return the first folder in `root` with one of these names, also in lower, upper or title case; the earlier name wins.
+
+    Nothing is listed: a flat folder may hold a million images.
+    """
+    spellings = (spelling for name in names for spelling in (name, name.lower(), name.capitalize(), name.upper()))
+    return next((path for path in _inside(root, spellings) if path.is_dir()), None)
+
+
+def file_in(root: Any, *names: str) -> Path | None:
+    """Return the first file in `root` with one of these names; the earlier name wins."""
+    return next((path for path in _inside(root, names) if path.is_file()), None)
+
+
+def files_with(folder: Any, *suffixes: str) -> list[Path]:
+    """Return the files of a folder, not of its sub-folders, with one of these suffixes, by name; hidden ones aside."""
+    try:
+        with os.scandir(folder) as found:
+            names = sorted(each.name for each in found if each.name.lower().endswith(suffixes) and not each.name.startswith("."))
+    except (OSError, TypeError, ValueError):
+        return []
+    return [path for path in _inside(folder, names) if path.is_file()]
+
+
+def folders_in(root: Any) -> list[Path]:
+    """Return the sub-folders of a folder by name, hidden ones aside."""
+    try:
+        with os.scandir(root) as found:
+            return _inside(root, sorted(each.name for each in found if each.is_dir() and not each.name.startswith(".")))
+    except (OSError, TypeError, ValueError):
+        return []
+
+
+def _inside(root: Any, names: Iterable[str]) -> list[Path]:
+    return [] if root is None else [Path(root, name) for name in names if name]
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Return all images below a folder in natural order, hidden ones aside."""
+    return images.find([folder])[0]
+
+
+def by_stem(folder: Path) -> dict[str, Path]:
+    """Return the images below a folder by their path in it without suffix, in natural order."""
+    found: dict[str, Path] = {}
+    for path in images_in(folder):
+        found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+    return found
+
+
+def name_in(root: Path, path: Path) -> str:
+    """Return what a file is called in reports: its path in `root`, or the whole path when it lies elsewhere."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def missing(name: str, path: Path) -> Problem:
+    """Return the problem of an image that is listed and not there."""
+    return Problem(name, f"the image {str(path)!r} does not exist; copy it there, or take it out of the annotations.")
+
+
+def once(stream: Iterable[Sample | Problem]) -> Iterator[Sample | Problem]:
+    """Yield a problem in the place of each sample whose name came before: reports go by names."""
+    seen: set[str] = set()
+    for each in stream:
+        if isinstance(each, Sample) and each.name in seen:
+            yield Problem(each.name, "the data set lists this image more than once; only the first counts.")
+            continue
+        seen.add(each.name)
+        yield each
+
+
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        DataError: it cannot be opened, or is no UTF-8 text.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{str(path)!r} is no text (UTF-8); expected an annotation file.") from None
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
+    if "\0" in text:
+        raise DataError(f"{str(path)!r} is no text (it holds zero bytes); expected an annotation file.")
+    return text
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file that are not blank, with their numbers from 1.
+
+    Raises:
+        DataError: see `read_text`.
+    """
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def start_of(path: Path, size: int = 4096) -> str:
+    """Return how a file begins, as text; "" where it cannot be read. For recognising formats."""
+    try:
+        with path.open("rb") as file:
+            return file.read(size).decode("utf-8-sig", errors="ignore")
+    except OSError:
+        return ""
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: it cannot be read, or is cut off or otherwise no JSON, with the line.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{str(path)!r} is no JSON: {error.msg} in line {error.lineno}; is the file cut off?") from error
+
+
+def read_yaml(path: Path, purpose: str) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        DataError: it cannot be read, or is no YAML, with the place.
+        MissingExtraError: PyYAML is not installed.
+    """
+    yaml = import_optional("yaml", "data", purpose)
+    try:
+        return yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark is not None else ""
+        raise DataError(f"{str(path)!r} is no YAML: {getattr(error, 'problem', None) or first_line(error)}{where}.") from error
+
+
+def read_values(path: Path) -> npt.NDArray[np.int64]:
+    """Read a mask image's values `[H, W]`: palette indices, grey values, or the one value of equal colour channels.
+
+    Raises:
+        InputError: the file cannot be read, or holds colours.
+    """
+    with images.quiet():
+        try:
+            with Image.open(path) as image:
+                if image.mode in ("LA", "RGBA", "La", "RGBa"):
+                    image = image.convert("L" if image.mode.startswith("L") else "RGB")
+                values = np.asarray(image)
+        except Exception as error:
+            raise InputError(f"the mask {str(path)!r} cannot be read ({first_line(error)}); copy it again.") from error
+    if values.ndim == 3:
+        if not (values == values[..., :1]).all():
+            raise InputError(f"the mask {str(path)!r} holds colours; expected one value per pixel (a grey or palette PNG).")
+        values = values[..., 0]
+    return values.astype(np.int64)
+
+
+def fit_mask(mask: Mask, width: int, height: int) -> Mask:
+    """Resize a mask by the nearest pixel, for data sets whose masks are not in their images' size."""
+    if mask.shape == (height, width):
+        return mask
+    return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST), bool)
+
+
+def box_of(numbers: Any) -> tuple[float, float, float, float]:
+    """Return four finite numbers as a tuple.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if isinstance(numbers, (str, bytes)) or not hasattr(numbers, "__len__") or len(numbers) != 4:
+        raise ValueError(f"expected a box of 4 numbers; got {numbers!r}")
+    try:
+        a, b, c, d = (float(number) for number in numbers)
+    except (TypeError, ValueError):
+        raise ValueError(f"expected a box of 4 numbers; got {numbers!r}") from None
+    if not np.isfinite((a, b, c, d)).all():
+        raise ValueError(f"expected a box of 4 finite numbers; got {numbers!r}")
+    return a, b, c, d
+
+
+def from_xywh(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """From (left, top, width, height) to (left, top, right, bottom).
+
+    >>> from_xywh((10.0, 20.0, 30.0, 40.0))
+    (10.0, 20.0, 40.0, 60.0)
+    """
+    left, top, width, height = box
+    return left, top, left + width, top + height

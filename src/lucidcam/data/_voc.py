@@ -1,0 +1,147 @@
+"""Pascal VOC's XML and the folders it lies in: what `voc` and `ilsvrc` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from lucidcam.data._files import IMAGE_FOLDERS, by_stem, files_with, folder_in, folders_in, name_in
+from lucidcam.errors import DataError
+from lucidcam.samples import Object, Problem, Sample, labels_of
+
+ANNOTATION_FOLDERS = ("Annotations", "annotation", "xmls", "xml", "labels", "bbox")
+"""Names of the folder that holds the XML files, the most telling first."""
+
+
+_UNANNOTATED = "it has no XML file; write one (without objects, if there are none), or take the image away."
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are: `annotations` holds XML files and `images` images under the same paths, suffixes aside."""
+
+    root: Path
+    annotations: Path
+    images: Path
+
+
+def xmls_in(folder: Path) -> list[Path]:
+    """Return all XML files below a folder by path, hidden ones aside."""
+    return sorted(path for path in folder.rglob("*.xml") if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def first_xml(folder: Any) -> Path | None:
+    """Return one XML file of a folder or its sub-folders, without listing all; None: there is none."""
+    inside = files_with(folder, ".xml")
+    return inside[0] if inside else next((xml for each in folders_in(folder)[:3] for xml in [first_xml(each)] if xml is not None), None)
+
+
+def layout_of(root: Path) -> Layout | None:
+    """Return the layout of a folder that holds XML files: in a folder beside the images' one, or among the images."""
+    annotations = folder_in(root, *ANNOTATION_FOLDERS)
+    if annotations is not None and first_xml(annotations) is not None:
+        return Layout(root, annotations, folder_in(root, *IMAGE_FOLDERS) or root)
+    if files_with(root, ".xml"):
+        return Layout(root, root, folder_in(root, *IMAGE_FOLDERS) or root)
+    return None
+
+
+def parse(path: Path, first: int) -> tuple[str, tuple[Object, ...]]:
+    """Read an annotation file.
+
+    Args:
+        path: of the XML file.
+        first: the number of the first pixel, 1 in Pascal VOC and 0 in ILSVRC; the last pixel belongs to the box in both, so a box is
+            (xmin − first, ymin − first, xmax − first + 1, ymax − first + 1).
+
+    Returns:
+        The image's file name, "" where it is not told; and the objects.
+
+    Raises:
+        DataError: the file cannot be read or is cut off, or an object has no name, or a box without four numbers.
+    """
+    try:
+        tree = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise DataError(f"{path.name} is no XML ({error}); is the file cut off?") from error
+    except (OSError, ValueError, LookupError) as error:
+        raise DataError(f"{path.name} cannot be read: {error}.") from error
+    objects = tuple(_object(each, f"{path.name}, object {i}", first) for i, each in enumerate(tree.iter("object"), start=1))
+    return (tree.findtext("filename") or "").strip(), objects
+
+
+def _object(element: ElementTree.Element, where: str, first: int) -> Object:
+    label = (element.findtext("name") or "").strip()
+    if not label:
+        raise DataError(f"{where}: it has no <name>.")
+    box = element.find("bndbox")
+    if box is None:
+        return Object(label, difficult=_flag(element, "difficult"))
+    try:
+        left, top, right, bottom = (float(box.findtext(tag) or "") for tag in ("xmin", "ymin", "xmax", "ymax"))
+    except ValueError:
+        found = ", ".join(f"{each.tag}={each.text}" for each in box)
+        raise DataError(f"{where}: expected <bndbox> with numbers xmin, ymin, xmax, ymax; got {found or 'nothing'}.") from None
+    return Object(label, (left - first, top - first, right - first + 1, bottom - first + 1), difficult=_flag(element, "difficult"))
+
+
+def _flag(element: ElementTree.Element, tag: str) -> bool:
+    return (element.findtext(tag) or "0").strip().lower() in ("1", "true")
+
+
+def samples(
+    layout: Layout,
+    first: int,
+    stems: list[str] | None = None,
+    unannotated: Callable[[str, Path], Sample | Problem] | None = None,
+) -> Iterator[Sample | Problem]:
+    """Yield one sample per XML file, and something for each image that has none.
+
+    Args:
+        layout: where things are.
+        first: see `parse`.
+        stems: which files, by their path without suffix; None: all.
+        unannotated: from the name and path of an image without XML file to what takes its place; None: a problem.
+    """
+    pictures = by_stem(layout.images)
+    anywhere = {Path(stem).name: path for stem, path in pictures.items()}  # for images and XML files in unlike sub-folders
+    base = layout.root if layout.images.is_relative_to(layout.root) else layout.images
+    annotated = {path.relative_to(layout.annotations).with_suffix("").as_posix(): path for path in xmls_in(layout.annotations)}
+    if stems is None:  # in the images' natural order, then what has no image of the same name
+        stems = [*(stem for stem in pictures if stem in annotated), *(stem for stem in annotated if stem not in pictures)]
+        rest = dict.fromkeys(pictures.values())
+    else:
+        rest = {pictures[stem]: None for stem in stems if stem in pictures and stem not in annotated}
+    for stem in stems:
+        if stem not in annotated:
+            if stem not in pictures:
+                yield Problem(stem, f"neither {stem}.xml nor an image of this name is in {str(layout.root)!r}, but a list names it.")
+            continue
+        try:
+            filename, objects = parse(annotated[stem], first)
+        except DataError as error:
+            rest.pop(pictures.get(stem, base), None)
+            yield Problem(name_in(base, pictures[stem]) if stem in pictures else stem, str(error))
+            continue
+        # The XML file's own name decides: tools that rename images leave its <filename> behind.
+        named = Path(filename).name
+        places = (pictures.get(stem), anywhere.get(Path(stem).name), anywhere.get(Path(named).stem), anywhere.get(named))
+        picture = next((path for path in places if path is not None), None)
+        if picture is None:
+            yield Problem(
+                stem, f"no image {stem}.jpg, .png, … is in {str(layout.images)!r}; copy it there, or give its folder as images=…."
+            )
+            continue
+        rest.pop(picture, None)
+        yield Sample(picture, name_in(base, picture), labels_of(objects), objects)
+    for picture in rest:
+        name = name_in(base, picture)
+        yield Problem(name, _UNANNOTATED) if unannotated is None else unannotated(name, picture)
+
+
+def with_images(layout: Layout, images: Path) -> Layout:
+    """The layout with the images' folder somewhere else."""
+    return replace(layout, images=images)

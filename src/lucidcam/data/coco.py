@@ -1,0 +1,241 @@
+"""COCO's instances JSON (`coco`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lucidcam import images
+from lucidcam.compat import import_optional
+from lucidcam.data._base import Dataset, Format, register
+from lucidcam.data._files import (
+    box_of,
+    file_in,
+    files_with,
+    folder_in,
+    folders_in,
+    from_xywh,
+    missing,
+    once,
+    option_folder,
+    path_of,
+    read_json,
+    start_of,
+)
+from lucidcam.errors import DataError
+from lucidcam.samples import Mask, Object, Problem, Sample
+
+_KEYS = re.compile(r'\A\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:\s*[\[{"]')
+
+
+@register("coco")
+@dataclass(frozen=True, kw_only=True)
+class COCO(Format):
+    """COCO's instances (Lin et al. 2014): one JSON file with `images`, `annotations` and `categories`.
+
+    Boxes are x, y, width, height and become (x, y, x + width, y + height). Masks are polygons or run lengths, compressed or not, made by
+    pycocotools when asked. A crowd (`iscrowd`) is no object: its pixels are ignored, its class counts among the image's.
+
+    Attributes:
+        split: which file of a folder: the one with this word in its name, "val" for `instances_val2017.json`.
+        images: the folder of the images; "": looked for beside the file.
+    """
+
+    about = "COCO's instances JSON"
+    precedence = 20
+
+    split: str = ""
+    images: str = ""
+
+    def recognises(self, source: Any) -> bool:
+        """A JSON file that starts like COCO's, or a folder with one in it or in its `annotations/`."""
+        return isinstance(source, Path) and bool(_files(source))
+
+    def open(self, source: Any) -> Dataset:
+        """See `Format.open`."""
+        path = self._file(path_of(source, "coco", "an instances JSON file, or a folder with annotations/*.json"))
+        content = read_json(path)
+        if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ("images", "annotations", "categories")):
+            raise DataError(f"coco: {str(path)!r} has no lists images, annotations and categories; expected an instances file.")
+        pictures, broken = _by_id(content["images"], "file_name")
+        names, _ = _by_id(content["categories"], "name")
+        grouped: dict[Any, list[dict[str, Any]]] = {}
+        for each in content["annotations"]:
+            if isinstance(each, dict):
+                grouped.setdefault(_key(each.get("image_id")), []).append(each)
+        root = (
+            option_folder(self.images, "coco", "images")
+            if self.images
+            else _images(path, [each["file_name"] for each in pictures.values()])
+        )
+        orphans = sum(len(found) for id, found in grouped.items() if id not in pictures)
+        classes = {id: each["name"] for id, each in names.items()}
+
+        def stream() -> Iterator[Sample | Problem]:
+            for id, entry in pictures.items():
+                file = root / entry["file_name"]
+                if not file.is_file():
+                    yield missing(entry["file_name"], file)
+                    continue
+                try:
+                    yield _sample(file, entry, grouped.get(id, []), classes)
+                except ValueError as error:
+                    yield Problem(entry["file_name"], f"{path.name}: {error}.")
+            if broken:
+                yield Problem(path.name, f"{broken} entries of images have no id or file_name.")
+            if orphans:
+                yield Problem(path.name, f"{orphans} annotations are of an image_id that images does not list.")
+
+        return Dataset(path.stem, "coco", lambda: once(stream()), len(pictures), tuple(classes.values()))
+
+    def _file(self, source: Path) -> Path:
+        if source.is_file():
+            return source
+        found = [each for each in _files(source) if not self.split or self.split in (*re.findall(r"[a-z]+", each.stem), each.parent.name)]
+        found = [each for each in found if each.stem.startswith("instances")] or found
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            what = f" with {self.split!r} in its name" if self.split else ""
+            raise DataError(f"coco: no instances JSON{what} is in {str(source)!r}; looked for annotations/*.json and *.json.")
+        raise DataError(f"coco: {str(source)!r} holds {', '.join(each.name for each in found)}; give one of them, or split=….")
+
+
+def _files(source: Path) -> list[Path]:
+    if source.is_file():
+        places = [source]
+    else:
+        places = [each for folder in (folder_in(source, "annotations"), source) for each in files_with(folder, ".json")]
+        places += [each for folder in folders_in(source) for each in [file_in(folder, "_annotations.coco.json")] if each is not None]
+    found = dict.fromkeys(each for each in places if each.suffix.lower() == ".json" and _KEYS.match(start_of(each)))
+    return list(found)
+
+
+def _key(id: Any) -> Any:
+    return id if isinstance(id, (int, str)) else None
+
+
+def _by_id(found: list[Any], needed: str) -> tuple[dict[Any, dict[str, Any]], int]:
+    """The entries by their id, and how many lack it or what is needed."""
+    usable = [each for each in found if isinstance(each, dict) and _key(each.get("id")) is not None and isinstance(each.get(needed), str)]
+    return {each["id"]: each for each in usable}, len(found) - len(usable)
+
+
+def _images(path: Path, files: list[str]) -> Path:
+    """The folder in which one of the first images lies."""
+    folder = path.resolve().parent
+    split = path.stem.partition("_")[2]
+    places = [folder, folder / "images", folder.parent / "images", folder.parent]
+    if split:
+        places += [above / split for above in (folder.parent, folder.parent / "images", folder, folder / "images")]
+    for place in places:
+        if any((place / file).is_file() for file in files[:20]):
+            return place
+    if not files:
+        return folder
+    tried = ", ".join(str(place) for place in dict.fromkeys(places))
+    raise DataError(f"coco: the images of {str(path)!r} were not found; give their folder as images=… (tried {tried} for {files[0]!r}).")
+
+
+def _sample(file: Path, entry: dict[str, Any], annotations: list[dict[str, Any]], classes: dict[Any, str]) -> Sample:
+    size = partial(_size, file, entry)
+    objects: list[Object] = []
+    labels: list[str] = []
+    crowds: list[Callable[[], Mask]] = []
+    for each in annotations:
+        where = f"annotation {each.get('id')}"
+        label = classes.get(_key(each.get("category_id")))
+        if label is None:
+            raise ValueError(f"{where}: category_id {each.get('category_id')!r} is not among the categories")
+        try:
+            box = from_xywh(box_of(each["bbox"])) if each.get("bbox") else None
+            mask = _mask(each.get("segmentation"), size)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        labels.append(label)
+        if not each.get("iscrowd"):
+            objects.append(Object(label, box, mask))
+        elif mask is not None:
+            crowds.append(mask)
+        elif box is not None:
+            crowds.append(partial(_filled, box, size))
+    return Sample(file, entry["file_name"], tuple(dict.fromkeys(labels)), tuple(objects), partial(_union, crowds) if crowds else None)
+
+
+def _size(file: Path, entry: dict[str, Any]) -> tuple[int, int]:
+    width, height = entry.get("width"), entry.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else images.size(file)
+
+
+def _mask(segmentation: Any, size: Callable[[], tuple[int, int]]) -> Callable[[], Mask] | None:
+    """Check a segmentation and return what makes the mask of it."""
+    if not segmentation:
+        return None
+    if isinstance(segmentation, dict):
+        counts, shape = segmentation.get("counts"), segmentation.get("size")
+        if not (isinstance(shape, list) and len(shape) == 2 and isinstance(counts, (list, str))):
+            raise ValueError("expected run lengths as {counts, size: [height, width]}")
+        runs = unpack(counts) if isinstance(counts, str) else counts
+        if not all(isinstance(run, int) and run >= 0 for run in runs):
+            raise ValueError("its run lengths are not all whole numbers from 0 on")
+        if sum(runs) != shape[0] * shape[1]:
+            raise ValueError(f"its run lengths add up to {sum(runs)}; expected {shape[0]}×{shape[1]} pixels")
+        return partial(_painted, runs, *shape)
+    if not isinstance(segmentation, list) or any(not isinstance(each, list) or len(each) < 6 or len(each) % 2 for each in segmentation):
+        # Four numbers would be taken for a box by pycocotools.
+        raise ValueError("expected polygons as lists of at least three points x, y")
+    if not all(isinstance(number, (int, float)) for each in segmentation for number in each):
+        raise ValueError("expected polygons of numbers")
+    return partial(_outlined, segmentation, size)
+
+
+def unpack(counts: str) -> list[int]:
+    """From COCO's compressed run lengths to numbers.
+
+    A number is written in groups of 5 bits, lowest first, each as a character from "0" on; bit 6 says that more follow, the highest bit
+    of the last group is the sign. From the fourth number on, what is written is the difference to the number two before.
+
+    >>> unpack("0480")
+    [0, 4, 8, 4]
+    """
+    found: list[int] = []
+    value = shift = 0
+    for character in counts:
+        group = ord(character) - 48
+        value |= (group & 31) << shift
+        shift += 5
+        if not group & 32:
+            value -= (group & 16) << (shift - 4)  # two's complement
+            found.append(value + (found[-2] if len(found) > 2 else 0))
+            value = shift = 0
+    return found
+
+
+def _painted(runs: list[int], height: int, width: int) -> Mask:
+    """Runs of pixels, outside and inside by turns, down the columns."""
+    return np.asarray(np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T)
+
+
+def _outlined(polygons: list[list[float]], size: Callable[[], tuple[int, int]]) -> Mask:
+    coder = import_optional("pycocotools.mask", "data", "masks of COCO")
+    width, height = size()
+    packed = coder.merge(coder.frPyObjects(polygons, height, width))
+    return _painted(unpack(packed["counts"].decode()), height, width)
+
+
+def _filled(box: tuple[float, float, float, float], size: Callable[[], tuple[int, int]]) -> Mask:
+    width, height = size()
+    whole = np.zeros((height, width), bool)
+    left, top, right, bottom = (max(0, round(edge)) for edge in box)
+    whole[top:bottom, left:right] = True
+    return whole
+
+
+def _union(masks: list[Callable[[], Mask]]) -> Mask:
+    return np.asarray(np.logical_or.reduce([mask() for mask in masks]), bool)

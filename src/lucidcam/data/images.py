@@ -1,0 +1,64 @@
+"""A list of images, or of samples (`images`)."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from lucidcam.data._base import Dataset, Format, register
+from lucidcam.data._files import missing
+from lucidcam.errors import DataError
+from lucidcam.samples import Problem, Sample
+
+
+@register("images")
+@dataclass(frozen=True, kw_only=True)
+class Images(Format):
+    """A list or tuple of images (paths, bytes, PIL images, arrays, tensors), without labels; or of `lucidcam.samples.Sample`s.
+
+    Images are called by their paths; others by their place, "image 0". Samples and problems pass through as they are.
+    """
+
+    about = "a list of images or samples"
+    precedence = 10
+
+    def recognises(self, source: Any) -> bool:
+        """Any list or tuple."""
+        return isinstance(source, (list, tuple))
+
+    def open(self, source: Any) -> Dataset:
+        """See `Format.open`."""
+        if not isinstance(source, (list, tuple)):
+            raise DataError(f"images: expected a list of images or samples; got a {type(source).__name__}.")
+        found = [_entry(i, each) for i, each in enumerate(source)]
+        twice = [name for name, count in Counter(each.name for each in found).items() if count > 1]
+        if twice:
+            raise DataError(
+                f"images: {len(twice)} names come more than once, {twice[0]!r} for instance; give each sample a name of its own."
+            )
+
+        def stream() -> Iterator[Sample | Problem]:
+            for each in found:
+                path = each.image if isinstance(each, Sample) else None
+                gone = isinstance(path, (str, os.PathLike)) and not Path(path).expanduser().is_file()
+                yield missing(each.name, Path(path)) if gone and path is not None else each
+
+        return Dataset("images", "images", stream, len(found))
+
+
+def _entry(i: int, thing: Any) -> Sample | Problem:
+    if isinstance(thing, (Sample, Problem)):
+        return thing
+    if isinstance(thing, (str, os.PathLike)):
+        return Sample(thing, str(os.fspath(thing)))
+    if isinstance(thing, (Image.Image, np.ndarray, Tensor, bytes, bytearray, memoryview)) or hasattr(thing, "read"):
+        return Sample(thing, f"image {i}")
+    raise DataError(f"images: expected paths, bytes, PIL images, arrays, tensors or samples; entry {i} is a {type(thing).__name__}.")

@@ -1,0 +1,181 @@
+"""Tables of annotations: CSV, TSV and JSON lines (`table`)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lucidcam.data._base import Dataset, Format, register
+from lucidcam.data._files import box_of, from_xywh, lines_of, missing, option_folder, path_of, read_text
+from lucidcam.errors import DataError
+from lucidcam.samples import Object, Problem, Sample
+
+IMAGE = ("image", "path", "file", "filename", "file_name", "image_path")
+LABEL = ("label", "labels", "class", "category")
+CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"))
+SIZES = (("x", "y", "w", "h"), ("x", "y", "width", "height"))
+LINES = frozenset({".jsonl", ".ndjson"})
+COLUMNS = frozenset({".csv", ".tsv"})
+
+
+@register("table")
+@dataclass(frozen=True, kw_only=True)
+class Table(Format):
+    """A CSV or TSV file with a header, or a file of JSON objects, one per line.
+
+    - The image: a column `image`, `path`, `file` or `filename`. Relative paths start at the file's folder.
+    - Its classes: `label` or `labels`, several separated by `|` or `;`, in JSON also as a list.
+    - Boxes in pixels: `xmin, ymin, xmax, ymax` (or `x1, y1, x2, y2`), right and bottom exclusive; or `x, y, w, h`. In JSON also `boxes`,
+      a list of [x1, y1, x2, y2], of [x1, y1, x2, y2, label] or of {"box": […], "label": …}. A box without a label of its own has the
+      row's, of which there must be one.
+
+    Several rows of one image are one sample. A row that is malformed makes its image unusable, with the line's number.
+
+    Attributes:
+        images: the folder that relative paths start from; "": the file's.
+    """
+
+    about = "a CSV, TSV or JSON-lines file with a column image"
+    precedence = 40
+
+    images: str = ""
+
+    def recognises(self, source: Any) -> bool:
+        """A file called so."""
+        return isinstance(source, Path) and source.is_file() and source.suffix.lower() in LINES | COLUMNS
+
+    def open(self, source: Any) -> Dataset:
+        """See `Format.open`."""
+        path = path_of(source, "table", "a CSV, TSV or JSON-lines file")
+        if not path.is_file():
+            raise DataError(f"table: {str(path)!r} is a folder; give the CSV, TSV or JSON-lines file in it.")
+        root = option_folder(self.images, "table", "images") if self.images else path.parent
+        grouped: dict[str, _Rows] = {}
+        for name, rows in _json_rows(path) if path.suffix.lower() in LINES else _csv_rows(path):
+            grouped.setdefault(name, _Rows()).add(rows)
+
+        def stream() -> Iterator[Sample | Problem]:
+            for name, rows in grouped.items():
+                file = root / name
+                if rows.error is not None:
+                    yield Problem(name, rows.error)
+                elif not file.is_file():
+                    yield missing(name, file)
+                else:
+                    yield Sample(file, name, tuple(dict.fromkeys(rows.labels)), tuple(rows.objects))
+
+        classes = sorted({label for rows in grouped.values() for label in rows.labels})
+        return Dataset(path.stem, "table", stream, len(grouped), tuple(classes) or None)
+
+
+@dataclass
+class _Rows:
+    """What the rows of one image say; the first error stays."""
+
+    labels: list[str] = field(default_factory=list)
+    objects: list[Object] = field(default_factory=list)
+    error: str | None = None
+
+    def add(self, other: _Rows) -> None:
+        self.labels += other.labels
+        self.objects += other.objects
+        self.error = self.error or other.error
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, _Rows]]:
+    text = read_text(path)
+    first = text.partition("\n")[0]
+    tabs = path.suffix.lower() == ".tsv"
+    reader = csv.reader(io.StringIO(text), delimiter="\t" if tabs else max(",;\t", key=first.count), strict=True)
+    try:
+        header = [column.strip().casefold() for column in next(reader, [])]
+        image = _column(header, IMAGE)
+        if image is None:
+            raise DataError(f"{str(path)!r}, line 1: expected a column {', '.join(IMAGE[:3])} or {IMAGE[3]}; got {first.strip()[:80]!r}.")
+        label = _column(header, LABEL)
+        corners = next((columns for columns in CORNERS if set(columns) <= set(header)), None)
+        sizes = next((columns for columns in SIZES if set(columns) <= set(header)), None)
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            where = f"{path.name}, line {reader.line_num}"
+            if len(cells) != len(header):
+                known = cells[header.index(image)].strip() if len(cells) > header.index(image) else ""
+                yield known or where, _Rows(error=f"{where}: expected {len(header)} values, as in the header; got {len(cells)}.")
+                continue
+            row = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
+            labels = _split(row[label]) if label is not None else []
+            columns = corners or sizes
+            numbers = [row[column] for column in columns] if columns else []
+            boxes = [numbers] if any(numbers) else []
+            yield _row(where, row[image], labels, boxes, xywh=corners is None)
+    except csv.Error as error:
+        raise DataError(f"{str(path)!r}, line {reader.line_num}: {error}; expected a CSV file.") from error
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, _Rows]]:
+    seen = False
+    for number, line in lines_of(path):
+        where = f"{path.name}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            yield where, _Rows(error=f"{where}: no JSON ({error.msg}); is the line cut off?")
+            continue
+        image = _column(row, IMAGE) if isinstance(row, dict) else None
+        if image is None:
+            if not seen:
+                raise DataError(f"{str(path)!r}, line {number}: expected a JSON object with image, path or file; got {line[:80]!r}.")
+            yield where, _Rows(error=f"{where}: expected a JSON object with image, path or file; got {line[:80]!r}.")
+            continue
+        seen = True
+        label = _column(row, LABEL)
+        given = row[label] if label is not None else []
+        labels = [str(each) for each in given] if isinstance(given, list) else [] if given is None else _split(str(given))
+        corners = next((columns for columns in CORNERS if set(columns) <= set(row)), None)
+        sizes = next((columns for columns in SIZES if set(columns) <= set(row)), None)
+        if "boxes" in row or corners:
+            boxes = row["boxes"] or [] if "boxes" in row else [[row[column] for column in corners or ()]]
+            yield _row(where, str(row[image]), labels, boxes, xywh=False)
+        else:
+            yield _row(where, str(row[image]), labels, [[row[column] for column in sizes]] if sizes else [], xywh=True)
+
+
+def _column(row: Any, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if name in row), None)
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r"[|;]", text) if part.strip()]
+
+
+def _row(where: str, image: str, labels: list[str], boxes: Any, *, xywh: bool) -> tuple[str, _Rows]:
+    if not image:
+        return where, _Rows(error=f"{where}: it names no image.")
+    try:
+        if not isinstance(boxes, list):
+            raise ValueError(f"expected boxes as a list; got {boxes!r}")
+        objects = [_object(box, labels, xywh) for box in boxes]
+    except ValueError as error:
+        return image, _Rows(error=f"{where}: {error}.")
+    return image, _Rows(labels + [each.label for each in objects], objects)
+
+
+def _object(given: Any, labels: list[str], xywh: bool) -> Object:
+    label, numbers = None, given
+    if isinstance(given, dict):
+        label, numbers = given.get("label"), given.get("box", given.get("bbox"))
+    elif isinstance(given, (list, tuple)) and len(given) == 5:
+        *numbers, label = given
+    box = box_of(numbers)
+    if label is None:
+        if len(labels) != 1:
+            raise ValueError(f"the box has no label, and the row has {len(labels)}; expected one")
+        label = labels[0]
+    return Object(str(label), from_xywh(box) if xywh else box)

@@ -1,0 +1,225 @@
+"""YOLO: a YAML file with the classes, and a text file beside each image (`yolo`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lucidcam import images
+from lucidcam.data._base import Dataset, Format, register
+from lucidcam.data._files import (
+    IMAGE_FOLDERS,
+    files_with,
+    folder_in,
+    folders_in,
+    images_in,
+    lines_of,
+    missing,
+    name_in,
+    once,
+    path_of,
+    read_yaml,
+    start_of,
+)
+from lucidcam.errors import DataError, InputError
+from lucidcam.samples import Mask, Object, Problem, Sample, labels_of
+
+PARTS = ("train", "val", "test")
+_NAMES = re.compile(r"^names\s*:", re.MULTILINE)
+_OUTSIDE = 1e-3  # what rounding adds to coordinates in 0..1
+
+
+@register("yolo")
+@dataclass(frozen=True, kw_only=True)
+class YOLO(Format):
+    """YOLO's text files (Ultralytics): a YAML file with `names` and, where there are, `path`, `train`, `val`, `test`.
+
+    The text file of `images/a/b.jpg` is `labels/a/b.txt`, with lines `class cx cy w h` or `class x1 y1 x2 y2 …` (a polygon), as shares of
+    the image's width and height. A polygon's mask are the pixels whose centres lie inside. An image without text file is background:
+    it has no objects.
+
+    Attributes:
+        split: "train", "val" or "test"; "": all that are there.
+    """
+
+    about = "YOLO text files with a YAML file of classes"
+    precedence = 30
+
+    split: str = ""
+
+    def recognises(self, source: Any) -> bool:
+        """A YAML file with names, or a folder with `labels/*.txt`, or with such a YAML file and no masks."""
+        if not isinstance(source, Path):
+            return False
+        if source.is_file():
+            return source.suffix.lower() in (".yaml", ".yml") and _NAMES.search(start_of(source, 1 << 20)) is not None
+        return _has_labels(source) or (bool(_yamls(source)) and any(_has_labels(each) for each in folders_in(source)))
+
+    def open(self, source: Any) -> Dataset:
+        """See `Format.open`."""
+        path = path_of(source, "yolo", "a YAML file with names, or a folder with images/, labels/ and such a file")
+        if path.is_dir():
+            found = _yamls(path)
+            if len(found) != 1:
+                what = f"several YAML files with names ({', '.join(each.name for each in found)}); give one of them" if found else (
+                    "no YAML file with names; write one: 'names: [cat, dog]' in data.yaml"
+                )  # fmt: skip
+                raise DataError(f"yolo: {str(path)!r} has {what}.")
+            path = found[0]
+        content = read_yaml(path, "the data format yolo")
+        names = _names(content, path)
+        folders = self._folders(content, path)
+        files = [file for folder in folders for file in _listed(folder)]
+        if not files:
+            raise DataError(f"yolo: no images are in {', '.join(str(each) for each in folders)}; check path, train and val in {path.name}.")
+        root = path.parent
+
+        def stream() -> Iterator[Sample | Problem]:
+            for file in dict.fromkeys(files):
+                yield _sample(file, name_in(root, file), names)
+            for folder in folders:
+                for text in _strays(folder):
+                    yield Problem(name_in(root, text), "no image of this name is there; copy it, or take the text file away.")
+
+        name = root.resolve().name if path.stem.lower() in ("data", "dataset", "classes") else path.stem
+        return Dataset(name, "yolo", lambda: once(stream()), len(set(files)), tuple(names.values()))
+
+    def _folders(self, content: dict[str, Any], path: Path) -> list[Path]:
+        """The folders, or lists, of the images that are asked for."""
+        base = path.parent / str(content.get("path") or ".")
+        bases = [base, path.parent] if base.exists() else [path.parent]
+        found: list[Path] = []
+        tried: list[Path] = []
+        for part in [self.split] if self.split else PARTS:
+            given = content.get(part) or []
+            for each in [given] if isinstance(given, str) else given:
+                inner = Path(*(piece for piece in Path(each).parts if piece != ".."))  # Roboflow writes ../train/images for train/images
+                places = [start / way for way in dict.fromkeys((Path(each), inner)) for start in bases]
+                tried += places
+                found += [place for place in places if place.exists()][:1]
+        if not found:
+            usual = [path.parent / way for way in ("images", ".") if not self.split]
+            usual += [path.parent / "images" / self.split, path.parent / self.split / "images"] if self.split else []
+            tried += usual
+            found = [place for place in usual if place.is_dir()][:1]
+        if not found:
+            raise DataError(
+                f"yolo: no images {'of split ' + repr(self.split) if self.split else ''} for {str(path)!r}; tried {_shown(tried)}."
+            )
+        return list(dict.fromkeys(found))
+
+
+def _shown(paths: list[Path]) -> str:
+    return ", ".join(str(each) for each in dict.fromkeys(paths))
+
+
+def _has_labels(root: Path) -> bool:
+    """Whether a folder has `labels/` with text files, at most one folder deep."""
+    labels = folder_in(root, "labels")
+    return folder_in(root, *IMAGE_FOLDERS) is not None and any(files_with(each, ".txt") for each in (labels, *folders_in(labels)[:5]))
+
+
+def _yamls(root: Path) -> list[Path]:
+    return [each for each in files_with(root, ".yaml", ".yml") if _NAMES.search(start_of(each, 1 << 20))]
+
+
+def _names(content: Any, path: Path) -> dict[int, str]:
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, list):
+        return {i: str(name) for i, name in enumerate(names)}
+    try:
+        if isinstance(names, dict) and names:
+            return {int(i): str(name) for i, name in names.items()}
+    except ValueError:
+        pass
+    raise DataError(f"yolo: {str(path)!r} has no names; expected a list of classes, or a mapping from class number to class.")
+
+
+def _listed(place: Path) -> list[Path]:
+    """The images of a folder, or of a text file that lists them."""
+    if place.is_dir():
+        return images_in(place)
+    found = []
+    for _, line in lines_of(place):
+        found.append(Path(line) if Path(line).is_absolute() else place.parent / line)
+    return found
+
+
+def _text_of(image: Path) -> Path:
+    """The text file of an image: the last folder called `images` becomes `labels`."""
+    parts = list(image.parts)
+    at = max((i for i, part in enumerate(parts[:-1]) if part == "images"), default=None)
+    if at is not None:
+        parts[at] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def _strays(place: Path) -> Iterator[Path]:
+    """The label files (nothing but numbers) that belong to no image of a folder."""
+    if not place.is_dir():
+        return
+    wanted = {_text_of(file) for file in images_in(place)}
+    for folder in dict.fromkeys(each.parent for each in wanted):
+        for text in files_with(folder, ".txt"):
+            if text not in wanted and re.fullmatch(r"[-+.\deE\s]*", start_of(text)):
+                yield text
+
+
+def _sample(file: Path, name: str, names: dict[int, str]) -> Sample | Problem:
+    if not file.is_file():
+        return missing(name, file)
+    text = _text_of(file)
+    if not text.is_file():
+        return Sample(file, name)
+    try:
+        lines = list(lines_of(text))
+        size = images.size(file) if lines else (0, 0)
+        objects = tuple(_object(line, f"{text.name}, line {number}", names, *size) for number, line in lines)
+    except (DataError, InputError) as error:
+        return Problem(name, str(error))
+    return Sample(file, name, labels_of(objects), objects)
+
+
+def _object(line: str, where: str, names: dict[int, str], width: int, height: int) -> Object:
+    words = line.split()
+    try:
+        id = int(words[0])
+        numbers = np.array([float(word) for word in words[1:]])
+    except ValueError:
+        raise DataError(f"{where}: expected a class number and coordinates; got {line[:60]!r}.") from None
+    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
+        raise DataError(f"{where}: expected 'class cx cy w h', or a polygon of at least three points; got {len(numbers)} numbers.")
+    if id not in names:
+        raise DataError(f"{where}: class {id} is not among the {len(names)} names.")
+    if not (numbers >= -_OUTSIDE).all() or not (numbers <= 1 + _OUTSIDE).all():
+        raise DataError(f"{where}: expected shares of the image's size, in 0–1; got {line[:60]!r}.")
+    if len(numbers) == 4:
+        x, y, w, h = (float(number) for number in numbers * (width, height, width, height))
+        return Object(names[id], (x - w / 2, y - h / 2, x + w / 2, y + h / 2))
+    points = numbers.reshape(-1, 2) * (width, height)
+    (left, top), (right, bottom) = points.min(0), points.max(0)
+    return Object(names[id], (float(left), float(top), float(right), float(bottom)), partial(polygon, points, width, height))
+
+
+def polygon(points: Any, width: int, height: int) -> Mask:
+    """The pixels `[height, width]` whose centres lie inside a polygon `[n, 2]` of x, y in pixels (even-odd rule).
+
+    Pillow's polygons are not used: they hold the pixels of their outline too, a row and a column too many.
+
+    >>> polygon(np.array([[1.0, 1.0], [3.0, 1.0], [3.0, 2.0], [1.0, 2.0]]), 4, 3).astype(int).tolist()
+    [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    """
+    # Each edge turns inside to outside, and back, at the first centre to its right, in the rows whose centres it crosses.
+    turns = np.zeros((height, width + 1), np.int64)
+    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        rows = np.arange(max(0, np.ceil(min(y0, y1) - 0.5)), min(height, np.ceil(max(y0, y1) - 0.5)), dtype=int)
+        if len(rows):
+            crossed = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+            np.add.at(turns, (rows, np.clip(np.ceil(crossed - 0.5), 0, width).astype(int)), 1)
+    return np.asarray(turns.cumsum(axis=1)[:, :width] % 2 == 1)

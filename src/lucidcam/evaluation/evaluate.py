@@ -1,0 +1,395 @@
+"""The pass over a data set: batches in, sums kept, a report out."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lucidcam.data import ClassMap, Dataset, open_data
+from lucidcam.errors import DataError, LucidcamError, ModelError, OptionError
+from lucidcam.evaluation.contenders import Contender, Judge, contenders, judges
+from lucidcam.evaluation.gallery import save_contact_sheets
+from lucidcam.evaluation.journal import Journal, Part
+from lucidcam.evaluation.measure import Measure
+from lucidcam.evaluation.mosaics import Candidates
+from lucidcam.evaluation.presets import Preset
+from lucidcam.evaluation.presets import preset as preset_named
+from lucidcam.evaluation.report import Comparison, Report, Row
+from lucidcam.metrics import MosaicMetric, Record, State
+from lucidcam.runner import IMAGES_AT_ONCE, Settings, named, optimize
+from lucidcam.samples import Problem, Sample
+from lucidcam.types import Model
+
+DEFAULT_METRICS = ("average_drop", "increase_in_confidence", ("deletion", {"steps": 32}), ("insertion", {"steps": 32}))
+"""What needs images alone, in steps that are a first look rather than a publication."""
+
+DEFAULT_BOX_METRICS = ("localization_error", "maxboxacc", "pointing_game", "energy_pointing_game")
+"""What is asked, too, where there are boxes or masks."""
+
+LOOK_AHEAD = 1000
+"""Samples whose annotations are looked at before the work begins."""
+
+
+def evaluate(
+    model: Model,
+    data: Any,
+    methods: Any = None,
+    metrics: Any = None,
+    *,
+    target: Any = None,
+    layer: Any = None,
+    class_map: Any = None,
+    preset: str | None = None,
+    baselines: Iterable[str] | None = None,
+    limit: int | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    batch_size: int | None = None,
+    images_at_once: int = IMAGES_AT_ONCE,
+    optimized: bool = True,
+    out: str | os.PathLike[str] | None = None,
+    restart: bool = False,
+    progress: bool | None = None,
+    format: str | None = None,
+    **options: Any,
+) -> Report:
+    """Rank methods on a data set, beside trivial baselines, with 95 % bootstrap intervals.
+
+    Each batch of images is prepared, explained by every method, judged by every metric, and forgotten; what stays are sums.
+
+    Args:
+        model: from `lucidcam.load` or `lucidcam.wrap`, with a preprocessing.
+        data: a folder, an annotation file, a list of images or of samples, a Hugging Face data set (see `lucidcam.data`).
+        methods: names, method objects or (name, options) pairs; None: the preset's, or gradcam.
+        metrics: likewise; None: the preset's, or drop, increase, deletion and insertion in 32 steps; with boxes localisation metrics, too.
+        target: the class that metrics on masked images are about: None (predicted), "label" (the image's first label), a class id or label.
+            Localisation metrics are always about the classes that are marked.
+        layer: as for `lucidcam.attribute`.
+        class_map: from the data's class names to the model's: a mapping, "name=id" texts, or a file of them.
+        preset: "gradcam-paper", "gradcam++-paper", "scorecam-paper" or "wsol": a paper's methods and metrics, with its figures beside ours.
+        baselines: names of trivial baselines; None: all six.
+        limit: at most so many samples.
+        resamples: of the bootstrap; 0: no intervals.
+        seed: of every random draw.
+        batch_size: masked images at a time.
+        images_at_once: images that are prepared together.
+        optimized: measure on a folded, channels-last copy of the network that gives the same scores; see `lucidcam.optimize`.
+        out: a folder for the results and for what is needed to go on after an interruption.
+        restart: begin anew in a folder that holds an earlier evaluation.
+        progress: a bar with the time left; None: when standard error is a terminal.
+        format: the data's format; None: found out.
+        options: the format's own (`split`, `images`, …).
+
+    Returns:
+        The report; with `out` it is written there, too: results.json, images.csv, images.parquet, curves/, gallery/.
+
+    Raises:
+        DataError: nothing in the data can be used, or it lacks what a metric needs.
+        OptionError: a name or option that does not exist; a folder with an evaluation of other settings.
+    """
+    if not isinstance(model, Model):
+        raise ModelError(f"expected a lucidcam Model to evaluate; got {type(model).__name__}: use lucidcam.load(…) or lucidcam.wrap(…).")
+    if images_at_once < 1 or resamples < 0 or (limit is not None and limit < 1):
+        raise OptionError(f"expected images_at_once ≥ 1, resamples ≥ 0, limit ≥ 1; got {images_at_once}, {resamples}, {limit}.")
+    protocol = None if preset is None else preset_named(preset)
+    dataset = _limited(open_data(data, format, **options), limit)
+    classes = ClassMap.of(model, class_map)
+    ahead = _Ahead.of(dataset, classes)
+    asked_metrics = metrics if metrics is not None else protocol.metrics if protocol is not None else ahead.metrics()
+    entered = contenders(
+        methods if methods is not None else protocol.methods if protocol is not None else "gradcam",
+        baselines,
+        layer,
+        model.layer,
+        Settings(seed=seed, batch_size=batch_size),
+    )
+    asked = judges(asked_metrics)
+    about = target if target in (None, "label") else _class_id(target, model)
+    ahead.check(asked, about, classes)
+    settings = {
+        "version": _version(),
+        "model": model.name,
+        "preprocess": repr(model.preprocess),
+        "data": dataset.name,
+        "format": dataset.format,
+        "limit": limit,
+        "methods": {each.label: each.described() for each in entered},
+        "metrics": {each.label: each.described() for each in asked},
+        "target": about,
+        "class_map": dict(classes.given),
+        "preset": preset,
+        "resamples": resamples,
+        "seed": seed,
+        "images_at_once": images_at_once,
+        "optimized": optimized,
+    }
+    folder = None if out is None else Path(out)
+    journal = Journal(folder, settings, restart)
+    fast, notes = _optimized(model, optimized)
+    measure = Measure(fast, entered, asked, classes.resolve, about)
+    tally = Tally(entered, asked, resamples, seed)
+    with _bar(dataset.count, progress) as advance:
+        _measure_all(dataset, measure, journal, tally, images_at_once, advance)
+        if not tally.names:
+            raise DataError(_nothing(dataset, tally))
+        for judge in asked:
+            if isinstance(judge.metric, MosaicMetric):
+                tally.candidates.measure(judge, judge.metric, measure, dataset, journal, tally.add_mosaics, advance)
+    report = tally.report(settings, classes, [*notes, *ahead.notes(asked)], protocol)
+    if folder is not None:
+        report.save(folder)
+        main = next((f.name for judge in asked if not isinstance(judge.metric, MosaicMetric) for f in judge.figures), None)
+        if main is not None:
+            save_contact_sheets(report, measure, dataset, main, folder / "gallery")
+    return report
+
+
+@dataclass
+class Tally:
+    """The sums of all methods and metrics, and one value per image."""
+
+    contenders: Sequence[Contender]
+    judges: Sequence[Judge]
+    resamples: int
+    seed: int
+    names: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    candidates: Candidates = field(default_factory=Candidates)
+    states: dict[tuple[str, str], State] = field(default_factory=dict)
+    values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.states = {(c.label, j.label): State(j.metric, self.resamples, self.seed) for c in self.contenders for j in self.judges}
+
+    def add(self, part: Part) -> None:
+        """Add what one batch gave."""
+        self.names += part.names
+        self.problems += part.problems
+        self.candidates.add(part)
+        for (contender, label), records in part.records.items():
+            judge = next(each for each in self.judges if each.label == label)
+            self.states[contender, label].update_all(part.names, records)
+            for each in records:
+                single = _alone(judge, each)
+                for figure, own in zip(judge.figures, judge.metric.figures, strict=True):
+                    self.values.setdefault((contender, figure.name), []).append(single[own.name])
+
+    def add_mosaics(self, part: Part) -> None:
+        """Add what mosaics gave; they are no images of the data set."""
+        for key, records in part.records.items():
+            self.states[key].update_all(part.names, records)
+
+    def report(self, settings: Mapping[str, Any], classes: ClassMap, notes: Sequence[str], protocol: Preset | None) -> Report:
+        """What was found."""
+        rows, comparisons = [], []
+        curves: dict[str, dict[str, Any]] = {}
+        groups: dict[str, dict[str, Any]] = {}
+        figures = {figure.name: figure for judge in self.judges for figure in judge.figures}
+        for judge in self.judges:
+            names = dict(zip((own.name for own in judge.metric.figures), (each.name for each in judge.figures), strict=True))
+            samples: dict[str, dict[str, Any]] = {name: {} for name in names.values()}
+            for contender in self.contenders:
+                state = self.states[contender.label, judge.label]
+                found, intervals, drawn = state.figures(), state.intervals(), state.samples()
+                for own, name in names.items():
+                    rows.append(Row(contender.label, name, found[own], *intervals[own], state.n))
+                    samples[name][contender.label] = (found[own], drawn[own])
+                if state.curves():
+                    curves.setdefault(judge.label, {})[contender.label] = state.curves()
+                if len(state.groups()) > 1:
+                    groups.setdefault(judge.label, {})[contender.label] = state.groups()
+            for name, each in samples.items():
+                comparisons += list(_compared(name, each))
+        plain = {name.partition(":")[0] for name in figures}
+        order = {each.label: i for i, each in enumerate(self.contenders)}
+        rows.sort(key=lambda row: order[row.method])
+        return Report(
+            rows=tuple(rows),
+            figures=figures,
+            comparisons=tuple(comparisons),
+            settings=settings,
+            skipped=tuple(self.problems),
+            unmatched=dict(classes.reasons),
+            trivial=tuple(each.label for each in self.contenders if each.method is None),
+            published=() if protocol is None else tuple(each for each in protocol.published if each.metric in plain),
+            curves=curves,
+            groups=groups,
+            names=tuple(self.names),
+            values={key: np.array(values) for key, values in self.values.items()},
+            notes=tuple(notes),
+        )
+
+
+def _measure_all(dataset: Dataset, measure: Measure, journal: Journal, tally: Tally, size: int, advance: Callable[[float], None]) -> None:
+    for number, batch in enumerate(_batches(dataset, size)):
+        names = [each.name for each in batch]
+        part = journal.read("images", number, names)
+        if part is None:
+            part = measure(batch, advance)
+            if number == 0:
+                _check_first(batch, part)
+            journal.write("images", number, names, part)
+            advance(len(batch) - len(part.names))
+        else:
+            advance(len(batch))
+        tally.add(part)
+
+
+def _check_first(batch: Sequence[Sample | Problem], part: Part) -> None:
+    """Give up where every image fails in the same way: then it is not the images.
+
+    Raises:
+        DataError: with what they have in common.
+    """
+    asked = {each.name for each in batch if isinstance(each, Sample)}
+    failed = [each for each in part.problems if each.name in asked]
+    if len(asked) > 1 and len(failed) == len(asked) and len({each.error.replace(each.name, "") for each in failed}) == 1:
+        raise DataError(f"none of the first {len(asked)} images can be measured: {failed[0].error}")
+
+
+def _batches(samples: Iterable[Sample | Problem], size: int) -> Iterator[list[Sample | Problem]]:
+    stream = iter(samples)
+    while batch := list(itertools.islice(stream, size)):
+        yield batch
+
+
+def _alone(judge: Judge, records: Sequence[Record]) -> dict[str, float]:
+    """The figures of one image by itself."""
+    if not records:
+        return {figure.name: np.nan for figure in judge.metric.figures}
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.group, []).append(record)
+    count = np.array([[float(len(each))] for each in groups.values()])
+    sums = np.stack([np.stack([record.values for record in each]).sum(0)[None] for each in groups.values()])
+    return {name: float(values[0]) for name, values in judge.metric.compute(count, sums).items()}
+
+
+def _compared(metric: str, samples: Mapping[str, tuple[float, Any]]) -> Iterator[Comparison]:
+    for (first, (a, drawn_a)), (second, (b, drawn_b)) in itertools.combinations(samples.items(), 2):
+        difference = drawn_a - drawn_b
+        difference = difference[np.isfinite(difference)]
+        if not len(difference) or not np.isfinite(a - b):
+            continue
+        low, high = np.quantile(difference, [0.025, 0.975])
+        p = min(1.0, 2 * float(min((difference <= 0).mean(), (difference >= 0).mean())))
+        yield Comparison(metric, first, second, a - b, float(low), float(high), p)
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """What the annotations of the first samples hold."""
+
+    seen: int
+    all: bool
+    labels: bool
+    boxes: bool
+    masks: bool
+    matched: int
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, dataset: Dataset, classes: ClassMap) -> _Ahead:
+        samples = list(itertools.islice(iter(dataset), LOOK_AHEAD + 1))
+        found = [each for each in samples[:LOOK_AHEAD] if isinstance(each, Sample)]
+        names = dict.fromkeys(label for each in found for label in each.labels)
+        things = [thing for each in found for thing in each.objects]
+        return cls(
+            seen=len(found),
+            all=len(samples) <= LOOK_AHEAD,
+            labels=bool(names),
+            boxes=any(thing.box is not None or thing.mask is not None for thing in things),
+            masks=any(thing.mask is not None for thing in things),
+            matched=sum(classes.resolve(name) is not None for name in names),
+            names=tuple(names),
+        )
+
+    def metrics(self) -> tuple[Any, ...]:
+        """What is asked when nothing is."""
+        return (*DEFAULT_METRICS, *DEFAULT_BOX_METRICS) if self.boxes and self.matched else DEFAULT_METRICS
+
+    def check(self, asked: Sequence[Judge], target: Any, classes: ClassMap) -> None:
+        """Refuse what cannot be had, before any work.
+
+        Raises:
+            DataError: a metric or the target needs classes, boxes or masks that the data does not have.
+        """
+        if not self.all or not self.seen:
+            return
+        for judge in asked:
+            needs = judge.metric.needs
+            if needs and not getattr(self, needs):
+                raise DataError(f"{judge.label} needs {needs}; none of the {self.seen} samples has any.")
+        wants = [judge.label for judge in asked if judge.metric.needs] + (['target "label"'] if target == "label" else [])
+        if wants and not self.labels:
+            raise DataError(f"{wants[0]} needs the images' classes; none of the {self.seen} samples has any.")
+        if wants and not self.matched:
+            name = self.names[0]
+            listed = ", ".join(self.names[:5]) + (", …" if len(self.names) > 5 else "")
+            raise DataError(
+                f"{wants[0]} needs the data's classes in the model's, and none of {listed} is one: {classes.reasons.get(name, '')} "
+                f"Say which is meant: --class-map '{name}=ID', class_map={{{name!r}: …}}."
+            )
+
+    def notes(self, asked: Sequence[Judge]) -> list[str]:
+        """What was not measured, and why."""
+        if self.boxes and not self.matched and not any(judge.metric.needs for judge in asked):
+            return [f"the data has boxes, but none of its classes ({', '.join(self.names[:5])}) is one of the model's: see --class-map."]
+        return []
+
+
+def _class_id(target: Any, model: Model) -> int:
+    found = named(target, model)
+    if not isinstance(found, int):
+        raise OptionError(f'expected one class as target, None (predicted) or "label"; got {target!r}.')
+    return found
+
+
+def _limited(dataset: Dataset, limit: int | None) -> Dataset:
+    if limit is None:
+        return dataset
+    count = limit if dataset.count is None else min(limit, dataset.count)
+    return Dataset(dataset.name, dataset.format, lambda: itertools.islice(iter(dataset), limit), count, dataset.classes)
+
+
+def _optimized(model: Model, wanted: bool) -> tuple[Model, list[str]]:
+    if not wanted:
+        return model, []
+    try:
+        return optimize(model), []
+    except LucidcamError as error:
+        return model, [f"measured on the network as it is, because the optimised copy is not the same: {error}"]
+
+
+def _nothing(dataset: Dataset, tally: Tally) -> str:
+    if not tally.problems:
+        return f"{dataset.name}: no image was found."
+    first = tally.problems[0].error
+    return f"{dataset.name}: none of the {len(tally.problems)} samples can be used; the first: {first}"
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("lucidcam")
+
+
+@contextmanager
+def _bar(count: int | None, wanted: bool | None) -> Iterator[Callable[[float], None]]:
+    if not (sys.stderr.isatty() if wanted is None else wanted):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("evaluating", total=count)
+        yield lambda done: bar.advance(task, done)

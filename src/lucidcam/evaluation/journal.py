@@ -1,0 +1,137 @@
+"""What was measured so far, on disk: a killed evaluation goes on where it stopped, and gives the same figures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lucidcam.errors import DataError, OptionError
+from lucidcam.metrics import Record
+from lucidcam.samples import Problem
+
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What one batch of samples gave.
+
+    Attributes:
+        names: of the images that were measured.
+        records: by contender and metric (their labels), for each image its records.
+        problems: what could not be used.
+        classes: for each image its class and the network's confidence in it, for metrics that choose images by that.
+    """
+
+    names: tuple[str, ...] = ()
+    records: Mapping[tuple[str, str], Sequence[Sequence[Record]]] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    classes: tuple[tuple[int, float], ...] = ()
+
+
+class Journal:
+    """Parts in a folder, each written whole or not at all.
+
+    Args:
+        folder: where to; None: nothing is kept.
+        settings: of this evaluation; an evaluation with others must not go on here.
+        restart: forget what is there.
+
+    Raises:
+        OptionError: when the folder holds an evaluation with other settings, or cannot be written.
+    """
+
+    def __init__(self, folder: Path | None, settings: Mapping[str, Any], restart: bool = False) -> None:
+        self.folder = None if folder is None else folder / "parts"
+        if folder is None or self.folder is None:
+            return
+        text = json.dumps(settings, indent=2, sort_keys=True, default=str)
+        told = folder / SETTINGS
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if restart:
+                for old in (told, *self.folder.glob("*.npz")):
+                    old.unlink(missing_ok=True)
+            if told.exists():
+                _compare(folder, json.loads(told.read_text(encoding="utf-8")), json.loads(text))
+            else:
+                _write(told, text.encode())
+        except (OSError, ValueError) as error:
+            if isinstance(error, OptionError):
+                raise
+            raise OptionError(f"cannot keep results in {folder}: {getattr(error, 'strerror', None) or error}.") from None
+
+    def read(self, kind: str, number: int, names: Sequence[str]) -> Part | None:
+        """The part that was measured from samples of these names; None when there is none yet.
+
+        Raises:
+            DataError: when it was measured from others.
+        """
+        path = self._path(kind, number)
+        if path is None or not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as kept:
+            told = json.loads(str(kept["told"]))
+            if told["asked"] != list(names):
+                raise DataError(
+                    f"the data changed since {path.parent.parent} was begun ({path.name} has other images); choose another folder."
+                )
+            records = {}
+            for i, (contender, judge, groups) in enumerate(told["records"]):
+                rows, which, values = kept[f"rows{i}"], kept[f"groups{i}"], kept[f"values{i}"]
+                found: list[list[Record]] = [[] for _ in told["names"]]
+                for row, group, value in zip(rows, which, values, strict=True):
+                    found[row].append(Record(value, groups[group]))
+                records[contender, judge] = found
+        problems = tuple(Problem(**each) for each in told["problems"])
+        return Part(tuple(told["names"]), records, problems, tuple((int(c), float(p)) for c, p in told["classes"]))
+
+    def write(self, kind: str, number: int, names: Sequence[str], part: Part) -> None:
+        """Keep a part."""
+        path = self._path(kind, number)
+        if path is None:
+            return
+        arrays: dict[str, Any] = {}
+        listed = []
+        for i, ((contender, judge), found) in enumerate(part.records.items()):
+            flat = [(row, record) for row, records in enumerate(found) for record in records]
+            groups = list(dict.fromkeys(record.group for _, record in flat))
+            arrays[f"rows{i}"] = np.array([row for row, _ in flat], np.int64)
+            arrays[f"groups{i}"] = np.array([groups.index(record.group) for _, record in flat], np.int64)
+            arrays[f"values{i}"] = np.stack([record.values for _, record in flat]) if flat else np.zeros((0, 0))
+            listed.append((contender, judge, groups))
+        told = {
+            "asked": list(names),
+            "names": part.names,
+            "records": listed,
+            "problems": [asdict(each) for each in part.problems],
+            "classes": part.classes,
+        }
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, told=np.array(json.dumps(told)), **arrays)
+        temporary.replace(path)
+
+    def _path(self, kind: str, number: int) -> Path | None:
+        return None if self.folder is None else self.folder / f"{kind}-{number:06d}.npz"
+
+
+def _compare(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if changed:
+        raise OptionError(
+            f"{folder} holds an evaluation with other settings ({', '.join(sorted(changed))}); choose another folder, or restart it "
+            "(restart=True, --restart)."
+        )
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)

@@ -1,0 +1,231 @@
+"""One batch of samples: prepared, explained by every contender, judged by every metric. Nothing but numbers leaves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lucidcam.engine.run import open_run
+from lucidcam.errors import LayerError, MissingExtraError, OptionError, TargetError
+from lucidcam.evaluation.contenders import Contender, Judge
+from lucidcam.evaluation.journal import Part
+from lucidcam.metrics import Batch, Comparative, FaithfulnessMetric, LocalizationMetric, Located, MosaicMetric, Record
+from lucidcam.samples import Problem, Sample
+from lucidcam.targets import logits
+from lucidcam.types import Model, Prepared
+
+Records = dict[tuple[str, str], list[list[Record]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A sample that can be measured.
+
+    Attributes:
+        sample: with its boxes cut back to the image.
+        prepared: its image.
+        classes: the class ids of its labels that the model knows, by label.
+        asked: the class that is asked for; None: the predicted one.
+    """
+
+    sample: Sample
+    prepared: Prepared
+    classes: dict[str, int]
+    asked: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """What is done with every batch.
+
+    Attributes:
+        model: the network.
+        contenders: who is judged.
+        judges: by what.
+        class_of: from a label of the data to a class id, or None.
+        target: None (predicted), "label" (the image's own first label), or a class id.
+    """
+
+    model: Model
+    contenders: Sequence[Contender]
+    judges: Sequence[Judge]
+    class_of: Any
+    target: Any
+
+    def __call__(self, samples: Sequence[Sample | Problem], advance: Callable[[float], None]) -> Part:
+        """Measure a batch; what cannot be used becomes a problem.
+
+        Args:
+            samples: the batch.
+            advance: told how many images, with fractions, are done.
+
+        Raises:
+            OptionError, LayerError, TargetError, MissingExtraError: what is asked for is wrong, whatever the images.
+        """
+        items: list[Item] = []
+        problems: list[Problem] = []
+        for sample in samples:
+            found = sample if isinstance(sample, Problem) else self.item(sample)
+            if isinstance(found, Problem):
+                problems.append(found)
+            else:
+                items.append(found)
+        groups: dict[Any, list[Item]] = {}
+        for item in items:
+            groups.setdefault(tuple(item.prepared.tensor.shape), []).append(item)
+        names: list[str] = []
+        classes: list[tuple[int, float]] = []
+        records: Records = {(c.label, j.label): [] for c in self.contenders for j in self.judges if not isinstance(j.metric, MosaicMetric)}
+        for group in groups.values():
+            for part in self._tried(group, problems, advance):
+                names += part.names
+                classes += part.classes
+                for key in records:
+                    records[key] += [list(each) for each in part.records[key]]
+        return Part(tuple(names), records, tuple(problems), tuple(classes))
+
+    def item(self, sample: Sample) -> Item | Problem:
+        """Read and prepare a sample, or say why that fails."""
+        try:
+            prepared = self.model.prepare([sample.image])[0]
+            fitted = sample.fitted(prepared.frame.width, prepared.frame.height)
+            classes = {label: self.class_of(label) for label in fitted.labels}
+            known = {label: found for label, found in classes.items() if found is not None}
+            if self.target == "label" and not known:
+                what = f"none of its labels ({', '.join(fitted.labels)}) is a class of the model" if fitted.labels else "it has no label"
+                return Problem(sample.name, f"{sample.name}: {what}, and the target is the label.")
+            return Item(fitted, prepared, known, next(iter(known.values())) if self.target == "label" else self.target)
+        except (OptionError, MissingExtraError):
+            raise
+        except Exception as error:  # also a preprocessing of the user's own: one bad sample does not end the run
+            return Problem.of(sample.name, error)
+
+    def class_shown(self, item: Item, inputs: Tensor) -> int:
+        """The class to draw: the first that is marked in the image where localisation is judged, else the one that was asked for."""
+        marked = [item.classes[each.label] for each in item.sample.objects if each.label in item.classes]
+        if marked and isinstance(self.judges[0].metric, LocalizationMetric):
+            return marked[0]
+        if item.asked is not None:
+            return item.asked
+        with open_run(self.model.module, inputs, progress=False) as run:
+            return int(logits(run.outputs(), 1).argmax())
+
+    def _tried(self, items: Sequence[Item], problems: list[Problem], advance: Callable[[float], None]) -> list[Part]:
+        """Measure images of one size together; where that fails, one by one, so that only the bad ones are lost."""
+        try:
+            return [self._measured(items, advance)]
+        except (OptionError, LayerError, TargetError, MissingExtraError):
+            raise
+        except Exception as error:
+            if len(items) == 1:
+                problems.append(Problem.of(items[0].sample.name, error))
+                return []
+            return [part for item in items for part in self._tried([item], problems, lambda _: None)]
+
+    def _measured(self, items: Sequence[Item], advance: Callable[[float], None]) -> Part:
+        module = self.model.module
+        inputs = torch.stack([item.prepared.tensor for item in items]).to(self.model.device, self.model.dtype)
+        with open_run(module, inputs, progress=False) as run:
+            scores = logits(run.outputs(), len(items)).double()
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        predicted = order[:, 0]
+        ids = [int(predicted[i]) if item.asked is None else item.asked for i, item in enumerate(items)]
+        confidence = scores.softmax(1)
+        records: Records = {}
+        for contender in self.contenders:
+            for judge, found in self._judged(contender, inputs, items, ids, order.argsort(1)).items():
+                records[contender.label, judge.label] = found
+            advance(len(items) / len(self.contenders))
+        self._compare(records)
+        names = tuple(item.sample.name for item in items)
+        classes = tuple((int(c), float(confidence[i, c])) for i, c in enumerate(predicted.tolist()))
+        return Part(names, records, (), classes)
+
+    def _judged(
+        self, contender: Contender, inputs: Tensor, items: Sequence[Item], ids: list[int], ranks: Tensor
+    ) -> dict[Judge, list[list[Record]]]:
+        names = [item.sample.name for item in items]
+        found: dict[Judge, list[list[Record]]] = {}
+        maps: dict[tuple[int, int], Tensor] = {}
+        faithfulness = [(judge, judge.metric) for judge in self.judges if isinstance(judge.metric, FaithfulnessMetric)]
+        if faithfulness:
+            target = torch.tensor(ids, device=inputs.device)
+            with contender.open(self.model.module, inputs, target) as run:
+                made = contender.maps(run, names)[:, 0]
+                maps = {(i, each): made[i].float().cpu() for i, each in enumerate(ids)}
+                wide = made if made.dtype == torch.float64 else made.float()
+                batch = Batch(run, wide, lambda other: contender.maps(other, names)[:, 0], self.black, tuple(names))
+                for judge, asking in faithfulness:
+                    values = asking.measure(batch).cpu().double().numpy()
+                    found[judge] = [[Record(row)] for row in values]
+        localization = [(judge, judge.metric) for judge in self.judges if isinstance(judge.metric, LocalizationMetric)]
+        if localization:
+            wanted = [list(item.classes.values()) for item in items]
+            maps |= self._missing(contender, inputs, items, wanted, maps)
+            views = [_located(item, {each: maps[i, each] for each in wanted[i]}, ranks[i]) for i, item in enumerate(items)]
+            for judge, comparing in localization:
+                found[judge] = [_records(comparing, each) for each in views]
+        return found
+
+    def _missing(
+        self, contender: Contender, inputs: Tensor, items: Sequence[Item], wanted: list[list[int]], maps: dict[tuple[int, int], Tensor]
+    ) -> dict[tuple[int, int], Tensor]:
+        """The maps of classes that were not made yet: images with equally many of them together, all classes in one pass."""
+        groups: dict[int, list[tuple[int, list[int]]]] = {}
+        for i, classes in enumerate(wanted):
+            missing = [each for each in dict.fromkeys(classes) if (i, each) not in maps]
+            if missing:
+                groups.setdefault(len(missing), []).append((i, missing))
+        found: dict[tuple[int, int], Tensor] = {}
+        for group in groups.values():
+            rows = [i for i, _ in group]
+            target = torch.tensor([classes for _, classes in group], device=inputs.device)
+            with contender.open(self.model.module, inputs[rows], target) as run:
+                made = contender.maps(run, [items[i].sample.name for i in rows]).float().cpu()
+            for (i, classes), ours in zip(group, made, strict=True):
+                found |= {(i, each): ours[t] for t, each in enumerate(classes)}
+        return found
+
+    def _compare(self, records: Records) -> None:
+        """Turn what a comparative metric measured of each method into how it fares against each other method."""
+        methods = [contender.label for contender in self.contenders if contender.method is not None]
+        for judge in self.judges:
+            metric = judge.metric
+            if not isinstance(metric, Comparative):
+                continue
+            own = {c.label: [row[0].values for row in records[c.label, judge.label]] for c in self.contenders}
+            for label, values in own.items():
+                rivals = [rival for rival in methods if rival != label]
+                records[label, judge.label] = [
+                    [Record(metric.against(mine, own[rival][i]), rival) for rival in rivals] for i, mine in enumerate(values)
+                ]
+
+    @cached_property
+    def black(self) -> Tensor:
+        """What a black pixel is in the network's input space `[C]`."""
+        tensor = self.model.prepare([Image.new("RGB", (256, 256))])[0].tensor
+        return tensor.flatten(1).mean(1).to(self.model.device, self.model.dtype)
+
+
+def _located(item: Item, maps: dict[int, Tensor], ranks: Tensor) -> list[Located]:
+    """The maps of the classes that are marked in an image, with the objects of each."""
+    sample = item.sample
+    found = []
+    for label, number in item.classes.items():
+        objects = tuple(each for each in sample.objects if each.label == label)
+        if objects:
+            alone = len(sample.labels) == 1
+            found.append(Located(maps[number], item.prepared.frame, label, objects, sample.ignore, int(ranks[number]), alone))
+    return found
+
+
+def _records(metric: LocalizationMetric, views: list[Located]) -> list[Record]:
+    if metric.needs == "masks":
+        views = [view for view in views if all(each.mask is not None for each in view.objects)]
+    return list(metric.measure(views)) if views else []

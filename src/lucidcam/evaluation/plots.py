@@ -1,0 +1,67 @@
+"""Curves behind the figures, with matplotlib, drawn without a display."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lucidcam.errors import OptionError, unknown
+from lucidcam.metrics._base import Curve
+
+if TYPE_CHECKING:
+    from lucidcam.evaluation.report import Report
+
+
+def plot(report: Report, metric: str) -> Any:
+    """One panel per curve of a metric, one line per method.
+
+    Raises:
+        OptionError: for a metric without curves.
+    """
+    if metric not in report.curves:
+        known = ", ".join(report.curves) or "none of this report's"
+        raise OptionError(f"{unknown('metric with curves', metric, report.curves) if report.curves else 'no metric has curves'} ({known}).")
+    return _figure(report.curves[metric], metric, report.trivial)
+
+
+def save_plots(report: Report, folder: Path) -> list[Path]:
+    """Write every metric's curves as PNG and SVG."""
+    written = []
+    for metric, curves in report.curves.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        figure = _figure(curves, metric, report.trivial)
+        stem = re.sub(r"[^\w.=+-]+", "_", metric)
+        for suffix in ("png", "svg"):
+            path = folder / f"{stem}.{suffix}"
+            # No date in the file: the same figures give the same bytes.
+            figure.savefig(path, dpi=120, metadata={"Date": None} if suffix == "svg" else None)
+            written.append(path)
+    return written
+
+
+def _figure(curves: Mapping[str, Sequence[Curve]], metric: str, trivial: Sequence[str]) -> Any:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = list(dict.fromkeys(curve.name for each in curves.values() for curve in each))
+    with rc_context({"svg.hashsalt": "lucidcam"}):
+        figure = Figure(figsize=(max(5.0, 4.2 * len(panels)), 3.8), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for panel, axis in zip(panels, axes, strict=True):
+            for method, each in curves.items():
+                for curve in each:
+                    if curve.name == panel:
+                        plain = method in trivial
+                        style = {"linewidth": 1, "linestyle": "--", "alpha": 0.7} if plain else {"linewidth": 2}
+                        axis.plot(curve.x, curve.y, label=method, **style)
+                        axis.set_xlabel(curve.x_label)
+                        axis.set_ylabel(curve.y_label)
+            axis.set_title(panel)
+            axis.grid(alpha=0.25)
+        axes[-1].legend(fontsize="small", frameon=False)
+        figure.suptitle(metric.replace("_", " ")) if panels != [metric] else None
+    return figure

@@ -1,0 +1,229 @@
+"""What an evaluation found: figures with intervals, differences, values per image, curves; as tables, files and plots."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lucidcam import compat
+from lucidcam.errors import MissingExtraError, OptionError
+from lucidcam.evaluation.presets import Published
+from lucidcam.metrics._base import Curve, Figure
+from lucidcam.samples import Problem
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SIGNIFICANT = 0.05
+"""Two-sided level of the marks in the table."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of one method.
+
+    Attributes:
+        method: a method's label, or a trivial baseline's.
+        metric: the figure's name.
+        mean: over the data set.
+        low: end of the 95 % bootstrap interval.
+        high: its other end.
+        n: images that counted.
+    """
+
+    method: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference of two methods' figures on the same images.
+
+    Attributes:
+        metric: the figure's name.
+        first: a method.
+        second: another.
+        difference: the first's figure minus the second's.
+        low: end of the difference's 95 % paired-bootstrap interval.
+        high: its other end.
+        p: two-sided: twice the share of bootstrap samples in which the difference has the rarer sign.
+    """
+
+    metric: str
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What `lucidcam.evaluate` returns.
+
+    Attributes:
+        rows: method by method.
+        figures: what the rows' metrics are: unit and direction.
+        comparisons: each pair of methods, metric by metric.
+        settings: all that the figures depend on.
+        skipped: samples that could not be used, and why.
+        unmatched: the data's classes that are none of the model's, and why.
+        trivial: which of the methods are trivial baselines.
+        published: figures of the papers for the same metrics.
+        curves: by metric and method.
+        groups: by metric and method: the figures of each class, or against each rival.
+        names: of the images, for `values`.
+        values: by method and metric: one value per image, NaN where it did not count.
+        notes: what a reader should know.
+    """
+
+    rows: tuple[Row, ...]
+    figures: Mapping[str, Figure] = field(repr=False)
+    comparisons: tuple[Comparison, ...] = field(repr=False)
+    settings: Mapping[str, Any] = field(repr=False)
+    skipped: tuple[Problem, ...] = ()
+    unmatched: Mapping[str, str] = field(default_factory=dict)
+    trivial: tuple[str, ...] = ()
+    published: tuple[Published, ...] = field(default=(), repr=False)
+    curves: Mapping[str, Mapping[str, Sequence[Curve]]] = field(default_factory=dict, repr=False)
+    groups: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]] = field(default_factory=dict, repr=False)
+    names: tuple[str, ...] = field(default=(), repr=False)
+    values: Mapping[tuple[str, str], npt.NDArray[np.float64]] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods and baselines, in the order of the rows."""
+        return list(dict.fromkeys(row.method for row in self.rows))
+
+    def row(self, method: str, metric: str) -> Row:
+        """One figure of one method.
+
+        Raises:
+            OptionError: when there is no such row.
+        """
+        for row in self.rows:
+            if (row.method, row.metric) == (method, metric):
+                return row
+        raise OptionError(f"no row {method!r} × {metric!r}; methods: {', '.join(self.methods)}; metrics: {', '.join(self.figures)}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data, ready for JSON: NaN becomes None."""
+        return {
+            "rows": [_plain(row) for row in self.rows],
+            "settings": dict(self.settings),
+            "skipped": [_plain(each) for each in self.skipped],
+            "comparisons": [_plain(each) for each in self.comparisons],
+            "metrics": {name: {"unit": f.unit, "higher_is_better": f.higher_is_better} for name, f in self.figures.items()},
+            "trivial": list(self.trivial),
+            "unmatched": dict(self.unmatched),
+            "published": [_plain(each) for each in self.published],
+            "groups": _clean(self.groups),
+            "notes": list(self.notes),
+        }
+
+    def best(self, metric: str) -> str | None:
+        """The method with the best figure; None where the metric has no direction or nothing counted."""
+        better = self.figures[metric].higher_is_better
+        rows = [row for row in self.rows if row.metric == metric and np.isfinite(row.mean)]
+        if better is None or not rows:
+            return None
+        return (max if better else min)(rows, key=lambda row: row.mean).method
+
+    def differs(self, metric: str, first: str, second: str) -> bool:
+        """Whether two methods' figures differ by the paired bootstrap, at the 5 % level."""
+        return any(c.metric == metric and {c.first, c.second} == {first, second} and c.p < SIGNIFICANT for c in self.comparisons)
+
+    def table(self, width: int | None = None) -> RenderableType:
+        """Methods × metrics for a terminal, in as many parts as its width needs.
+
+        The best figure is bold; one that does not differ from it significantly is marked with ≈.
+
+        Args:
+            width: in characters; None: the terminal's.
+        """
+        from lucidcam.evaluation.tables import table
+
+        return table(self, width)
+
+    def images(self) -> list[dict[str, Any]]:
+        """Values per image: a dict with `image`, `method`, `metric` and `value` each, without those that did not count."""
+        found = []
+        for (method, metric), values in self.values.items():
+            found += [
+                {"image": name, "method": method, "metric": metric, "value": float(value)}
+                for name, value in zip(self.names, values, strict=True)
+                if np.isfinite(value)
+            ]
+        return found
+
+    def frame(self) -> Any:
+        """Values per image as a pandas DataFrame, with the columns of `images`.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        pandas = compat.import_optional("pandas", "data", "Report.frame()")
+        return pandas.DataFrame(self.images(), columns=["image", "method", "metric", "value"])
+
+    def plot(self, metric: str) -> Any:
+        """The curves behind a metric (deletion, insertion, maxboxacc, road, sanity, …) as a matplotlib figure.
+
+        Raises:
+            OptionError: for a metric without curves.
+        """
+        from lucidcam.evaluation.plots import plot
+
+        return plot(self, metric)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `results.json`, `images.csv`, `images.parquet` and the curves as PNG and SVG.
+
+        Parquet is left out where pyarrow is not installed.
+        """
+        from lucidcam.evaluation.plots import save_plots
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "results.json").write_text(json.dumps(self.to_dict(), indent=2, default=str) + "\n", encoding="utf-8")
+        values = self.images()
+        with (folder / "images.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["image", "method", "metric", "value"])
+            writer.writeheader()
+            writer.writerows(values)
+        _parquet(values, folder / "images.parquet")
+        save_plots(self, folder / "curves")
+        return folder
+
+
+def _parquet(values: list[dict[str, Any]], path: Path) -> None:
+    try:
+        arrow = compat.import_optional("pyarrow", "data", "Parquet")
+        parquet = compat.import_optional("pyarrow.parquet", "data", "Parquet")
+    except MissingExtraError:
+        return
+    schema = arrow.schema([("image", arrow.string()), ("method", arrow.string()), ("metric", arrow.string()), ("value", arrow.float64())])
+    parquet.write_table(arrow.Table.from_pylist(values, schema=schema), path)
+
+
+def _plain(thing: Any) -> dict[str, Any]:
+    return {name: _clean(getattr(thing, name)) for name in thing.__dataclass_fields__}
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _clean(each) for key, each in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value

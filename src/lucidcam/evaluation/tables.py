@@ -1,0 +1,82 @@
+"""The leaderboard in a terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from lucidcam.metrics._base import Figure
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.text import Text
+
+    from lucidcam.evaluation.report import Report, Row
+
+COLUMN = 19
+"""Characters that a figure with its interval takes, at most."""
+
+
+def table(report: Report, width: int | None) -> Group:
+    """Methods × metrics; as many parts below each other as the width needs."""
+    from rich.console import Console, Group
+
+    width = width or Console().width
+    names = list(dict.fromkeys(row.metric for row in report.rows if math.isfinite(row.mean)))  # what counted somewhere
+    first = max((len(label) for label in [*report.methods, *(_source(p) for p in report.published)]), default=6)
+    first = min(first, max(12, width // 3))
+    per_part = max(1, (width - first) // (COLUMN + 1))
+    parts = [names[i : i + per_part] for i in range(0, len(names), per_part)]
+    return Group(*(_part(report, part, first, last=part is parts[-1]) for part in parts))
+
+
+def _part(report: Report, names: list[str], first: int, last: bool) -> Group:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    found = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    found.add_column("method", overflow="fold", min_width=min(first, 12), max_width=first)
+    for name in names:
+        found.add_column(_heading(report.figures[name]), justify="right", overflow="fold", min_width=12)
+    rows = {(row.method, row.metric): row for row in report.rows}
+    best = {name: report.best(name) for name in names}
+    top = {name: rows[method, name].mean for name, method in best.items() if method is not None}
+    for method in report.methods:
+        style = "dim" if method in report.trivial else ""
+        cells = [_cell(report, rows.get((method, name)), best[name], top.get(name)) for name in names]
+        found.add_row(Text(method, style), *cells)
+    for source in dict.fromkeys(_source(p) for p in report.published if p.metric in {n.partition(":")[0] for n in names}):
+        values = {p.metric: p.value for p in report.published if _source(p) == source}
+        printed = [values.get(name.partition(":")[0]) for name in names]
+        cells = [Text("– " if value is None else f"{value:g} ", "italic cyan") for value in printed]
+        found.add_row(Text(source, "italic cyan"), *cells)
+    return Group(found, Text("" if last else " "))
+
+
+def _heading(figure: Figure) -> str:
+    arrow = {True: " ↑", False: " ↓", None: ""}[figure.higher_is_better]
+    return f"{figure.name.replace('_', ' ')}{' %' if figure.unit else ''}{arrow}"
+
+
+def _cell(report: Report, row: Row | None, best: str | None, top: float | None) -> Text:
+    from rich.text import Text
+
+    if row is None or not math.isfinite(row.mean):
+        return Text("– ")
+    unit = report.figures[row.metric].unit
+    mean, low, high = (_number(value, unit) for value in (row.mean, row.low, row.high))
+    found = Text(mean, "bold" if row.mean == top else "")
+    if math.isfinite(row.low):
+        found.append(f" {low}–{high}" if row.low >= 0 else f" {low} to {high}", "dim not bold")
+    tied = best is not None and row.mean != top and not report.differs(row.metric, row.method, best)
+    found.append("≈" if tied else " ", "not bold")
+    return found
+
+
+def _number(value: float, unit: str) -> str:
+    return "–" if not math.isfinite(value) else f"{value:.1f}" if unit == "%" else f"{value:.3f}"
+
+
+def _source(each: object) -> str:
+    return f"published: {getattr(each, 'method')} ({getattr(each, 'paper')}, {getattr(each, 'network')}, {getattr(each, 'data')})"  # noqa: B009

@@ -1,0 +1,192 @@
+"""The samples of a data set with the maps of the classes that are asked for, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from lucidcam.data import Dataset
+from lucidcam.data._classes import ClassMap, Given
+from lucidcam.errors import DataError, LayerError, MissingExtraError, ModelError, OptionError, TargetError
+from lucidcam.explanation import Explanation
+from lucidcam.methods._base import Method
+from lucidcam.runner import IMAGES_AT_ONCE, explain, named, resolve_method
+from lucidcam.samples import Problem, Sample
+from lucidcam.targets import by_word
+from lucidcam.types import Model, Prepared, fold
+
+OnProblem = Callable[[Problem], None]
+
+LABEL = "label"
+"""The target that means: the image's own labels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """A sample with its maps.
+
+    Attributes:
+        sample: from the data set.
+        prepared: its image.
+        maps: of each class that is asked for, after what to call it; none for an image of which no class is told.
+    """
+
+    sample: Sample
+    prepared: Prepared
+    maps: tuple[tuple[str, Explanation], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Explainer:
+    """What is asked of every sample.
+
+    Attributes:
+        model: the network.
+        method: as for `lucidcam.explain`, like `layer` and `options`.
+        target: None (the predicted class), "label" (the image's own labels), a label or class id, several of them, "top5", or a target.
+        layer: where.
+        class_map: from the data's names of classes to the model's labels or ids, where they differ; see `lucidcam.data`.
+        options: of the method.
+    """
+
+    model: Model
+    method: str | Method = "gradcam"
+    target: Any = None
+    layer: Any = None
+    class_map: Given = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, data: Dataset, on_problem: OnProblem | None) -> Iterator[Explained]:
+        """Explain a data set; what cannot be used goes to `on_problem`, or is raised where there is none.
+
+        Raises:
+            DataError: when nothing of it can be used.
+            LucidcamError: at once, for a method, option or class that does not exist.
+        """
+        resolve_method(self.method, dict(self.options))
+        classes = ClassMap.of(self.model, self.class_map)
+        fixed = None if isinstance(self.target, str) and self.target == LABEL else self._fixed(classes)
+        return self._stream(data, on_problem or _raise, classes, fixed)
+
+    def _stream(self, data: Dataset, tell: OnProblem, classes: ClassMap, fixed: _Question | None) -> Iterator[Explained]:
+        first: Problem | None = None
+        count = told = 0
+
+        def failed(problem: Problem) -> None:
+            nonlocal first
+            first = first or problem
+            tell(problem)
+
+        samples = iter(data)
+        while chunk := list(islice(samples, IMAGES_AT_ONCE)):
+            ready = []
+            for sample in chunk:
+                try:
+                    ready.append(self._ready(sample, classes, fixed))
+                except _Unusable as unusable:
+                    failed(unusable.problem)
+            for found in self._explained(ready, failed):
+                count, told = count + 1, told + bool(found.maps)
+                yield found
+        if not count:
+            raise DataError(f"{data.name}: no image could be used{'; it is empty.' if first is None else f', {first.error}'}")
+        if not told:
+            raise DataError(f"{data.name}: it tells no classes of its images; give target=None for the predicted ones, or a class.")
+        if classes.unmatched and fixed is None:
+            names = ", ".join(sorted(classes.unmatched))
+            tell(
+                Problem(data.name, f"{data.name}: these labels are no classes of {self.model.name}: {names}; give class_map (--class-map).")
+            )
+
+    def _fixed(self, classes: ClassMap) -> _Question:
+        """The target that is the same for every image."""
+        given = self.target if isinstance(self.target, (list, tuple)) else [self.target]
+        ids: dict[int | None, str] = {}
+        for each in given:
+            mapped = classes.given.get(fold(each)) if isinstance(each, str) and by_word(each) is None else None
+            found = named(each, self.model) if mapped is None else mapped
+            if not isinstance(found, int):
+                if len(given) > 1:
+                    raise TargetError(f"{each!r} cannot be combined with other targets.")
+                return _Question(found, {})
+            ids[found] = str(each) if mapped is not None else self.model.label(found)
+        return _Question(list(ids), ids)
+
+    def _ready(self, sample: Sample | Problem, classes: ClassMap, fixed: _Question | None) -> _Ready:
+        if isinstance(sample, Problem):
+            raise _Unusable(sample)
+        try:
+            prepared = replace(self.model.prepare([sample.image])[0], name=sample.name)
+        except ModelError:  # no preprocessing at all
+            raise
+        except Exception as error:
+            raise _Unusable(Problem.of(sample.name, error)) from error
+        question = fixed
+        if question is None:
+            ids: dict[int | None, str] = {}
+            for label in sample.labels:
+                id = classes.resolve(label)
+                if id is not None:
+                    ids.setdefault(id, label)
+            if sample.labels and not ids:
+                told = f"none of its labels ({', '.join(sample.labels)}) is a class of {self.model.name}; give class_map (--class-map)."
+                raise _Unusable(Problem(sample.name, f"{sample.name}: {told}"))
+            question = _Question(list(ids), ids)
+        return _Ready(sample, prepared, question)
+
+    def _explained(self, ready: Sequence[_Ready], failed: OnProblem) -> Iterator[Explained]:
+        """Explain together; where that fails, one by one, so that only the bad images are lost."""
+        asked = [each for each in ready if each.question.target != []]
+        try:
+            found = self._maps(asked)
+        except (OptionError, LayerError, TargetError, MissingExtraError):
+            raise
+        except Exception as error:
+            if len(ready) > 1:
+                for each in ready:
+                    yield from self._explained([each], failed)
+            else:
+                failed(Problem.of(ready[0].sample.name, error))
+            return
+        for each in ready:
+            maps = tuple((each.question.names.get(one.target, one.label), one) for one in found.get(each.sample.name, ()))
+            yield Explained(each.sample, each.prepared, maps)
+
+    def _maps(self, asked: Sequence[_Ready]) -> dict[str, list[Explanation]]:
+        """The explanations of each image, by the sample's name."""
+        if not asked:
+            return {}
+        target: Any = asked[0].question.target
+        if isinstance(target, list):
+            target = [each.question.target for each in asked]
+        options = {"progress": False, **self.options}
+        found: dict[str, list[Explanation]] = {}
+        for one in explain(self.model, [each.prepared for each in asked], self.method, target, self.layer, **options):
+            found.setdefault(one.name, []).append(one)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """What is asked of one image: a target as for `explain`, and what to call the classes."""
+
+    target: Any
+    names: Mapping[int | None, str]
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    sample: Sample
+    prepared: Prepared
+    question: _Question
+
+
+class _Unusable(Exception):  # noqa: N818 - it never leaves this file
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+
+def _raise(problem: Problem) -> None:
+    raise DataError(problem.error)
