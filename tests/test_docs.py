@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import lucidcam
+from lucidcam import registry
+from lucidcam.evaluation.presets import PRESETS
+from lucidcam.evaluation.trivial import TRIVIAL
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -37,8 +42,19 @@ def folder(tmp_path, monkeypatch):
     cup.save(tmp_path / "cup.jpg", quality=92)
     cat.save(tmp_path / "photos" / "cat.jpg")
     (tmp_path / "photos" / "broken.jpg").write_bytes((tmp_path / "photo.jpg").read_bytes()[:20000])
+    written_by_example().write_data(tmp_path / "data")
+    len(registry.formats)  # filled before it is copied: what a page registers is forgotten afterwards
+    monkeypatch.setattr(registry.formats, "_things", dict(registry.formats._things))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def written_by_example():
+    """The example whose photos with boxes the pages use."""
+    spec = importlib.util.spec_from_file_location("example_evaluate", ROOT / "examples" / "evaluate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
@@ -75,7 +91,7 @@ def test_commands_give_what_is_shown(page, command, shown, folder):
 
 def plain(text: str) -> list[str]:
     """Lines without trailing blanks; numbers that hang on the processor's rounding lose their last digit."""
-    return [re.sub(r"(0\.\d\d)\d\b", r"\1", line.rstrip()) for line in text.strip().splitlines()]
+    return [re.sub(r"(\b\d+\.)\d\b", r"\1", re.sub(r"(0\.\d\d)\d\b", r"\1", line.rstrip())) for line in text.strip().splitlines()]
 
 
 def test_every_method_is_in_the_readme_as_the_command_line_names_it():
@@ -108,11 +124,40 @@ def test_links_lead_somewhere(page):
             assert ((ROOT / page).parent / link).exists(), link
 
 
-def test_every_option_of_every_method_is_documented():
-    from dataclasses import fields
-
-    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    for name, kind in lucidcam.methods().items():
-        section = text.partition(f": `{name}`\n")[2].partition("\n### ")[0]
+@pytest.mark.parametrize(("page", "things"), [("methods.md", lucidcam.methods()), ("metrics.md", lucidcam.metrics())])
+def test_every_option_is_documented(page, things):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for name, kind in things.items():
+        section = text.partition(f": `{name}`\n")[2].partition("\n### ")[0].partition("\n## ")[0]
         for field in fields(kind):
             assert f"`{field.name}`" in section, f"{name}: {field.name}"
+
+
+def test_every_metric_has_its_section_and_figures():
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^### .*: `([^`]+)`$", text, re.MULTILINE)) == sorted(lucidcam.metrics())
+    for name, kind in lucidcam.metrics().items():
+        section = text.partition(f": `{name}`\n")[2].partition("\n### ")[0].partition("\n## ")[0]
+        assert all(f"`{figure.name}`" in section for figure in kind.figures[1:]), name
+        assert {True: "higher is better", False: "lower is better"}[kind.figures[0].higher_is_better] in section, name
+        assert f"needs {kind.needs or 'images'}" in section, name
+
+
+def test_every_trivial_baseline_is_in_the_table():
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8").partition("## Trivial baselines")[2]
+    assert re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE) == list(TRIVIAL)
+
+
+def test_every_format_and_its_options_are_in_the_table():
+    rows = dict(re.findall(r"^\| `([^`]+)` (\|.*\|)$", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(rows) == set(registry.formats)
+    for name, kind in registry.formats.items():
+        assert all(f"`{field.name}`" in rows[name] for field in fields(kind)), name
+
+
+def test_published_figures_are_those_of_the_presets():
+    text = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## .*: `([^`]+)`$", text, re.MULTILINE) == list(PRESETS)
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| `?([^|`]+)`? \| `([^`|]+)` \| ([\d.]+) \|$", text, re.MULTILINE)
+    kept = [(e.paper, e.network, e.data, e.method, e.metric, f"{e.value:g}") for preset in PRESETS.values() for e in preset.published]
+    assert rows == kept

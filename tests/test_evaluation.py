@@ -154,6 +154,10 @@ def test_method_objects_options_and_labels_of_ones_own():
     assert report.methods == ["mine", "smooth"]
     report = lucidcam.evaluate(model(), samples(2), ["gradcam", ("rise", {"masks": 20})], "average_drop", baselines=[], **FAST)
     assert report.methods == ["gradcam", "rise:masks=20"]
+    deep, shallow = ("gradcam", {"layer": "2"}), ("gradcam", {"layer": "0"})
+    report = lucidcam.evaluate(model(), samples(2), [deep, shallow], "average_drop", baselines=[], **FAST)
+    assert report.methods == ["gradcam:layer=2", "gradcam:layer=0"]
+    assert report.rows[0].mean != report.rows[1].mean
     with pytest.raises(OptionError, match="asked for twice"):
         lucidcam.evaluate(model(), samples(2), ["gradcam", "gradcam"], "average_drop", **FAST)
 
@@ -286,6 +290,25 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
         lucidcam.evaluate(model(), samples(3), "gradcam", "insertion", out=tmp_path, **FAST)
 
 
+def test_other_weights_of_the_same_name_are_other_settings(tmp_path):
+    lucidcam.evaluate(model(), samples(2), "gradcam", "average_drop", out=tmp_path, **FAST)
+    net = model()
+    with torch.no_grad():
+        net.module[1].weight.mul_(0.5)
+    with pytest.raises(OptionError, match="weights"):
+        lucidcam.evaluate(net, samples(2), "gradcam", "average_drop", out=tmp_path, **FAST)
+
+
+def test_other_bootstrap_samples_use_what_was_measured(tmp_path):
+    lucidcam.evaluate(model(), samples(3), "gradcam", ["maxboxacc", "maxboxacc_v2", "sanity"], out=tmp_path, resamples=0, progress=False)
+    stamp = (tmp_path / "parts" / "images-000000.npz").stat().st_mtime_ns
+    more = lucidcam.evaluate(
+        model(), samples(3), "gradcam", ["maxboxacc", "maxboxacc_v2", "sanity"], out=tmp_path, resamples=40, progress=False
+    )
+    assert math.isfinite(more.row("gradcam", "maxboxacc").low)
+    assert (tmp_path / "parts" / "images-000000.npz").stat().st_mtime_ns == stamp
+
+
 def test_what_is_written(tmp_path):
     data = [*samples(12), Problem("lost.jpg", "lost.jpg does not exist.")]
     metrics = [("deletion", {"steps": 8}), "maxboxacc"]
@@ -347,6 +370,13 @@ def test_published_figures_are_marked_as_such():
 
 
 # ------------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_a_preset_leaves_out_what_the_data_cannot_answer():
+    report = lucidcam.evaluate(model(), samples(3), "gradcam", preset="wsol", baselines=[], **FAST)
+    assert "pxap" not in report.figures
+    assert any("pxap is left out: it needs masks" in note for note in report.notes)
+    assert any("3 images are few" in note for note in report.notes)
 
 
 def test_bad_samples_are_skipped_and_counted(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def spread(path: Path) -> float:
 
 
 def test_every_example_is_tested():
-    tested = {"demo", "quickstart", "own_model", "compare_methods", "add_a_method", "why_a_rather_than_b", "pictures"}
+    tested = {"demo", "quickstart", "own_model", "compare_methods", "add_a_method", "why_a_rather_than_b", "pictures", "evaluate"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -96,6 +97,20 @@ def test_why_a_rather_than_b(example, tmp_path, monkeypatch):
     assert right[1] < 0.2  # and more so rather than espresso
     assert right[2] > 0.8  # the cup is right
     assert right[3] > 0.5  # and speaks against the cat
+
+
+@pytest.mark.slow
+def test_evaluate(example, tmp_path, capsys):
+    results, images, curves, gallery = example("evaluate").main(tmp_path)
+    rows = {(row["method"], row["metric"]): row for row in json.loads(results.read_text())["rows"]}
+    assert {row["n"] for row in rows.values()} == {5}
+    for baseline in ("centre_point", "random", "uniform"):
+        assert rows["gradcam", "deletion:steps=8"]["mean"] < rows[baseline, "deletion:steps=8"]["mean"]
+        assert rows["gradcam", "energy_pointing_game"]["mean"] > rows[baseline, "energy_pointing_game"]["mean"]
+    assert images.read_text().startswith("image,method,metric,value")
+    assert spread(curves) > 10
+    assert spread(gallery) > 10
+    assert "gradcam − layercam" in capsys.readouterr().out
 
 
 @pytest.mark.slow

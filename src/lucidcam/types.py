@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -106,6 +107,15 @@ class Model:
         """The floating-point type of the module's parameters; float32 for a module without any."""
         first = self._first_tensor()
         return torch.float32 if first is None else first.dtype
+
+    def fingerprint(self) -> str:
+        """A short text that changes with the weights: of every parameter and buffer the name, type, shape and values."""
+        digest = hashlib.blake2b(digest_size=12)
+        for name, tensor in sorted(self.module.state_dict().items()):
+            if isinstance(tensor, Tensor):
+                digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Model:
         """Move the module, in place as in torch, and return the model.

@@ -27,6 +27,9 @@ def evaluate(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="A paper's protocol: gradcam-paper, gradcam++-paper, scorecam-paper or wsol.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for results; run again, it goes on where it stopped.")] = None,
+    baseline: Annotated[
+        list[str] | None, typer.Option("--baseline", help="Only these trivial baselines; repeatable. [dim]default: all six[/dim]")
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -79,6 +82,7 @@ def evaluate(
         layer=layer[0] if layer is not None and len(layer) == 1 else layer,
         class_map=class_map,
         preset=preset,
+        baselines=baseline,
         limit=limit,
         resamples=resamples,
         seed=seed,
@@ -96,7 +100,7 @@ def evaluate(
         screen.print(found.table(screen.width))
         measured = max((row.n for row in found.rows), default=0)
         where = f"; results.json, images.csv, curves and galleries are in {out}" if out is not None else ""
-        screen.print(f"\n{measured} images measured, {len(found.skipped)} skipped{where}", soft_wrap=True, markup=False)
+        screen.print(f"{measured} images measured, {len(found.skipped)} skipped{where}", soft_wrap=True, markup=False)
     for note in found.notes:
         err.print(f"note: {note}", style="yellow", markup=False)
     for name, reason in list(found.unmatched.items())[:10]:
@@ -120,7 +124,7 @@ def parsed(text: str, known: Mapping[str, type]) -> tuple[str, dict[str, Any]]:
     name, _, rest = text.partition(":")
     types = option_types(known[name])
     if known is registry.methods:
-        types |= option_types(Settings)
+        types |= {**option_types(Settings), "layer": str}
     options = {}
     for word in re.split(r",(?=\w+=)", rest) if rest else []:
         key, equals, value = word.partition("=")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -71,7 +70,7 @@ def localize(
         typer.Option(
             "--out",
             "-o",
-            help=f"coco, voc, yolo, masks or fiftyone; FORMAT:FOLDER says where. Repeatable. [dim]default: coco:{FOLDER}/coco[/dim]",
+            help=f"coco, voc, yolo, masks, fiftyone; FORMAT:FOLDER says where (else {FOLDER}/FORMAT). Repeatable. [dim]default: coco[/dim]",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace labels that are there already.")] = False,
@@ -92,9 +91,11 @@ def localize(
 ) -> None:
     """Turn image-level labels into boxes and masks, with scores.
 
-    Each image's classes (its own labels, else the predicted one) are localised by a method's maps, and written as data sets for
-    training: COCO, Pascal VOC, YOLO, index masks, FiftyOne. A score is the class's probability × the region's mean heat. A method's own
-    options are flags too; see [b]lucidcam methods NAME[/b].
+    Each image's classes (its own labels, else the predicted one) are localised
+    by a method's maps, and written as data sets for training.
+    A score is the class's probability × the region's mean heat.
+
+    A method's own options are flags too; see [b]lucidcam methods NAME[/b].
 
     Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
     """
@@ -104,7 +105,7 @@ def localize(
     [(kind, options)] = chosen
     if threshold is not None and calibrate is not None:
         raise OptionError("--calibrate chooses the threshold; give one of --threshold and --calibrate.")
-    dataset = _limited(_open(words, data_format, split), limit)
+    dataset = _open(words, data_format, split).first(limit)
     exporters = [_exporter(word, copy_images, overwrite) for word in written or ["coco"]]
     failures: list[str] = []
 
@@ -155,13 +156,6 @@ def _open(words: list[str], format: str | None, split: str | None) -> Dataset:
     if problems:
         raise DataError(problems[0])
     return open_data(found, format, **options)
-
-
-def _limited(dataset: Dataset, limit: int | None) -> Dataset:
-    if limit is None:
-        return dataset
-    count = limit if dataset.count is None else min(limit, dataset.count)
-    return replace(dataset, stream=lambda: islice(dataset.stream(), limit), count=count)
 
 
 def _asked(targets: list[str] | None, dataset: Dataset) -> Any:

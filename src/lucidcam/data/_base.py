@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -61,6 +62,13 @@ class Dataset:
 
     def __iter__(self) -> Iterator[Sample | Problem]:
         return self.stream()
+
+    def first(self, limit: int | None) -> Dataset:
+        """The data set's first samples, at most `limit`; None: all."""
+        if limit is None:
+            return self
+        count = limit if self.count is None else min(limit, self.count)
+        return replace(self, stream=lambda: islice(self.stream(), limit), count=count)
 
 
 F = TypeVar("F", bound=type[Format])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lucidcam.compat import first_line, import_optional
+from lucidcam.compat import first_line
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import box_of, from_xywh, once
 from lucidcam.errors import DataError, OptionError, unknown
@@ -63,7 +64,7 @@ class HuggingFace(Format):
             if column and columns and column not in columns:
                 raise DataError(f"hf: {option}: {unknown('column', column, columns)}")
         features = dict(source.features or {})
-        library = import_optional("datasets", "hf", "the data format hf")
+        library = importlib.import_module("datasets")  # the source is one of its objects
         rows = source
         if isinstance(features.get(self.image), library.Image):
             rows = source.cast_column(self.image, library.Image(decode=False))

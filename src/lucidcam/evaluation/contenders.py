@@ -84,6 +84,7 @@ def contenders(methods: Any, baselines: Iterable[str] | None, layer: Any, model_
 
     Args:
         methods: names, method objects, or (name, options) pairs; one of them or several; or a mapping from labels of your own to them.
+            Options are the method's own, those every method has, and `layer`.
         baselines: names of trivial baselines; None: all of them.
         layer: for methods that look at a layer.
         model_layer: the model's own default.
@@ -97,8 +98,8 @@ def contenders(methods: Any, baselines: Iterable[str] | None, layer: Any, model_
     for label, given in pairs:
         name, options = given if isinstance(given, tuple) else (given, {})
         shared = {"seed": general.seed, "batch_size": general.batch_size}
-        method, settings = resolve_method(name, {**shared, **options})
-        own = layer if method.layered != "never" else None
+        method, settings = resolve_method(name, {**shared, **{key: value for key, value in options.items() if key != "layer"}})
+        own = options.get("layer", layer) if method.layered != "never" else None
         if own is None and method.layered == "always":
             own = model_layer
         found.append(Contender(label or _label(method.name, {**_options(method), **options}), method, settings, layer=own))

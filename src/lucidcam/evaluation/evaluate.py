@@ -34,6 +34,9 @@ DEFAULT_METRICS = ("average_drop", "increase_in_confidence", ("deletion", {"step
 DEFAULT_BOX_METRICS = ("localization_error", "maxboxacc", "pointing_game", "energy_pointing_game")
 """What is asked, too, where there are boxes or masks."""
 
+FEW = 30
+"""Images below which a bootstrap says little."""
+
 LOOK_AHEAD = 1000
 """Samples whose annotations are looked at before the work begins."""
 
@@ -100,7 +103,7 @@ def evaluate(
     if images_at_once < 1 or resamples < 0 or (limit is not None and limit < 1):
         raise OptionError(f"expected images_at_once ≥ 1, resamples ≥ 0, limit ≥ 1; got {images_at_once}, {resamples}, {limit}.")
     protocol = None if preset is None else preset_named(preset)
-    dataset = _limited(open_data(data, format, **options), limit)
+    dataset = open_data(data, format, **options).first(limit)
     classes = ClassMap.of(model, class_map)
     ahead = _Ahead.of(dataset, classes)
     asked_metrics = metrics if metrics is not None else protocol.metrics if protocol is not None else ahead.metrics()
@@ -112,11 +115,15 @@ def evaluate(
         Settings(seed=seed, batch_size=batch_size),
     )
     asked = judges(asked_metrics)
+    left_out: list[str] = []
+    if metrics is None:
+        asked, left_out = ahead.answerable(asked)
     about = target if target in (None, "label") else _class_id(target, model)
     ahead.check(asked, about, classes)
     settings = {
         "version": _version(),
         "model": model.name,
+        "weights": model.fingerprint(),
         "preprocess": repr(model.preprocess),
         "data": dataset.name,
         "format": dataset.format,
@@ -132,8 +139,9 @@ def evaluate(
         "optimized": optimized,
     }
     folder = None if out is None else Path(out)
-    journal = Journal(folder, settings, restart)
+    journal = Journal(folder, {name: value for name, value in settings.items() if name != "resamples"}, restart)  # kept records serve any
     fast, notes = _optimized(model, optimized)
+    notes += left_out
     measure = Measure(fast, entered, asked, classes.resolve, about)
     tally = Tally(entered, asked, resamples, seed)
     with _bar(dataset.count, progress) as advance:
@@ -224,7 +232,10 @@ class Tally:
             groups=groups,
             names=tuple(self.names),
             values={key: np.array(values) for key, values in self.values.items()},
-            notes=tuple(notes),
+            notes=(
+                *notes,
+                *([f"{len(self.names)} images are few: intervals and ≈ are rough below {FEW}."] if len(self.names) < FEW else []),
+            ),
         )
 
 
@@ -316,6 +327,14 @@ class _Ahead:
         """What is asked when nothing is."""
         return (*DEFAULT_METRICS, *DEFAULT_BOX_METRICS) if self.boxes and self.matched else DEFAULT_METRICS
 
+    def answerable(self, asked: Sequence[Judge]) -> tuple[list[Judge], list[str]]:
+        """Of the metrics that nobody asked for by name, those that the data can answer; and a note on the others."""
+        found = [judge for judge in asked if not self.all or not judge.metric.needs or getattr(self, judge.metric.needs)]
+        out = [judge for judge in asked if judge not in found]
+        if not found:
+            return list(asked), []
+        return found, [f"{judge.label} is left out: it needs {judge.metric.needs}, and no sample has any." for judge in out]
+
     def check(self, asked: Sequence[Judge], target: Any, classes: ClassMap) -> None:
         """Refuse what cannot be had, before any work.
 
@@ -351,13 +370,6 @@ def _class_id(target: Any, model: Model) -> int:
     if not isinstance(found, int):
         raise OptionError(f'expected one class as target, None (predicted) or "label"; got {target!r}.')
     return found
-
-
-def _limited(dataset: Dataset, limit: int | None) -> Dataset:
-    if limit is None:
-        return dataset
-    count = limit if dataset.count is None else min(limit, dataset.count)
-    return Dataset(dataset.name, dataset.format, lambda: itertools.islice(iter(dataset), limit), count, dataset.classes)
 
 
 def _optimized(model: Model, wanted: bool) -> tuple[Model, list[str]]:

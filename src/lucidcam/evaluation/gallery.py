@@ -56,7 +56,8 @@ def _ends(report: Report, label: str, metric: str) -> tuple[list[str], list[str]
         return [], []
     counted = np.flatnonzero(np.isfinite(values))
     order = counted[np.argsort(-values[counted] if better else values[counted], kind="stable")]
-    best, worst = order[:ENDS], order[ENDS:][::-1][:ENDS]
+    middle = min(ENDS, (len(order) + 1) // 2)
+    best, worst = order[:middle], order[middle:][::-1][:ENDS]
     worst = worst[values[worst] != values[order[0]]] if len(order) else worst  # as good as the best: not worst
     return [report.names[i] for i in best], [report.names[i] for i in worst]
 

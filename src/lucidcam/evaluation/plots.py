@@ -60,8 +60,9 @@ def _figure(curves: Mapping[str, Sequence[Curve]], metric: str, trivial: Sequenc
                         axis.plot(curve.x, curve.y, label=method, **style)
                         axis.set_xlabel(curve.x_label)
                         axis.set_ylabel(curve.y_label)
-            axis.set_title(panel)
+            axis.set_title(panel if len(panels) > 1 else metric.replace("_", " "))
             axis.grid(alpha=0.25)
         axes[-1].legend(fontsize="small", frameon=False)
-        figure.suptitle(metric.replace("_", " ")) if panels != [metric] else None
+        if len(panels) > 1:
+            figure.suptitle(metric.replace("_", " "))
     return figure

@@ -109,8 +109,8 @@ class State:
         return self.metric.curves(count[:, 0], sums[:, 0])
 
     def _computed(self, which: slice) -> Mapping[str, Array]:
-        if not self._groups:
-            size = len(range(1 + self.resamples)[which])
+        size = len(range(1 + self.resamples)[which])
+        if not self._groups or not size:
             return {figure.name: np.full(size, np.nan) for figure in self.metric.figures}
         return self.metric.compute(*self._stacked(which))
 

@@ -76,7 +76,9 @@ class PointingGame(LocalizationMetric):
 @register("energy_pointing_game")
 @dataclass(frozen=True, kw_only=True)
 class EnergyPointingGame(LocalizationMetric):
-    """How much of the map's positive energy lies in the class's boxes (Score-CAM, Wang 2020): `100 · Σ_{box} L / Σ L`, a mean over images.
+    """How much of the map's positive energy lies in the class's boxes (Score-CAM, Wang 2020): `100 · Σ_{box} L / Σ L`.
+
+    The figure is the mean over images and their classes.
 
     `L` is the positive part of the map in the original image's size; the boxes are united. A map without positive energy gives 0.
 
