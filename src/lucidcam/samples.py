@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +47,7 @@ class Sample:
     Attributes:
         image: whatever `lucidcam.images.read` takes, usually a path.
         name: what it is called in reports; no two samples of a data set share a name.
-        labels: the classes that are in the image, in the data set's words, each once. Empty: not told.
+        labels: the classes that are in the image, in the data set's words, each once. Empty: those of the objects.
         objects: what is marked in it.
         ignore: makes the pixels that count neither way (void, crowds); None: there are none.
     """
@@ -54,15 +58,45 @@ class Sample:
     objects: tuple[Object, ...] = ()
     ignore: Callable[[], Mask] | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        if not self.labels and self.objects:
+            object.__setattr__(self, "labels", labels_of(self.objects))
+
+    def identity(self) -> str:
+        """A short text that changes with the sample: its name, classes and boxes, and its file's size and date."""
+        things = [(each.label, each.box, each.difficult, each.mask is not None) for each in self.objects]
+        file: tuple[Any, ...] = ()
+        if isinstance(self.image, (str, os.PathLike)):
+            with contextlib.suppress(OSError):
+                status = Path(self.image).expanduser().stat()
+                file = (status.st_size, status.st_mtime_ns)
+        digest = hashlib.blake2b(repr((self.name, self.labels, things, file)).encode(), digest_size=8).hexdigest()
+        return f"{self.name} {digest}"
+
     def fitted(self, width: int, height: int) -> Sample:
-        """The sample with its boxes cut back to an image of `width` × `height` pixels.
+        """The sample with its boxes cut back to an image of `width` × `height` pixels, and masks that are checked when they are made.
 
         Raises:
-            InputError: for a box that lies outside the image by more than rounding explains, or is empty.
+            InputError: for a box that lies outside the image by more than rounding explains, or is empty. The masks raise it for
+                another size than the image's.
         """
-        return replace(self, objects=tuple(self._fitted(each, width, height) for each in self.objects))
+        objects = tuple(self._fitted(each, width, height) for each in self.objects)
+        return replace(self, objects=objects, ignore=self._checked(self.ignore, "the pixels to ignore", width, height))
+
+    def _checked(self, mask: Callable[[], Mask] | None, what: str, width: int, height: int) -> Callable[[], Mask] | None:
+        def make() -> Mask:
+            assert mask is not None
+            made = mask()
+            if made.shape != (height, width):
+                turned = "; was it made before the photo was turned upright (EXIF)?" if made.shape == (width, height) else ""
+                size = "×".join(str(side) for side in made.shape[::-1])
+                raise InputError(f"{self.name}: the mask of {what} is {size}, the image {width}×{height}{turned}")
+            return made
+
+        return None if mask is None else make
 
     def _fitted(self, thing: Object, width: int, height: int) -> Object:
+        thing = replace(thing, mask=self._checked(thing.mask, repr(thing.label), width, height))
         if thing.box is None:
             return thing
         left, top, right, bottom = thing.box
@@ -91,6 +125,10 @@ class Problem:
 
     name: str
     error: str
+
+    def identity(self) -> str:
+        """A short text that changes with the problem."""
+        return f"{self.name} {self.error}"
 
     @classmethod
     def of(cls, name: str, error: Exception) -> Problem:

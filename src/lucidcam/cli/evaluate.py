@@ -103,6 +103,8 @@ def evaluate(
         screen.print(f"{measured} images measured, {len(found.skipped)} skipped{where}", soft_wrap=True, markup=False)
     for note in found.notes:
         err.print(f"note: {note}", style="yellow", markup=False)
+    for name, number in list(found.classes.items())[:10] if class_map is None else []:
+        err.print(f"class matched: {name} is {number} ({loaded.label(number).split(',')[0]})", style="dim", markup=False)
     for name, reason in list(found.unmatched.items())[:10]:
         err.print(f"class not matched: {name}: {reason}", style="yellow", markup=False)
     if len(found.unmatched) > 10:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from lucidcam import registry
-from lucidcam.errors import DataError, unknown
+from lucidcam.compat import first_line
+from lucidcam.errors import DataError, LucidcamError, unknown
 from lucidcam.samples import Problem, Sample
 
 
@@ -61,7 +62,15 @@ class Dataset:
     classes: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __iter__(self) -> Iterator[Sample | Problem]:
-        return self.stream()
+        done = 0
+        try:
+            for each in self.stream():
+                yield each
+                done += 1
+        except LucidcamError:
+            raise
+        except Exception as error:
+            raise DataError(f"{self.name}: reading failed after {done} samples ({first_line(error)}); try again.") from error
 
     def first(self, limit: int | None) -> Dataset:
         """The data set's first samples, at most `limit`; None: all."""

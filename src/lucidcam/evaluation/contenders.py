@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import MISSING, Field, dataclass, fields
@@ -79,7 +80,9 @@ class Judge:
         return {"metric": self.metric.name, **_options(self.metric, every=True)}
 
 
-def contenders(methods: Any, baselines: Iterable[str] | None, layer: Any, model_layer: str | None, general: Settings) -> list[Contender]:
+def contenders(
+    methods: Any, baselines: str | Iterable[str] | None, layer: Any, model_layer: str | None, general: Settings
+) -> list[Contender]:
     """Methods, then trivial baselines.
 
     Args:
@@ -103,7 +106,7 @@ def contenders(methods: Any, baselines: Iterable[str] | None, layer: Any, model_
         if own is None and method.layered == "always":
             own = model_layer
         found.append(Contender(label or _label(method.name, {**_options(method), **options}), method, settings, layer=own))
-    for each in TRIVIAL if baselines is None else baselines:
+    for each in TRIVIAL if baselines is None else [baselines] if isinstance(baselines, str) else baselines:
         if each not in TRIVIAL:
             raise OptionError(f"no trivial baseline is called {each!r}; known: {', '.join(TRIVIAL)}.")
         found.append(Contender(each, None, general, TRIVIAL[each]))
@@ -161,6 +164,16 @@ def _name(layer: Any) -> Any:
 
 
 def _distinct(labels: list[str], what: str) -> None:
+    slugs = [slug(label) for label in labels]
     for label in labels:
-        if labels.count(label) > 1:
-            raise OptionError(f"the {what} {label!r} is asked for twice; each once, or with different options.")
+        if slugs.count(slug(label)) > 1:
+            raise OptionError(f"the {what} {label!r} is asked for twice; each once, with different options, or under another label.")
+
+
+def slug(label: str) -> str:
+    """A label as part of a file's name.
+
+    >>> slug("scorecam:weights=softmax")
+    'scorecam_weights=softmax'
+    """
+    return re.sub(r"[^\w.=+-]+", "_", label)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import sys
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from lucidcam.evaluation.contenders import Contender, Judge, contenders, judges
 from lucidcam.evaluation.gallery import save_contact_sheets
 from lucidcam.evaluation.journal import Journal, Part
 from lucidcam.evaluation.measure import Measure
-from lucidcam.evaluation.mosaics import Candidates
+from lucidcam.evaluation.mosaics import Mosaics
 from lucidcam.evaluation.presets import Preset
 from lucidcam.evaluation.presets import preset as preset_named
 from lucidcam.evaluation.report import Comparison, Report, Row
@@ -51,7 +53,7 @@ def evaluate(
     layer: Any = None,
     class_map: Any = None,
     preset: str | None = None,
-    baselines: Iterable[str] | None = None,
+    baselines: str | Iterable[str] | None = None,
     limit: int | None = None,
     resamples: int = 1000,
     seed: int = 0,
@@ -125,6 +127,7 @@ def evaluate(
         "model": model.name,
         "weights": model.fingerprint(),
         "preprocess": repr(model.preprocess),
+        "prepared": _probe(model),
         "data": dataset.name,
         "format": dataset.format,
         "limit": limit,
@@ -139,22 +142,22 @@ def evaluate(
         "optimized": optimized,
     }
     folder = None if out is None else Path(out)
-    journal = Journal(folder, {name: value for name, value in settings.items() if name != "resamples"}, restart)  # kept records serve any
+    # What was measured serves any number of bootstrap samples; and a function's repr changes from one process to the next.
+    journal = Journal(folder, {name: value for name, value in settings.items() if name not in ("resamples", "preprocess")}, restart)
     fast, notes = _optimized(model, optimized)
     notes += left_out
-    measure = Measure(fast, entered, asked, classes.resolve, about)
+    measure = Measure(fast, model.module, entered, asked, classes.resolve, about)
     tally = Tally(entered, asked, resamples, seed)
     with _bar(dataset.count, progress) as advance:
         _measure_all(dataset, measure, journal, tally, images_at_once, advance)
         if not tally.names:
             raise DataError(_nothing(dataset, tally))
-        for judge in asked:
-            if isinstance(judge.metric, MosaicMetric):
-                tally.candidates.measure(judge, judge.metric, measure, dataset, journal, tally.add_mosaics, advance)
+        for mosaics in tally.mosaics:
+            mosaics.measure(measure, dataset, journal, tally.add_mosaic)
     report = tally.report(settings, classes, [*notes, *ahead.notes(asked)], protocol)
     if folder is not None:
         report.save(folder)
-        main = next((f.name for judge in asked if not isinstance(judge.metric, MosaicMetric) for f in judge.figures), None)
+        main = next((judge for judge in asked if judge.metric.single and not isinstance(judge.metric, MosaicMetric)), None)
         if main is not None:
             save_contact_sheets(report, measure, dataset, main, folder / "gallery")
     return report
@@ -170,28 +173,32 @@ class Tally:
     seed: int
     names: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    candidates: Candidates = field(default_factory=Candidates)
+    mosaics: list[Mosaics] = field(default_factory=list)
     states: dict[tuple[str, str], State] = field(default_factory=dict)
-    values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    values: dict[tuple[str, str], array[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.mosaics = [Mosaics(j, j.metric, self.seed) for j in self.judges if isinstance(j.metric, MosaicMetric)]
         self.states = {(c.label, j.label): State(j.metric, self.resamples, self.seed) for c in self.contenders for j in self.judges}
 
     def add(self, part: Part) -> None:
         """Add what one batch gave."""
         self.names += part.names
         self.problems += part.problems
-        self.candidates.add(part)
+        for mosaics in self.mosaics:
+            mosaics.add(part)
         for (contender, label), records in part.records.items():
             judge = next(each for each in self.judges if each.label == label)
             self.states[contender, label].update_all(part.names, records)
-            for each in records:
-                single = _alone(judge, each)
-                for figure, own in zip(judge.figures, judge.metric.figures, strict=True):
-                    self.values.setdefault((contender, figure.name), []).append(single[own.name])
+            if judge.metric.single:
+                for each in records:
+                    alone = _alone(judge, each)
+                    for figure, own in zip(judge.figures, judge.metric.figures, strict=True):
+                        self.values.setdefault((contender, figure.name), array("d")).append(alone[own.name])
 
-    def add_mosaics(self, part: Part) -> None:
-        """Add what mosaics gave; they are no images of the data set."""
+    def add_mosaic(self, part: Part) -> None:
+        """Add what a mosaic gave; it is no image of the data set."""
+        self.problems += part.problems
         for key, records in part.records.items():
             self.states[key].update_all(part.names, records)
 
@@ -215,8 +222,9 @@ class Tally:
                 if len(state.groups()) > 1:
                     groups.setdefault(judge.label, {})[contender.label] = state.groups()
             for name, each in samples.items():
-                comparisons += list(_compared(name, each))
-        plain = {name.partition(":")[0] for name in figures}
+                comparisons += list(_compared(name, each)) if len(self.names) > 1 else []
+        asked = set() if protocol is None else {each.label for each in judges(protocol.metrics)} & {each.label for each in self.judges}
+        plain = {own.name for each in self.judges if each.label in asked for own in each.metric.figures}
         order = {each.label: i for i, each in enumerate(self.contenders)}
         rows.sort(key=lambda row: order[row.method])
         return Report(
@@ -231,23 +239,30 @@ class Tally:
             curves=curves,
             groups=groups,
             names=tuple(self.names),
-            values={key: np.array(values) for key, values in self.values.items()},
-            notes=(
-                *notes,
-                *([f"{len(self.names)} images are few: intervals and ≈ are rough below {FEW}."] if len(self.names) < FEW else []),
-            ),
+            values={key: np.asarray(values) for key, values in self.values.items()},
+            classes=dict(classes.matched),
+            notes=(*notes, *self._notes()),
         )
+
+    def _notes(self) -> list[str]:
+        notes = []
+        for judge in self.judges:
+            if not any(self.states[contender.label, judge.label].n for contender in self.contenders):
+                notes.append(f"{judge.label}: no image counted; see what it needs: lucidcam metrics {judge.metric.name}")
+        if len(self.names) < FEW and self.resamples:
+            notes.append(f"{len(self.names)} images are few: intervals and ≈ are rough below {FEW}.")
+        return notes
 
 
 def _measure_all(dataset: Dataset, measure: Measure, journal: Journal, tally: Tally, size: int, advance: Callable[[float], None]) -> None:
     for number, batch in enumerate(_batches(dataset, size)):
-        names = [each.name for each in batch]
-        part = journal.read("images", number, names)
+        asked = [each.identity() for each in batch]
+        part = journal.read("images", number, asked)
         if part is None:
             part = measure(batch, advance)
             if number == 0:
                 _check_first(batch, part)
-            journal.write("images", number, names, part)
+            journal.write("images", number, asked, part)
             advance(len(batch) - len(part.names))
         else:
             advance(len(batch))
@@ -291,7 +306,8 @@ def _compared(metric: str, samples: Mapping[str, tuple[float, Any]]) -> Iterator
         if not len(difference) or not np.isfinite(a - b):
             continue
         low, high = np.quantile(difference, [0.025, 0.975])
-        p = min(1.0, 2 * float(min((difference <= 0).mean(), (difference >= 0).mean())))
+        rarer = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
+        p = min(1.0, 2 * (rarer + 1) / (len(difference) + 1))  # never 0: so many samples cannot tell
         yield Comparison(metric, first, second, a - b, float(low), float(high), p)
 
 
@@ -309,19 +325,19 @@ class _Ahead:
 
     @classmethod
     def of(cls, dataset: Dataset, classes: ClassMap) -> _Ahead:
-        samples = list(itertools.islice(iter(dataset), LOOK_AHEAD + 1))
-        found = [each for each in samples[:LOOK_AHEAD] if isinstance(each, Sample)]
-        names = dict.fromkeys(label for each in found for label in each.labels)
-        things = [thing for each in found for thing in each.objects]
-        return cls(
-            seen=len(found),
-            all=len(samples) <= LOOK_AHEAD,
-            labels=bool(names),
-            boxes=any(thing.box is not None or thing.mask is not None for thing in things),
-            masks=any(thing.mask is not None for thing in things),
-            matched=sum(classes.resolve(name) is not None for name in names),
-            names=tuple(names),
-        )
+        names: dict[str, None] = {}
+        seen, more, boxes, masks = 0, False, False, False
+        for number, sample in enumerate(dataset):
+            if number == LOOK_AHEAD:
+                more = True
+                break
+            if isinstance(sample, Sample):
+                seen += 1
+                names |= dict.fromkeys(sample.labels)
+                masks |= any(thing.mask is not None for thing in sample.objects)
+                boxes |= masks or any(thing.box is not None for thing in sample.objects)
+        matched = sum(classes.resolve(name) is not None for name in names)
+        return cls(seen, not more, bool(names), boxes, masks, matched, tuple(names))
 
     def metrics(self) -> tuple[Any, ...]:
         """What is asked when nothing is."""
@@ -363,6 +379,12 @@ class _Ahead:
         if self.boxes and not self.matched and not any(judge.metric.needs for judge in asked):
             return [f"the data has boxes, but none of its classes ({', '.join(self.names[:5])}) is one of the model's: see --class-map."]
         return []
+
+
+def _probe(model: Model) -> str:
+    """A short text that changes with what the preprocessing makes of a picture."""
+    noise = np.random.default_rng(0).integers(0, 256, (192, 256, 3)).astype(np.uint8)
+    return hashlib.blake2b(model.prepare([noise])[0].tensor.numpy().tobytes(), digest_size=8).hexdigest()
 
 
 def _class_id(target: Any, model: Model) -> int:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lucidcam import maps, render
-from lucidcam.evaluation.contenders import Contender
+from lucidcam.evaluation.contenders import Contender, Judge, slug
 from lucidcam.evaluation.measure import Item, Measure
 from lucidcam.evaluation.report import Report
 from lucidcam.samples import Problem, Sample
@@ -21,11 +21,12 @@ ENDS = 10
 COLUMNS = 5
 
 
-def save_contact_sheets(report: Report, measure: Measure, samples: Iterable[Sample | Problem], metric: str, folder: Path) -> None:
+def save_contact_sheets(report: Report, measure: Measure, samples: Iterable[Sample | Problem], judge: Judge, folder: Path) -> None:
     """Draw each method's best and worst images by one metric, with the boxes that are known, into `folder`.
 
     Only the images that are drawn are read, one at a time, and explained again.
     """
+    metric = judge.figures[0].name
     chosen = {c.label: _ends(report, c.label, metric) for c in measure.contenders if c.method is not None}
     wanted = {name for best, worst in chosen.values() for name in [*best, *worst]}
     pictures: dict[tuple[str, str], Image.Image] = {}
@@ -35,7 +36,7 @@ def save_contact_sheets(report: Report, measure: Measure, samples: Iterable[Samp
             if isinstance(item, Item):
                 for contender in measure.contenders:
                     if contender.label in chosen and sample.name in [*chosen[contender.label][0], *chosen[contender.label][1]]:
-                        pictures[contender.label, sample.name] = _picture(contender, measure, item)
+                        pictures[contender.label, sample.name] = _picture(contender, measure, judge, item)
     for label, (best, worst) in chosen.items():
         value = dict(zip(report.names, report.values[label, metric], strict=True)) if best else {}
         rows = [
@@ -46,7 +47,7 @@ def save_contact_sheets(report: Report, measure: Measure, samples: Iterable[Samp
         if rows:
             folder.mkdir(parents=True, exist_ok=True)
             sheet = render.panel(rows, f"{label}: best and worst by {metric.replace('_', ' ')}", height=180)
-            sheet.save(folder / f"{label.replace('+', 'p').replace(':', '-')}.jpg", quality=88)
+            sheet.save(folder / f"{slug(label)}.jpg", quality=88)
 
 
 def _ends(report: Report, label: str, metric: str) -> tuple[list[str], list[str]]:
@@ -66,10 +67,10 @@ def _rows(names: Sequence[str]) -> list[Sequence[str]]:
     return [names[i : i + COLUMNS] for i in range(0, len(names), COLUMNS)]
 
 
-def _picture(contender: Contender, measure: Measure, item: Item) -> Image.Image:
+def _picture(contender: Contender, measure: Measure, judge: Judge, item: Item) -> Image.Image:
     """The map of the class that was asked for, over the photo; the objects of that class are framed."""
     inputs = item.prepared.tensor[None].to(measure.model.device, measure.model.dtype)
-    number = measure.class_shown(item, inputs)
+    number = measure.class_shown(judge, item, inputs)
     with contender.open(measure.model.module, inputs, torch.tensor([number], device=inputs.device)) as run:
         raw = contender.maps(run, [item.sample.name])[0, 0].float().cpu()
     image = item.prepared.image

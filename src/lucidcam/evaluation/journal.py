@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -61,14 +63,12 @@ class Journal:
             if told.exists():
                 _compare(folder, json.loads(told.read_text(encoding="utf-8")), json.loads(text))
             else:
-                _write(told, text.encode())
-        except (OSError, ValueError) as error:
-            if isinstance(error, OptionError):
-                raise
-            raise OptionError(f"cannot keep results in {folder}: {getattr(error, 'strerror', None) or error}.") from None
+                write_whole(told, text.encode())
+        except OSError as error:
+            raise OptionError(f"cannot keep results in {folder}: {error.strerror or error}.") from None
 
-    def read(self, kind: str, number: int, names: Sequence[str]) -> Part | None:
-        """The part that was measured from samples of these names; None when there is none yet.
+    def read(self, kind: str, number: int, asked: Sequence[str]) -> Part | None:
+        """The part that was measured from samples of these identities; None when there is none yet.
 
         Raises:
             DataError: when it was measured from others.
@@ -76,24 +76,32 @@ class Journal:
         path = self._path(kind, number)
         if path is None or not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as kept:
-            told = json.loads(str(kept["told"]))
-            if told["asked"] != list(names):
-                raise DataError(
-                    f"the data changed since {path.parent.parent} was begun ({path.name} has other images); choose another folder."
-                )
-            records = {}
-            for i, (contender, judge, groups) in enumerate(told["records"]):
-                rows, which, values = kept[f"rows{i}"], kept[f"groups{i}"], kept[f"values{i}"]
-                found: list[list[Record]] = [[] for _ in told["names"]]
-                for row, group, value in zip(rows, which, values, strict=True):
-                    found[row].append(Record(value, groups[group]))
-                records[contender, judge] = found
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+                arrays = {name: kept[name] for name in kept.files}
+            told = json.loads(str(arrays["told"]))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None  # a power cut may leave half a file: it is measured again
+        if told["asked"] != list(asked):
+            raise DataError(
+                f"the data changed since {path.parent.parent} was begun ({path.name} is of other images, classes or boxes); choose another "
+                "folder, or restart it (restart=True, --restart)."
+            )
+        records = {}
+        for i, (contender, judge, groups) in enumerate(told["records"]):
+            found: list[list[Record]] = [[] for _ in told["names"]]
+            for row, group, value in zip(arrays[f"rows{i}"], arrays[f"groups{i}"], arrays[f"values{i}"], strict=True):
+                found[row].append(Record(value, groups[group]))
+            records[contender, judge] = found
         problems = tuple(Problem(**each) for each in told["problems"])
         return Part(tuple(told["names"]), records, problems, tuple((int(c), float(p)) for c, p in told["classes"]))
 
-    def write(self, kind: str, number: int, names: Sequence[str], part: Part) -> None:
-        """Keep a part."""
+    def write(self, kind: str, number: int, asked: Sequence[str], part: Part) -> None:
+        """Keep a part.
+
+        Raises:
+            DataError: when it cannot be written: a full disk, say.
+        """
         path = self._path(kind, number)
         if path is None:
             return
@@ -107,16 +115,15 @@ class Journal:
             arrays[f"values{i}"] = np.stack([record.values for _, record in flat]) if flat else np.zeros((0, 0))
             listed.append((contender, judge, groups))
         told = {
-            "asked": list(names),
+            "asked": list(asked),
             "names": part.names,
             "records": listed,
             "problems": [asdict(each) for each in part.problems],
             "classes": part.classes,
         }
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, told=np.array(json.dumps(told)), **arrays)
-        temporary.replace(path)
+        content = io.BytesIO()
+        np.savez_compressed(content, told=np.array(json.dumps(told)), **arrays)
+        write_whole(path, content.getvalue())
 
     def _path(self, kind: str, number: int) -> Path | None:
         return None if self.folder is None else self.folder / f"{kind}-{number:06d}.npz"
@@ -131,7 +138,21 @@ def _compare(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
         )
 
 
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, whatever happens meanwhile.
+
+    Raises:
+        DataError: when it cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(
+            f"{path} cannot be written: {error.strerror or error}; mend that and run again: what was measured is kept."
+        ) from error

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from lucidcam.engine.run import open_run
 from lucidcam.errors import LayerError, MissingExtraError, OptionError, TargetError
@@ -46,6 +46,7 @@ class Measure:
 
     Attributes:
         model: the network.
+        as_it_is: the user's module, where `model` has a faster copy of it.
         contenders: who is judged.
         judges: by what.
         class_of: from a label of the data to a class id, or None.
@@ -53,6 +54,7 @@ class Measure:
     """
 
     model: Model
+    as_it_is: nn.Module
     contenders: Sequence[Contender]
     judges: Sequence[Judge]
     class_of: Any
@@ -106,10 +108,10 @@ class Measure:
         except Exception as error:  # also a preprocessing of the user's own: one bad sample does not end the run
             return Problem.of(sample.name, error)
 
-    def class_shown(self, item: Item, inputs: Tensor) -> int:
+    def class_shown(self, judge: Judge, item: Item, inputs: Tensor) -> int:
         """The class to draw: the first that is marked in the image where localisation is judged, else the one that was asked for."""
         marked = [item.classes[each.label] for each in item.sample.objects if each.label in item.classes]
-        if marked and isinstance(self.judges[0].metric, LocalizationMetric):
+        if marked and isinstance(judge.metric, LocalizationMetric):
             return marked[0]
         if item.asked is not None:
             return item.asked
@@ -132,7 +134,7 @@ class Measure:
         module = self.model.module
         inputs = torch.stack([item.prepared.tensor for item in items]).to(self.model.device, self.model.dtype)
         with open_run(module, inputs, progress=False) as run:
-            scores = logits(run.outputs(), len(items)).double()
+            scores = logits(run.outputs(), len(items)).cpu().double()
         order = scores.argsort(dim=1, descending=True, stable=True)
         predicted = order[:, 0]
         ids = [int(predicted[i]) if item.asked is None else item.asked for i, item in enumerate(items)]
@@ -153,24 +155,29 @@ class Measure:
         names = [item.sample.name for item in items]
         found: dict[Judge, list[list[Record]]] = {}
         maps: dict[tuple[int, int], Tensor] = {}
-        faithfulness = [(judge, judge.metric) for judge in self.judges if isinstance(judge.metric, FaithfulnessMetric)]
-        if faithfulness:
-            target = torch.tensor(ids, device=inputs.device)
-            with contender.open(self.model.module, inputs, target) as run:
+        asking = [(judge, judge.metric) for judge in self.judges if isinstance(judge.metric, FaithfulnessMetric)]
+        target = torch.tensor(ids, device=inputs.device)
+        for module, metrics in (
+            (self.model.module, [each for each in asking if not each[1].exact]),
+            (self.as_it_is, [each for each in asking if each[1].exact]),
+        ):
+            if not metrics:
+                continue
+            with contender.open(module, inputs, target) as run:
                 made = contender.maps(run, names)[:, 0]
                 maps = {(i, each): made[i].float().cpu() for i, each in enumerate(ids)}
                 wide = made if made.dtype == torch.float64 else made.float()
                 batch = Batch(run, wide, lambda other: contender.maps(other, names)[:, 0], self.black, tuple(names))
-                for judge, asking in faithfulness:
-                    values = asking.measure(batch).cpu().double().numpy()
-                    found[judge] = [[Record(row)] for row in values]
-        localization = [(judge, judge.metric) for judge in self.judges if isinstance(judge.metric, LocalizationMetric)]
-        if localization:
+                for judge, metric in metrics:
+                    found[judge] = [[Record(row)] for row in metric.measure(batch).cpu().double().numpy()]
+        comparing = [(judge, judge.metric) for judge in self.judges if isinstance(judge.metric, LocalizationMetric)]
+        if comparing:
             wanted = [list(item.classes.values()) for item in items]
             maps |= self._missing(contender, inputs, items, wanted, maps)
-            views = [_located(item, {each: maps[i, each] for each in wanted[i]}, ranks[i]) for i, item in enumerate(items)]
-            for judge, comparing in localization:
-                found[judge] = [_records(comparing, each) for each in views]
+            for i, item in enumerate(items):  # maps in the photos' size are large: one image at a time
+                views = _located(item, {each: maps[i, each] for each in wanted[i]}, ranks[i])
+                for judge, comparison in comparing:
+                    found.setdefault(judge, []).append(list(comparison.measure(views)) if views else [])
         return found
 
     def _missing(
@@ -216,16 +223,11 @@ class Measure:
 def _located(item: Item, maps: dict[int, Tensor], ranks: Tensor) -> list[Located]:
     """The maps of the classes that are marked in an image, with the objects of each."""
     sample = item.sample
+    unknown = tuple(each for each in sample.objects if each.label not in item.classes)
     found = []
     for label, number in item.classes.items():
         objects = tuple(each for each in sample.objects if each.label == label)
         if objects:
             alone = len(sample.labels) == 1
-            found.append(Located(maps[number], item.prepared.frame, label, objects, sample.ignore, int(ranks[number]), alone))
+            found.append(Located(maps[number], item.prepared.frame, label, objects, sample.ignore, unknown, int(ranks[number]), alone))
     return found
-
-
-def _records(metric: LocalizationMetric, views: list[Located]) -> list[Record]:
-    if metric.needs == "masks":
-        views = [view for view in views if all(each.mask is not None for each in view.objects)]
-    return list(metric.measure(views)) if views else []

@@ -2,91 +2,91 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from lucidcam import maps as maps_
 from lucidcam.data import Dataset
-from lucidcam.evaluation.contenders import Judge
+from lucidcam.errors import InputError, LayerError, MissingExtraError, OptionError, TargetError
+from lucidcam.evaluation.contenders import Judge, slug
 from lucidcam.evaluation.journal import Journal, Part
 from lucidcam.evaluation.measure import Item, Measure
-from lucidcam.metrics import Batch, MosaicMetric, Record
-from lucidcam.samples import Sample
-
-AT_ONCE = 2
-"""Mosaics that are measured together."""
+from lucidcam.metrics import MosaicMetric, Record
+from lucidcam.samples import Problem, Sample
 
 PER_CLASS = 100
 """Candidates kept of each class: enough for any number of mosaics, whatever the data set's size."""
 
+Candidate = tuple[str, int, float]
+"""An image's name, its predicted class and that class's probability."""
+
 
 @dataclass
-class Candidates:
-    """The images that mosaics are made of: their names, predicted classes and confidences."""
+class Mosaics:
+    """One metric's mosaics.
 
-    found: dict[int, list[tuple[str, float]]] = field(default_factory=dict)
+    Attributes:
+        judge: the metric under its label.
+        metric: the same.
+        seed: of the choice.
+        found: by class, the images that may take part, with the place that chance gave them.
+    """
+
+    judge: Judge
+    metric: MosaicMetric
+    seed: int
+    found: dict[int, list[tuple[bytes, Candidate]]] = field(default_factory=dict)
 
     def add(self, part: Part) -> None:
-        """Add the images of one batch."""
+        """Consider the images of one batch. Which are kept does not depend on their order."""
         for name, (number, confidence) in zip(part.names, part.classes, strict=True):
-            kept = self.found.setdefault(number, [])
-            if len(kept) < PER_CLASS:
-                kept.append((name, confidence))
+            if confidence >= self.metric.confidence:
+                kept = self.found.setdefault(number, [])
+                kept.append((hashlib.blake2b(f"{self.seed} {name}".encode(), digest_size=8).digest(), (name, number, confidence)))
+                if len(kept) > 2 * PER_CLASS:
+                    self.found[number] = sorted(kept)[:PER_CLASS]
 
-    def measure(
-        self,
-        judge: Judge,
-        metric: MosaicMetric,
-        measure: Measure,
-        dataset: Dataset,
-        journal: Journal,
-        add: Callable[[Part], None],
-        advance: Callable[[float], None],
-    ) -> None:
+    def measure(self, measure: Measure, dataset: Dataset, journal: Journal, add: Callable[[Part], None]) -> None:
         """Choose mosaics, and measure every method on them."""
-        listed = [(name, number, confidence) for number, kept in sorted(self.found.items()) for name, confidence in kept]
-        mosaics = [[listed[i] for i in each] for each in metric.choose(listed, measure.contenders[0].settings.seed)]
+        listed = [candidate for _, kept in sorted(self.found.items()) for _, candidate in sorted(kept)[:PER_CLASS]]
+        mosaics = [[listed[i] for i in each] for each in self.metric.choose(listed, self.seed)]
         wanted = {name for each in mosaics for name, _, _ in each}
         samples = {each.name: each for each in dataset if isinstance(each, Sample) and each.name in wanted}
-        for number in range(0, len(mosaics), AT_ONCE):
-            part = mosaics[number : number + AT_ONCE]
-            names = [" | ".join(name for name, _, _ in each) for each in part]
-            kept = journal.read(judge.label.partition(":")[0], number // AT_ONCE, names)
-            if kept is None:
-                kept = _measured(judge, metric, measure, part, names, samples)
-                journal.write(judge.label.partition(":")[0], number // AT_ONCE, names, kept)
-            add(kept)
-            advance(0)
+        for number, mosaic in enumerate(mosaics):
+            asked = [samples[name].identity() for name, _, _ in mosaic]
+            part = journal.read(slug(self.judge.label), number, asked)
+            if part is None:
+                part = self._tried(measure, mosaic, samples)
+                journal.write(slug(self.judge.label), number, asked, part)
+            add(part)
 
+    def _tried(self, measure: Measure, mosaic: Sequence[Candidate], samples: dict[str, Sample]) -> Part:
+        """Measure a mosaic; one that fails is a problem, and the others stay."""
+        name = " | ".join(each for each, _, _ in mosaic)
+        try:
+            return self._measured(measure, mosaic, samples, name)
+        except (OptionError, LayerError, TargetError, MissingExtraError):
+            raise
+        except Exception as error:
+            return Part(problems=(Problem.of(name, error),))
 
-def _measured(
-    judge: Judge,
-    metric: MosaicMetric,
-    measure: Measure,
-    mosaics: Sequence[Sequence[tuple[str, int, float]]],
-    names: Sequence[str],
-    samples: dict[str, Sample],
-) -> Part:
-    """Each mosaic once per cell, with that cell's class as target."""
-    module = measure.model.module
-    images, targets, cells = [], [], []
-    for name, mosaic in zip(names, mosaics, strict=True):
-        items = [measure.item(samples[each]) for each, _, _ in mosaic]
-        assert all(isinstance(item, Item) for item in items)  # they could be read a moment ago
-        tensors = [item.prepared.tensor for item in items if isinstance(item, Item)]
-        image = metric.assemble([each.to(measure.model.device, measure.model.dtype) for each in tensors], module)
-        images += [image] * len(mosaic)
-        targets += [number for _, number, _ in mosaic]
-        cells += [f"{name} [{cell}]" for cell in range(len(mosaic))]
-    inputs = torch.stack(images)
-    ids = torch.tensor(targets, device=inputs.device)
-    records: dict[tuple[str, str], list[list[Record]]] = {}
-    for contender in measure.contenders:
-        with contender.open(module, inputs, ids) as run:
-            maps = contender.maps(run, cells)[:, 0].float()
-            batch = Batch(run, maps, lambda other: contender.maps(other, cells)[:, 0], measure.black, tuple(cells))  # noqa: B023
-            values = metric.measure(batch).cpu().double().numpy()
-        size = len(values) // len(names)
-        records[contender.label, judge.label] = [[Record(row) for row in values[i * size : (i + 1) * size]] for i in range(len(names))]
-    return Part(tuple(names), records)
+    def _measured(self, measure: Measure, mosaic: Sequence[Candidate], samples: dict[str, Sample], name: str) -> Part:
+        """One image, and the class of each of its cells as target."""
+        tensors = []
+        for each, _, _ in mosaic:
+            item = measure.item(samples[each])
+            if not isinstance(item, Item):
+                raise InputError(item.error)
+            tensors.append(item.prepared.tensor.to(measure.model.device, measure.model.dtype))
+        image = self.metric.assemble(tensors, measure.model.module)
+        ids = torch.tensor([[number for _, number, _ in mosaic]], device=image.device)
+        records: dict[tuple[str, str], list[list[Record]]] = {}
+        for contender in measure.contenders:
+            with contender.open(measure.model.module, image[None], ids) as run:
+                made = contender.maps(run, [name])[0]
+            values = self.metric.measure(maps_.resize(made.float(), (image.shape[1], image.shape[2]))).cpu().double().numpy()
+            records[contender.label, self.judge.label] = [[Record(row) for row in values]]
+        return Part((name,), records)

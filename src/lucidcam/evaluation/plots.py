@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucidcam.errors import OptionError, unknown
+from lucidcam.evaluation.contenders import slug
 from lucidcam.metrics._base import Curve
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def save_plots(report: Report, folder: Path) -> list[Path]:
     for metric, curves in report.curves.items():
         folder.mkdir(parents=True, exist_ok=True)
         figure = _figure(curves, metric, report.trivial)
-        stem = re.sub(r"[^\w.=+-]+", "_", metric)
+        stem = slug(metric)
         for suffix in ("png", "svg"):
             path = folder / f"{stem}.{suffix}"
             # No date in the file: the same figures give the same bytes.

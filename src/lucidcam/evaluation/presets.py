@@ -71,9 +71,9 @@ _VAL = "ILSVRC val"
 
 PRESETS: dict[str, Preset] = {
     "gradcam-paper": Preset(
-        about="Grad-CAM (Selvaraju 2017): localisation error at 15 % of the maximum, pointing game",
+        about="Grad-CAM (Selvaraju 2017): localisation error at 15 % of the maximum, pointing game, segmentation seeds",
         methods=("gradcam", "contrastive_excitation_backprop", "gradient", "guided_gradcam"),
-        metrics=(("localization_error", {"threshold": 0.15}), "pointing_game"),
+        metrics=(("localization_error", {"threshold": 0.15}), "pointing_game", ("seed_miou", {"threshold": 0.15})),
         published=(
             *_printed(
                 _GRADCAM,
@@ -112,7 +112,7 @@ PRESETS: dict[str, Preset] = {
             ("increase_in_confidence", {"keep": 0.5}),
             "deletion",
             "insertion",
-            "energy_pointing_game",
+            ("energy_pointing_game", {"largest": 0.5}),
         ),
         published=(
             *_printed(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,17 @@ import numpy.typing as npt
 
 from lucidcam import compat
 from lucidcam.errors import MissingExtraError, OptionError
+from lucidcam.evaluation.journal import write_whole
 from lucidcam.evaluation.presets import Published
 from lucidcam.metrics._base import Curve, Figure
 from lucidcam.samples import Problem
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+COLUMNS = ["image", "method", "metric", "value"]
+CHUNK = 100_000
+"""Rows of a Parquet file that are in memory at a time."""
 
 SIGNIFICANT = 0.05
 """Two-sided level of the marks in the table."""
@@ -88,6 +94,7 @@ class Report:
         names: of the images, for `values`.
         values: by method and metric: one value per image, NaN where it did not count.
         notes: what a reader should know.
+        classes: the data's classes that were matched, with the model's ids.
     """
 
     rows: tuple[Row, ...]
@@ -103,6 +110,7 @@ class Report:
     names: tuple[str, ...] = field(default=(), repr=False)
     values: Mapping[tuple[str, str], npt.NDArray[np.float64]] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
+    classes: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     @property
     def methods(self) -> list[str]:
@@ -129,6 +137,7 @@ class Report:
             "comparisons": [_plain(each) for each in self.comparisons],
             "metrics": {name: {"unit": f.unit, "higher_is_better": f.higher_is_better} for name, f in self.figures.items()},
             "trivial": list(self.trivial),
+            "classes": dict(self.classes),
             "unmatched": dict(self.unmatched),
             "published": [_plain(each) for each in self.published],
             "groups": _clean(self.groups),
@@ -143,9 +152,10 @@ class Report:
             return None
         return (max if better else min)(rows, key=lambda row: row.mean).method
 
-    def differs(self, metric: str, first: str, second: str) -> bool:
-        """Whether two methods' figures differ by the paired bootstrap, at the 5 % level."""
-        return any(c.metric == metric and {c.first, c.second} == {first, second} and c.p < SIGNIFICANT for c in self.comparisons)
+    def differs(self, metric: str, first: str, second: str) -> bool | None:
+        """Whether two methods' figures differ by the paired bootstrap, at the 5 % level; None where they were not compared."""
+        found = (c for c in self.comparisons if c.metric == metric and {c.first, c.second} == {first, second})
+        return next((c.p < SIGNIFICANT for c in found), None)
 
     def table(self, width: int | None = None) -> RenderableType:
         """Methods × metrics for a terminal, in as many parts as its width needs.
@@ -159,25 +169,20 @@ class Report:
 
         return table(self, width)
 
-    def images(self) -> list[dict[str, Any]]:
-        """Values per image: a dict with `image`, `method`, `metric` and `value` each, without those that did not count."""
-        found = []
+    def images(self) -> Iterator[tuple[str, str, str, float]]:
+        """Values per image: its name, the method, the metric and the value, without those that did not count."""
         for (method, metric), values in self.values.items():
-            found += [
-                {"image": name, "method": method, "metric": metric, "value": float(value)}
-                for name, value in zip(self.names, values, strict=True)
-                if np.isfinite(value)
-            ]
-        return found
+            for i in np.flatnonzero(np.isfinite(values)):
+                yield self.names[i], method, metric, float(values[i])
 
     def frame(self) -> Any:
-        """Values per image as a pandas DataFrame, with the columns of `images`.
+        """Values per image as a pandas DataFrame: image, method, metric, value.
 
         Raises:
             MissingExtraError: pandas is not installed.
         """
         pandas = compat.import_optional("pandas", "data", "Report.frame()")
-        return pandas.DataFrame(self.images(), columns=["image", "method", "metric", "value"])
+        return pandas.DataFrame(self.images(), columns=COLUMNS)
 
     def plot(self, metric: str) -> Any:
         """The curves behind a metric (deletion, insertion, maxboxacc, road, sanity, …) as a matplotlib figure.
@@ -198,25 +203,26 @@ class Report:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").write_text(json.dumps(self.to_dict(), indent=2, default=str) + "\n", encoding="utf-8")
-        values = self.images()
+        write_whole(folder / "results.json", (json.dumps(self.to_dict(), indent=2, default=str) + "\n").encode())
         with (folder / "images.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["image", "method", "metric", "value"])
-            writer.writeheader()
-            writer.writerows(values)
-        _parquet(values, folder / "images.parquet")
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(self.images())
+        _parquet(self.images(), folder / "images.parquet")
         save_plots(self, folder / "curves")
         return folder
 
 
-def _parquet(values: list[dict[str, Any]], path: Path) -> None:
+def _parquet(rows: Iterator[tuple[str, str, str, float]], path: Path) -> None:
     try:
         arrow = compat.import_optional("pyarrow", "data", "Parquet")
         parquet = compat.import_optional("pyarrow.parquet", "data", "Parquet")
     except MissingExtraError:
         return
     schema = arrow.schema([("image", arrow.string()), ("method", arrow.string()), ("metric", arrow.string()), ("value", arrow.float64())])
-    parquet.write_table(arrow.Table.from_pylist(values, schema=schema), path)
+    with parquet.ParquetWriter(path, schema) as writer:
+        while chunk := list(itertools.islice(rows, CHUNK)):
+            writer.write_table(arrow.table(list(zip(*chunk, strict=True)), schema=schema))
 
 
 def _plain(thing: Any) -> dict[str, Any]:

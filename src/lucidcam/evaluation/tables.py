@@ -69,7 +69,7 @@ def _cell(report: Report, row: Row | None, best: str | None, top: float | None) 
     found = Text(mean, "bold" if row.mean == top else "")
     if math.isfinite(row.low):
         found.append(f" {low}–{high}" if row.low >= 0 else f" {low} to {high}", "dim not bold")
-    tied = best is not None and row.mean != top and not report.differs(row.metric, row.method, best)
+    tied = best is not None and row.mean != top and report.differs(row.metric, row.method, best) is False
     found.append("≈" if tied else " ", "not bold")
     return found
 

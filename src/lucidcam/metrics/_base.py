@@ -85,12 +85,16 @@ class Metric(ABC):
         figures: what it gives, the main one first.
         paper: where it was defined.
         needs: what the data must have: "" (images alone), "labels" (classes per image), "boxes" or "masks".
+        single: whether its figures mean something for one image; not where a threshold is chosen for the whole data set.
+        exact: whether it must have the network as it is, and not a copy that gives the same scores.
     """
 
     name: ClassVar[str] = ""
     figures: ClassVar[tuple[Figure, ...]]
     paper: ClassVar[str]
     needs: ClassVar[Literal["", "labels", "boxes", "masks"]] = ""
+    single: ClassVar[bool] = True
+    exact: ClassVar[bool] = False
 
     def compute(self, count: Array, sums: Array) -> Mapping[str, Array]:
         """From sums to figures, for many weightings of the images at once (the data set as it is, and bootstrap samples).
@@ -194,7 +198,7 @@ class FaithfulnessMetric(Metric):
             if classes is None or classes.shape[1] != 1:
                 raise InputError(f"{self.name} judges one class per image: give target as None, an int or [B] class ids.")
             asked = explainer(self.name, explain)
-            found = asked(run) if maps is None else maps.to(run.image.device)
+            found = (asked(run) if maps is None else maps).to(run.image.device)
             if found.ndim != 3 or len(found) != len(run.image):
                 raise InputError(f"expected maps [{len(run.image)}, h, w], one per image; got {list(found.shape)}.")
             if not bool(torch.isfinite(found).all()):
@@ -209,7 +213,13 @@ class FaithfulnessMetric(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class MosaicMetric(Metric):
-    """A metric that asks about mosaics of several images, each cell with a class of its own."""
+    """A metric that asks about mosaics of several images, each cell with a class of its own.
+
+    Attributes:
+        confidence: the smallest probability that the network gives its predicted class in an image that takes part.
+    """
+
+    confidence: float = 0.5
 
     @abstractmethod
     def choose(self, images: Sequence[tuple[str, int, float]], seed: int) -> list[list[int]]:
@@ -220,8 +230,8 @@ class MosaicMetric(Metric):
         """One mosaic `[C, H, W]` of images `[C, h, w]`, in a size that the network takes."""
 
     @abstractmethod
-    def measure(self, batch: Batch) -> Tensor:
-        """Return one record per row, `[B, K]`: each mosaic comes once per cell, in the cells' order, with that cell's class as target."""
+    def measure(self, maps: Tensor) -> Tensor:
+        """Return one record per cell, `[cells, K]`, from the maps of one mosaic for each cell's class, `[cells, H, W]` in its size."""
 
 
 def explainer(name: str, explain: Callable[[torch.nn.Module, Tensor, Tensor], Tensor] | None) -> Explain:
@@ -254,6 +264,7 @@ class Located:
         label: the class, in the data set's words.
         objects: the marked things of this class.
         ignore: makes the pixels that count neither way.
+        unknown: the marked things of classes that the network does not have.
         rank: the place of the class among the network's scores, 0 for the predicted one; None: not known.
         alone: whether it is the only class in the image.
     """
@@ -263,6 +274,7 @@ class Located:
     label: str
     objects: tuple[Object, ...]
     ignore: Callable[[], Mask] | None = None
+    unknown: tuple[Object, ...] = ()
     rank: int | None = None
     alone: bool = True
 

@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lucidcam import maps
+from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.masked import out_of_memory
 from lucidcam.engine.run import open_run
+from lucidcam.engine.trace import remembered
 from lucidcam.errors import InputError, OptionError
-from lucidcam.metrics._base import Batch, Figure, MosaicMetric, explainer, register
+from lucidcam.metrics._base import Figure, MosaicMetric, register
 from lucidcam.targets import logits
 
 
@@ -85,13 +88,13 @@ class GridPointingGame(MosaicMetric):
         mosaic = torch.cat(rows, dim=1)
         return mosaic if self.size == "full" and _takes(module, mosaic) else _resized(mosaic, size)
 
-    def measure(self, batch: Batch) -> Tensor:
+    def measure(self, maps: Tensor) -> Tensor:
         """See `MosaicMetric.measure`."""
-        energy = batch.resized.clamp(min=0)
+        energy = maps.clamp(min=0)
         height, width = energy.shape[1:]
         shares = []
         for row, each in enumerate(energy):
-            y, x = divmod(row % self.grid**2, self.grid)
+            y, x = divmod(row, self.grid)
             top, bottom = (round(height * i / self.grid) for i in (y, y + 1))
             left, right = (round(width * i / self.grid) for i in (x, x + 1))
             everything = each.sum()
@@ -126,11 +129,9 @@ class GridPointingGame(MosaicMetric):
             )
         found = []
         for mosaic in mosaics:
-            inputs = self.assemble([images[i] for i in mosaic], module)[None].expand(len(mosaic), -1, -1, -1)
-            target = classes[torch.tensor(mosaic, device=classes.device)]
-            with open_run(module, inputs, target) as run:
-                again = explainer(self.name, explain)
-                found.append(self.measure(Batch(run, again(run), again, inputs.new_zeros(inputs.shape[1]), tuple(map(str, mosaic)))))
+            image = self.assemble([images[i] for i in mosaic], module)
+            made = explain(module, image[None].expand(len(mosaic), -1, -1, -1), classes[mosaic])
+            found.append(self.measure(maps.resize(made, (image.shape[1], image.shape[2]))))
         return {"grid_pointing_game": torch.cat(found)[:, 0].cpu().double()}
 
 
@@ -139,12 +140,16 @@ def _resized(image: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _takes(module: nn.Module, image: Tensor) -> bool:
-    """Whether a network takes an image of this size."""
-    try:
-        with open_run(module, image[None]) as run:
-            logits(run.outputs(), 1)
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        if out_of_memory(error):
-            raise
-        return False
-    return True
+    """Whether a network takes an image of this size; asked once per size."""
+    known = remembered(module, Inputs.of(image[None]))
+    size = ("takes", tuple(image.shape))
+    if size not in known:
+        try:
+            with open_run(module, image[None]) as run:
+                logits(run.outputs(), 1)
+            known[size] = True
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            if out_of_memory(error):
+                raise
+            known[size] = False
+    return bool(known[size])

@@ -43,6 +43,7 @@ class MaxBoxAcc(LocalizationMetric):
     figures = (Figure("maxboxacc", "%"),)
     paper = "Choe 2020"
     needs = "boxes"
+    single = False
 
     resolution: int = 224
     iou: float = 0.5
@@ -79,6 +80,7 @@ class MaxBoxAccV2(LocalizationMetric):
     figures = (Figure("maxboxacc_v2", "%"), *(Figure(f"maxboxacc_v2_iou{percent}", "%") for percent in (30, 50, 70)))
     paper = "Choe 2020"
     needs = "boxes"
+    single = False
 
     resolution: int = 224
     contours: Contours = "all"

@@ -73,6 +73,7 @@ class Sanity(FaithfulnessMetric):
         Figure("sanity_spearman_full", higher_is_better=False),
     )
     paper = "Adebayo 2018"
+    exact = True
 
     order: Literal["cascading", "independent"] = "cascading"
     stages: int = 10

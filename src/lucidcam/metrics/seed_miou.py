@@ -39,7 +39,7 @@ class SeedMeanIoU(LocalizationMetric):
 
     def measure(self, image: Sequence[Located]) -> Sequence[Record]:
         """See `LocalizationMetric.measure`."""
-        if any(each.mask is None for view in image for each in view.objects):
+        if any(each.mask is None for view in image for each in (*view.objects, *view.unknown)):
             return []
         labels = list(dict.fromkeys((BACKGROUND, *(view.label for view in image))))
         numbers = np.array([labels.index(view.label) for view in image])
@@ -52,6 +52,9 @@ class SeedMeanIoU(LocalizationMetric):
                 if each.mask is not None:
                     truth[each.mask()] = number
         counts = np.ones(truth.shape, bool) if image[0].ignore is None else ~image[0].ignore()
+        for each in image[0].unknown:  # neither background nor a class that the network could name
+            if each.mask is not None:
+                counts &= ~each.mask()
         table = np.bincount(truth[counts] * len(labels) + seeds[counts], minlength=len(labels) ** 2).reshape(len(labels), -1)
         union = table.sum(0) + table.sum(1) - table.diagonal()
         return [Record(np.array([table[i, i], union[i]], np.float64), label) for i, label in enumerate(labels) if union[i]]
