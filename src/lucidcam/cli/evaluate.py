@@ -5,11 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lucidcam.cli._common import ArchitectureOption, DeviceOption, DtypeOption, FitOption, LayerOption, ModelOption, UntrainedOption
+
+if TYPE_CHECKING:
+    from lucidcam import Model, Report
+
+
+SHOWN = 10
+"""Classes that are listed, of those that were matched and of those that were not."""
 
 
 def evaluate(
@@ -103,13 +110,21 @@ def evaluate(
         screen.print(f"{measured} images measured, {len(found.skipped)} skipped{where}", soft_wrap=True, markup=False)
     for note in found.notes:
         err.print(f"note: {note}", style="yellow", markup=False)
-    for name, number in list(found.classes.items())[:10] if class_map is None else []:
-        err.print(f"class matched: {name} is {number} ({loaded.label(number).split(',')[0]})", style="dim", markup=False)
-    for name, reason in list(found.unmatched.items())[:10]:
-        err.print(f"class not matched: {name}: {reason}", style="yellow", markup=False)
-    if len(found.unmatched) > 10:
-        err.print(f"… and {len(found.unmatched) - 10} more classes; results.json lists them", style="yellow", markup=False)
+    if target == "label" or any(registry.metrics[each["metric"]].needs for each in found.settings["metrics"].values()):
+        _tell_classes(found, loaded)
     report([problem.error for problem in found.skipped])
+
+
+def _tell_classes(found: Report, model: Model) -> None:
+    """What the data's classes were taken for: a wrong match would go unseen."""
+    from lucidcam.cli._common import err
+
+    for name, number in list(found.classes.items())[:SHOWN]:
+        err.print(f"class matched: {name} is {number} ({model.label(number).split(',')[0]})", style="dim", markup=False)
+    for name, reason in list(found.unmatched.items())[:SHOWN]:
+        err.print(f"class not matched: {name}: {reason}", style="yellow", markup=False)
+    if max(len(found.classes), len(found.unmatched)) > SHOWN:
+        err.print("… results.json lists the others", style="dim", markup=False)
 
 
 def parsed(text: str, known: Mapping[str, type]) -> tuple[str, dict[str, Any]]:
