@@ -225,6 +225,26 @@ def test_recognising_never_raises(name, tmp_path):
 # ---------------------------------------------------------------- folder, images
 
 
+def test_one_image_is_a_data_set(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    dataset = open_data(tmp_path / "one.png")
+    assert (dataset.format, dataset.count, [each.name for each in dataset]) == ("images", 1, [str(tmp_path / "one.png")])
+
+
+def test_a_box_that_lacks_a_column_is_no_box(tmp_path):
+    path = write(tmp_path / "a.csv", "image,label,xmin,ymin,xmax\na.png,cat,1,2,3\n")
+    with pytest.raises(DataError, match="ymax is missing"):
+        list(open_data(path))
+
+
+def test_a_mask_value_that_the_classes_do_not_name_is_a_problem(tmp_path):
+    for folder, mode in (("images", "RGB"), ("masks", "L")):
+        (tmp_path / folder).mkdir()
+        Image.new(mode, (4, 4), 9 if mode == "L" else 0).save(tmp_path / folder / "a.png")
+    write(tmp_path / "classes.txt", "1: cat\n2: dog\n")
+    assert "holds the value 9, and the classes file names 1 to 2" in taken(open_data(tmp_path))[1]["images/a.png"]
+
+
 def test_folder(tmp_path):
     dataset = open_data(make_folder(tmp_path))
     samples, _ = taken(dataset)
@@ -695,7 +715,7 @@ def test_masks_of_class_indices(tmp_path):
     assert np.array_equal(sample.objects[0].mask(), block(1, slice(1, 3), slice(4, 9)))
     assert np.array_equal(sample.ignore(), block(1, slice(8, 10), slice(0, 3)))
     (tmp_path / "classes.txt").unlink()
-    assert [each.labels for each in open_data(tmp_path)] == [("2",)]
+    assert [each.labels for each in open_data(tmp_path)] == [("value 2",)]
 
 
 @pytest.mark.parametrize(
@@ -730,7 +750,7 @@ def test_binary_masks(foreground, tmp_path):
     for name in ("images/cat/a.png", "images/b.png"):
         assert samples[name].objects[0].mask().sum() == 6
         assert samples[name].ignore is None
-    assert next(iter(open_data(tmp_path, values="index"))).labels == (("1",) if foreground == 1 else ())
+    assert next(iter(open_data(tmp_path, values="index"))).labels == (("value 1",) if foreground == 1 else ())
 
 
 def test_masks_problems(tmp_path):

@@ -49,14 +49,14 @@ class MissingExtraError(LucidcamError, ImportError):
         super().__init__(f"{purpose} needs {library}, which is not installed: pip install 'lucidcam[{extra}]'.")
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+def nearest(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
     """Return the names closest to `name`, best first: for did-you-mean messages.
 
     >>> nearest("grad-cam", ["gradcam", "rise", "scorecam"])
     ['gradcam', 'scorecam']
     """
     folded = {k.casefold(): k for k in known}
-    close = get_close_matches(name.casefold(), folded, n=count, cutoff=0.5)
+    close = get_close_matches(name.casefold(), folded, n=count, cutoff=cutoff)
     inside = [k for k in folded if name and name.casefold() in k and k not in close]
     return [folded[k] for k in (close + inside)[:count]]
 

@@ -192,8 +192,11 @@ class Model:
                 return fits[0]
             if fits:
                 raise TargetError(f"{text!r} fits {len(fits)} classes: {self._listed(fits)}; give more of the label, or the id.")
-        suggestion = f"did you mean {self._listed(loose)}?" if loose else self._suggestion(wanted, labels)
-        raise TargetError(f"no class is called {text!r}; {suggestion}")
+        if loose:
+            raise TargetError(f"no class is called {text!r}; did you mean {self._listed(loose)}?")
+        if exact and not nearest(wanted, {synonym for label in labels for synonym in _synonyms(label)}, cutoff=0.85):
+            raise TargetError(f"no class is called {text!r}, nor anything like it.")
+        raise TargetError(f"no class is called {text!r}; {self._suggestion(wanted, labels)}")
 
     def _first_tensor(self) -> Tensor | None:
         for tensors in (self.module.parameters(), self.module.buffers()):

@@ -75,39 +75,42 @@ def evaluate(
     from lucidcam import registry
     from lucidcam.cli._common import err, load_model, model_options, report
     from lucidcam.cli._common import out as screen
+    from lucidcam.data import open_data
 
     methods = [parsed(each, registry.methods) for each in method] if method else None
     metrics = [parsed(each, registry.metrics) for each in metric] if metric else None
     options: dict[str, Any] = {name: value for name, value in (("split", split), ("images", images)) if value is not None}
+    dataset = open_data(data, data_format, **options)  # a wrong path is told before anything is loaded
     loaded = load_model(model, device, dtype, fit, False, model_options(architecture, untrained))
-    found = lucidcam.evaluate(
-        loaded,
-        data,
-        methods,
-        metrics,
-        target=target,
-        layer=layer[0] if layer is not None and len(layer) == 1 else layer,
-        class_map=class_map,
-        preset=preset,
-        baselines=baseline,
-        limit=limit,
-        resamples=resamples,
-        seed=seed,
-        batch_size=batch_size,
-        optimized=not exact,
-        out=out,
-        restart=restart,
-        progress=False if as_json else None,
-        format=data_format,
-        **options,
-    )
+    try:
+        found = lucidcam.evaluate(
+            loaded,
+            dataset,
+            methods,
+            metrics,
+            target=target,
+            layer=layer[0] if layer is not None and len(layer) == 1 else layer,
+            class_map=class_map,
+            preset=preset,
+            baselines=baseline,
+            limit=limit,
+            resamples=resamples,
+            seed=seed,
+            batch_size=batch_size,
+            optimized=not exact,
+            out=out,
+            restart=restart,
+            progress=False if as_json else None,
+        )
+    except KeyboardInterrupt:
+        err.print("stopped; what was measured is kept, and the same command goes on" if out else "stopped; with --out it could go on")
+        raise typer.Exit(130) from None
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2, default=str))
     else:
         screen.print(found.table(screen.width))
-        measured = max((row.n for row in found.rows), default=0)
         where = f"; results.json, images.csv, curves and galleries are in {out}" if out is not None else ""
-        screen.print(f"{measured} images measured, {len(found.skipped)} skipped{where}", soft_wrap=True, markup=False)
+        screen.print(f"{len(found.names)} images measured, {len(found.skipped)} skipped{where}", soft_wrap=True, markup=False)
     for note in found.notes:
         err.print(f"note: {note}", style="yellow", markup=False)
     if target == "label" or any(registry.metrics[each["metric"]].needs for each in found.settings["metrics"].values()):
@@ -150,5 +153,8 @@ def parsed(text: str, known: Mapping[str, type]) -> tuple[str, dict[str, Any]]:
             raise OptionError(f"expected {name}:option=value,…; got {word!r} in {text!r}.")
         if field not in types:
             raise OptionError(f"{name}: {unknown('option', key, types)}")
-        options[field] = convert(key, value, types[field])
+        try:
+            options[field] = convert(key, value, types[field])
+        except OptionError as error:
+            raise OptionError(f"{name}: {str(error).removeprefix('--')}") from None
     return name, options

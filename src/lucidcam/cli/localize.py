@@ -18,6 +18,7 @@ from lucidcam.cli._common import (
     ModelOption,
     OptimizeOption,
     UntrainedOption,
+    err,
     load_model,
     method_flags,
     model_options,
@@ -122,7 +123,8 @@ def localize(
     level = THRESHOLD if threshold is None else threshold
     if calibrate is not None:
         source = _open([calibrate], calibrate_format, None)
-        found = localization.calibrate(loaded, source, on_problem=failed, **shared)
+        err.print(f"calibrating on {source.count or 'the'} images of {source.name}", style="dim", markup=False)
+        found = localization.calibrate(loaded, source, on_problem=lambda each: failures.append(f"calibrating: {each.error}"), **shared)
         level = found.threshold
         out.print(f"threshold {level:.2f}, chosen on {found.n} maps: {found.accuracy:.1%} with IoU ≥ 0.5, mean IoU {found.mean_iou:.3f}")
     found_labels = localization.localize(loaded, dataset, threshold=level, refine=refine or "", masks=masks, on_problem=failed, **shared)

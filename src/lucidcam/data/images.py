@@ -16,6 +16,7 @@ from torch import Tensor
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import missing
 from lucidcam.errors import DataError
+from lucidcam.images import SUFFIXES
 from lucidcam.samples import Problem, Sample
 
 
@@ -27,15 +28,17 @@ class Images(Format):
     Images are called by their paths; others by their place, "image 0". Samples and problems pass through as they are.
     """
 
-    about = "a list of images or samples"
+    about = "an image, or a list of images or samples"
     precedence = 10
 
     def recognises(self, source: Any) -> bool:
-        """Any list or tuple."""
-        return isinstance(source, (list, tuple))
+        """Any list or tuple, or one image file."""
+        return isinstance(source, (list, tuple)) or (isinstance(source, Path) and source.suffix.lower() in SUFFIXES and source.is_file())
 
     def open(self, source: Any) -> Dataset:
         """See `Format.open`."""
+        if self.recognises(source) and isinstance(source, Path):
+            source = [source]
         if not isinstance(source, (list, tuple)):
             raise DataError(f"images: expected a list of images or samples; got a {type(source).__name__}.")
         found = [_entry(i, each) for i, each in enumerate(source)]

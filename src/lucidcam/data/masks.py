@@ -42,7 +42,7 @@ class Masks(Format):
 
     In masks of class indices 0 is background and 255 ignored; the classes' names come from `classes.txt` (lines `id name` or `id: name`;
     lines without an id count from 0 when the first is a background, else from 1), `classes.yaml` or `classes.json` (a list or mapping,
-    also under `names`), else a class is called by its value. In binary masks (0 and 255, or 0 and 1 with 255 ignored) the class is the
+    also under `names`), else a class is called "value 7". In binary masks (0 and 255, or 0 and 1 with 255 ignored) the class is the
     image's sub-folder, or "object".
 
     Attributes:
@@ -134,8 +134,12 @@ def _binary(values: npt.NDArray[np.int64], foreground: int, stem: str) -> dict[i
 
 
 def _index(values: npt.NDArray[np.int64], names: dict[int, str]) -> dict[int, str]:
-    present = (value for value in np.unique(values).tolist() if value not in (0, IGNORED))
-    return {value: names.get(value, str(value)) for value in present}
+    present = [value for value in np.unique(values).tolist() if value not in (0, IGNORED)]
+    nameless = [value for value in present if names and value not in names]
+    if nameless:
+        known = f"{min(names)} to {max(names)}"
+        raise InputError(f"its mask holds the value {nameless[0]}, and the classes file names {known}; is it the file of these masks?")
+    return {value: names.get(value, f"value {value}") for value in present}
 
 
 def _equal(path: Path, value: int) -> Callable[[], Mask]:

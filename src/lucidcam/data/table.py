@@ -101,6 +101,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, _Rows]]:
         label = _column(header, LABEL)
         corners = next((columns for columns in CORNERS if set(columns) <= set(header)), None)
         sizes = next((columns for columns in SIZES if set(columns) <= set(header)), None)
+        partly = [columns for columns in CORNERS if not corners and 0 < len(set(columns) & set(header)) < 4]
+        if partly:
+            lacking = ", ".join(column for column in partly[0] if column not in header)
+            raise DataError(f"{str(path)!r}, line 1: a box needs the columns {', '.join(partly[0])}; {lacking} is missing.")
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lucidcam.data import ClassMap, Dataset, open_data
-from lucidcam.errors import DataError, LucidcamError, ModelError, OptionError
+from lucidcam.errors import DataError, LucidcamError, ModelError, OptionError, nearest
 from lucidcam.evaluation.contenders import Contender, Judge, contenders, judges
 from lucidcam.evaluation.gallery import save_contact_sheets
 from lucidcam.evaluation.journal import Journal, Part
@@ -28,13 +28,16 @@ from lucidcam.evaluation.report import Comparison, Report, Row
 from lucidcam.metrics import MosaicMetric, Record, State
 from lucidcam.runner import IMAGES_AT_ONCE, Settings, named, optimize
 from lucidcam.samples import Problem, Sample
-from lucidcam.types import Model
+from lucidcam.types import Model, fold
 
 DEFAULT_METRICS = ("average_drop", "increase_in_confidence", ("deletion", {"steps": 32}), ("insertion", {"steps": 32}))
 """What needs images alone, in steps that are a first look rather than a publication."""
 
 DEFAULT_BOX_METRICS = ("localization_error", "maxboxacc", "pointing_game", "energy_pointing_game")
 """What is asked, too, where there are boxes or masks."""
+
+IMAGES_ON_CPU = 4
+"""A CPU gains nothing from more, and an interruption loses less."""
 
 FEW = 30
 """Images below which a bootstrap says little."""
@@ -58,7 +61,7 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
     batch_size: int | None = None,
-    images_at_once: int = IMAGES_AT_ONCE,
+    images_at_once: int | None = None,
     optimized: bool = True,
     out: str | os.PathLike[str] | None = None,
     restart: bool = False,
@@ -85,7 +88,7 @@ def evaluate(
         resamples: of the bootstrap; 0: no intervals.
         seed: of every random draw.
         batch_size: masked images at a time.
-        images_at_once: images that are prepared together.
+        images_at_once: images that are measured together, and kept together for going on after an interruption; None: 4, on a GPU 16.
         optimized: measure on a folded, channels-last copy of the network that gives the same scores; see `lucidcam.optimize`.
         out: a folder for the results and for what is needed to go on after an interruption.
         restart: begin anew in a folder that holds an earlier evaluation.
@@ -102,6 +105,8 @@ def evaluate(
     """
     if not isinstance(model, Model):
         raise ModelError(f"expected a lucidcam Model to evaluate; got {type(model).__name__}: use lucidcam.load(…) or lucidcam.wrap(…).")
+    if images_at_once is None:
+        images_at_once = IMAGES_ON_CPU if model.device.type == "cpu" else IMAGES_AT_ONCE
     if images_at_once < 1 or resamples < 0 or (limit is not None and limit < 1):
         raise OptionError(f"expected images_at_once ≥ 1, resamples ≥ 0, limit ≥ 1; got {images_at_once}, {resamples}, {limit}.")
     protocol = None if preset is None else preset_named(preset)
@@ -121,7 +126,7 @@ def evaluate(
     if metrics is None:
         asked, left_out = ahead.answerable(asked)
     about = target if target in (None, "label") else _class_id(target, model)
-    ahead.check(asked, about, classes)
+    ahead.check(asked, about, classes, dataset)
     settings = {
         "version": _version(),
         "model": model.name,
@@ -154,7 +159,7 @@ def evaluate(
             raise DataError(_nothing(dataset, tally))
         for mosaics in tally.mosaics:
             mosaics.measure(measure, dataset, journal, tally.add_mosaic)
-    report = tally.report(settings, classes, [*notes, *ahead.notes(asked)], protocol)
+    report = tally.report(settings, classes, [*notes, *ahead.notes(asked, classes, model)], protocol)
     if folder is not None:
         report.save(folder)
         main = next((judge for judge in asked if judge.metric.single and not isinstance(judge.metric, MosaicMetric)), None)
@@ -215,7 +220,7 @@ class Tally:
                 state = self.states[contender.label, judge.label]
                 found, intervals, drawn = state.figures(), state.intervals(), state.samples()
                 for own, name in names.items():
-                    rows.append(Row(contender.label, name, found[own], *intervals[own], state.n))
+                    rows.append(Row(contender.label, name, found[own], *intervals[own], state.n if np.isfinite(found[own]) else 0))
                     samples[name][contender.label] = (found[own], drawn[own])
                 if state.curves():
                     curves.setdefault(judge.label, {})[contender.label] = state.curves()
@@ -249,8 +254,12 @@ class Tally:
         for judge in self.judges:
             if not any(self.states[contender.label, judge.label].n for contender in self.contenders):
                 notes.append(f"{judge.label}: no image counted; see what it needs: lucidcam metrics {judge.metric.name}")
+        counted = {judge.label: self.states[self.contenders[0].label, judge.label].n for judge in self.judges if judge.metric.needs}
+        for label, n in list(counted.items())[:1]:
+            if 0 < n < len(self.names):
+                notes.append(f"{label}: {n} of the {len(self.names)} images counted; the others have nothing marked of a known class.")
         if len(self.names) < FEW and self.resamples:
-            notes.append(f"{len(self.names)} images are few: intervals and ≈ are rough below {FEW}.")
+            notes.append(f"{len(self.names)} image{'s are' if len(self.names) > 1 else ' is'} few: intervals and ≈ are rough below {FEW}.")
         return notes
 
 
@@ -351,7 +360,7 @@ class _Ahead:
             return list(asked), []
         return found, [f"{judge.label} is left out: it needs {judge.metric.needs}, and no sample has any." for judge in out]
 
-    def check(self, asked: Sequence[Judge], target: Any, classes: ClassMap) -> None:
+    def check(self, asked: Sequence[Judge], target: Any, classes: ClassMap, dataset: Dataset) -> None:
         """Refuse what cannot be had, before any work.
 
         Raises:
@@ -362,7 +371,10 @@ class _Ahead:
         for judge in asked:
             needs = judge.metric.needs
             if needs and not getattr(self, needs):
-                raise DataError(f"{judge.label} needs {needs}; none of the {self.seen} samples has any.")
+                raise DataError(
+                    f"{judge.label} needs {needs}; none of the {self.seen} samples of {dataset.name} (read as {dataset.format}) has any. "
+                    "Another format can be asked for: --data-format, format=…."
+                )
         wants = [judge.label for judge in asked if judge.metric.needs] + (['target "label"'] if target == "label" else [])
         if wants and not self.labels:
             raise DataError(f"{wants[0]} needs the images' classes; none of the {self.seen} samples has any.")
@@ -374,8 +386,20 @@ class _Ahead:
                 f"Say which is meant: --class-map '{name}=ID', class_map={{{name!r}: …}}."
             )
 
-    def notes(self, asked: Sequence[Judge]) -> list[str]:
-        """What was not measured, and why."""
+    def notes(self, asked: Sequence[Judge], classes: ClassMap, model: Model) -> list[str]:
+        """What may not be as it was meant."""
+        found = []
+        if any(judge.metric.needs in ("boxes", "masks") for judge in asked) and getattr(model.preprocess, "fit", None) == "crop":
+            found.append("the network sees the photos' centre crop; objects outside cannot be found. See --fit squash, --fit whole.")
+        met = {fold(name): name for name in self.names}
+        for name in classes.given if self.all else ():
+            if name not in met:
+                close = nearest(name, met)
+                meant = f"; did you mean {met[close[0]]!r}?" if close else f"; it has {', '.join(self.names[:5]) or 'none'}."
+                found.append(f"class map: {name!r} is no class of the data{meant}")
+        return found + self._unasked(asked)
+
+    def _unasked(self, asked: Sequence[Judge]) -> list[str]:
         if self.boxes and not self.matched and not any(judge.metric.needs for judge in asked):
             return [f"the data has boxes, but none of its classes ({', '.join(self.names[:5])}) is one of the model's: see --class-map."]
         return []

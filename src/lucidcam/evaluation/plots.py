@@ -55,9 +55,7 @@ def _figure(curves: Mapping[str, Sequence[Curve]], metric: str, trivial: Sequenc
             for method, each in curves.items():
                 for curve in each:
                     if curve.name == panel:
-                        plain = method in trivial
-                        style = {"linewidth": 1, "linestyle": "--", "alpha": 0.7} if plain else {"linewidth": 2}
-                        axis.plot(curve.x, curve.y, label=method, **style)
+                        axis.plot(curve.x, curve.y, label=method, **_style(method, trivial))
                         axis.set_xlabel(curve.x_label)
                         axis.set_ylabel(curve.y_label)
             axis.set_title(panel if len(panels) > 1 else metric.replace("_", " "))
@@ -66,3 +64,12 @@ def _figure(curves: Mapping[str, Sequence[Curve]], metric: str, trivial: Sequenc
         if len(panels) > 1:
             figure.suptitle(metric.replace("_", " "))
     return figure
+
+
+def _style(method: str, trivial: Sequence[str]) -> dict[str, Any]:
+    """Methods in colours; trivial baselines in greys, each with dashes of its own."""
+    if method not in trivial:
+        return {"linewidth": 2}
+    number = list(trivial).index(method)
+    dashes = [(1, 1), (4, 1), (4, 1, 1, 1), (2, 2), (7, 2), (1, 3)][number % 6]
+    return {"linewidth": 1.2, "linestyle": (0, dashes), "color": str(0.25 + 0.1 * (number % 6))}

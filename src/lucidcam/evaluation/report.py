@@ -97,11 +97,11 @@ class Report:
         classes: the data's classes that were matched, with the model's ids.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...] = field(repr=False)
     figures: Mapping[str, Figure] = field(repr=False)
     comparisons: tuple[Comparison, ...] = field(repr=False)
     settings: Mapping[str, Any] = field(repr=False)
-    skipped: tuple[Problem, ...] = ()
+    skipped: tuple[Problem, ...] = field(default=(), repr=False)
     unmatched: Mapping[str, str] = field(default_factory=dict)
     trivial: tuple[str, ...] = ()
     published: tuple[Published, ...] = field(default=(), repr=False)
@@ -112,19 +112,25 @@ class Report:
     notes: tuple[str, ...] = ()
     classes: Mapping[str, int] = field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        measured = f"{len(self.names)} images, {len(self.skipped)} skipped"
+        return f"Report({', '.join(self.methods)}; {', '.join(self.figures)}; {measured})"
+
     @property
     def methods(self) -> list[str]:
         """The methods and baselines, in the order of the rows."""
         return list(dict.fromkeys(row.method for row in self.rows))
 
     def row(self, method: str, metric: str) -> Row:
-        """One figure of one method.
+        """One figure of one method; the figure without its options, where that is clear.
 
         Raises:
             OptionError: when there is no such row.
         """
+        alike = [name for name in self.figures if name.partition(":")[0] == metric]
+        name = alike[0] if metric not in self.figures and len(alike) == 1 else metric
         for row in self.rows:
-            if (row.method, row.metric) == (method, metric):
+            if (row.method, row.metric) == (method, name):
                 return row
         raise OptionError(f"no row {method!r} × {metric!r}; methods: {', '.join(self.methods)}; metrics: {', '.join(self.figures)}.")
 

@@ -131,7 +131,8 @@ class Explainer:
                 if id is not None:
                     ids.setdefault(id, label)
             if sample.labels and not ids:
-                told = f"none of its labels ({', '.join(sample.labels)}) is a class of {self.model.name}; give class_map (--class-map)."
+                why = classes.reasons.get(sample.labels[0], "")
+                told = f"none of its labels ({', '.join(sample.labels)}) is a class of {self.model.name}: {why} See --class-map, class_map."
                 raise _Unusable(Problem(sample.name, f"{sample.name}: {told}"))
             question = _Question(list(ids), ids)
         return _Ready(sample, prepared, question)

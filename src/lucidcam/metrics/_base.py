@@ -198,7 +198,7 @@ class FaithfulnessMetric(Metric):
             if classes is None or classes.shape[1] != 1:
                 raise InputError(f"{self.name} judges one class per image: give target as None, an int or [B] class ids.")
             asked = explainer(self.name, explain)
-            found = (asked(run) if maps is None else maps).to(run.image.device)
+            found = (asked(run) if maps is None else torch.as_tensor(maps)).to(run.image.device)
             if found.ndim != 3 or len(found) != len(run.image):
                 raise InputError(f"expected maps [{len(run.image)}, h, w], one per image; got {list(found.shape)}.")
             if not bool(torch.isfinite(found).all()):
@@ -374,7 +374,7 @@ def _views(
     if boxes is None and masks is None:
         raise InputError("expected boxes=… or masks=…, one entry per map.")
     groups: dict[str, list[Located]] = {}
-    for i, raw in enumerate(given):
+    for i, raw in enumerate(map(torch.as_tensor, given)):
         if raw.ndim != 2 or not bool(torch.isfinite(raw).all()):
             raise InputError(f"expected finite maps [h, w]; map {i} is {list(raw.shape)}{', with NaN' if raw.ndim == 2 else ''}.")
         label = "" if labels is None else str(labels[i])
