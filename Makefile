@@ -6,7 +6,7 @@ VENV ?= .venv
 BENCH_VENV ?= .bench-venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick check docs bench clean
+.PHONY: demo test quick check docs bench bench-evaluation clean
 
 $(VENV)/.made-demo: pyproject.toml constraints-cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,6 +46,13 @@ bench:
 	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --quiet -c constraints-cpu.txt -e ".[demo]" -r bench/requirements.txt
 	$(BENCH_VENV)/bin/python bench/methods.py
+
+## What evaluation finds and costs, beside pytorch-grad-cam; photos from DATA where there are any.
+DATA ?= ../shared/data
+bench-evaluation:
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet -c constraints-cpu.txt -e ".[demo,data]" -r bench/requirements.txt
+	$(BENCH_VENV)/bin/python bench/evaluation.py --data $(DATA)
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) site out build dist .mypy_cache .ruff_cache .pytest_cache

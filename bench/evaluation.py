@@ -4,7 +4,7 @@
     python bench/evaluation.py --data ../shared/data             # all parts
     python bench/evaluation.py --parts speed road memory         # what needs no data
 
-Writes the section `evaluation` of docs/benchmarks.md. The parts `kangaroo`, `grid` and `sanity` need photos (`--data`, with
+Writes one section of docs/benchmarks.md per part. The parts `kangaroo`, `grid` and `sanity` need photos (`--data`, with
 `kangaroo/` as Pascal VOC and `imagenet_sample/images/`) and are left out without them.
 """
 
@@ -114,7 +114,7 @@ def sanity(data: Path, options: argparse.Namespace) -> str:
         [
             "### Sanity check by parameter randomisation",
             f"{limit} ImageNet photos, demo network, cascading from the head down: similarity of the maps to those of the trained network, "
-            "0 where they have nothing in common. Guided Backprop stays similar: it shows the image's edges, whatever the weights "
+            "0 where they have nothing in common. Guided Backprop stays more similar: it shows the image's edges, whatever the weights "
             "(Adebayo 2018).",
             rows_of(report, figures),
             "![similarity against the share of randomised layers](pictures/sanity.png)",
@@ -248,20 +248,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(memory_of(options.memory_of[0], int(options.memory_of[1])))
         return
     parts = {"kangaroo": kangaroo, "grid": grid, "sanity": sanity, "speed": speed, "road": road, "memory": memory}
-    written = []
-    for name in options.parts:
+    intro = "## Evaluation\n\nWhat `lucidcam evaluate` finds on real photos, and what its metrics cost. Each part says when and on what it was measured."
+    write_section(options.out, "evaluation", intro)
+    for name in [part for part in PARTS if part in options.parts]:
         needed = {"kangaroo": "kangaroo", "grid": "imagenet_sample", "sanity": "imagenet_sample"}.get(name)
         if needed and not (options.data / needed).exists():
             say(f"{name}: left out, there is no {options.data / needed}")
             continue
         say(f"{name} …")
-        written.append(parts[name](options.data, options))
-    head = [
-        "## Evaluation",
-        "What `lucidcam evaluate` finds on real photos, and what its metrics cost.",
-        circumstances(PACKAGES, [("command", f"`{shlex.join(['python', 'bench/evaluation.py', *sys.argv[1:]])}`")]),
-    ]
-    write_section(options.out, "evaluation", "\n\n".join([*head, *written]))
+        body = parts[name](options.data, options)
+        command = [("command", f"`{shlex.join(['python', 'bench/evaluation.py', '--parts', name])}`")]
+        write_section(options.out, f"evaluation-{name}", f"{body}\n\n{circumstances(PACKAGES, command)}")
     say(f"wrote {options.out}")
 
 
