@@ -14,7 +14,8 @@ from lucidcam.errors import DataError, InputError
 from lucidcam.localization.explained import LABEL, Explained, Explainer, OnProblem
 from lucidcam.localization.regions import Keep, Regions
 from lucidcam.methods._base import Method
-from lucidcam.metrics._base import Array, Located
+from lucidcam.metrics._base import Array
+from lucidcam.metrics._localization import Located
 from lucidcam.metrics.localization_error import overlaps
 from lucidcam.samples import Problem
 from lucidcam.types import Model

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from lucidcam.metrics._base import (
-    Batch,
-    Comparative,
-    FaithfulnessMetric,
-    Figure,
-    LocalizationMetric,
-    Located,
-    Metric,
-    MosaicMetric,
-    Record,
-    register,
-)
+from lucidcam.metrics._base import Batch, Comparative, FaithfulnessMetric, Figure, Metric, MosaicMetric, Record, register
+from lucidcam.metrics._localization import LocalizationMetric, Located
 from lucidcam.metrics._state import State
 
 __all__ = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from lucidcam import maps
-from lucidcam.metrics._base import Array, Located
+from lucidcam.metrics._base import Array
+from lucidcam.metrics._localization import Located
 
 THRESHOLDS = np.arange(0, 1, 0.001)
 """Shares of the map's maximum that are tried."""

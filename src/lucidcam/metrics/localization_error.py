@@ -9,7 +9,8 @@ import numpy as np
 
 from lucidcam import maps
 from lucidcam.errors import OptionError
-from lucidcam.metrics._base import Array, Figure, LocalizationMetric, Located, Record, divide, register
+from lucidcam.metrics._base import Array, Figure, Record, divide, register
+from lucidcam.metrics._localization import LocalizationMetric, Located
 
 
 @register("localization_error")

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from lucidcam.compat import import_optional
 from lucidcam.errors import OptionError
-from lucidcam.metrics._base import Array, Curve, Figure, LocalizationMetric, Located, Record, divide, register
+from lucidcam.metrics._base import Array, Curve, Figure, Record, divide, register
 from lucidcam.metrics._canvas import THRESHOLDS, score_map
+from lucidcam.metrics._localization import LocalizationMetric, Located
 
 Contours = Literal["largest", "all"]
 Boxes = npt.NDArray[np.int64]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lucidcam.errors import OptionError
-from lucidcam.metrics._base import Array, Figure, LocalizationMetric, Located, Record, divide, mean_over_groups, register
+from lucidcam.metrics._base import Array, Figure, Record, divide, mean_over_groups, register
+from lucidcam.metrics._localization import LocalizationMetric, Located
 from lucidcam.samples import Object
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lucidcam.errors import OptionError
-from lucidcam.metrics._base import Array, Curve, Figure, LocalizationMetric, Located, Record, divide, register
+from lucidcam.metrics._base import Array, Curve, Figure, Record, divide, register
 from lucidcam.metrics._canvas import THRESHOLDS, score_map
+from lucidcam.metrics._localization import LocalizationMetric, Located
 from lucidcam.samples import Mask
 
 EDGES = np.append(THRESHOLDS, [1.0, 2.0])
