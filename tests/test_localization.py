@@ -11,7 +11,7 @@ import torch
 
 from lucidcam import maps, registry
 from lucidcam.errors import OptionError
-from lucidcam.metrics._base import LocalizationMetric, Located
+from lucidcam.metrics import LocalizationMetric, Located
 from lucidcam.metrics._canvas import score_map
 from lucidcam.metrics._state import State
 from lucidcam.metrics.localization_error import LocalizationError
