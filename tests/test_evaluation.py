@@ -265,7 +265,7 @@ def test_a_killed_run_goes_on_and_gives_the_same(tmp_path):
 
     def run(out, halt_at):
         halting = replace(net, preprocess=Halting(net.preprocess, halt_at))
-        return lucidcam.evaluate(halting, data, ["gradcam", "rise"], metrics, out=out, images_at_once=2, **FAST)
+        return lucidcam.evaluate(halting, data, ["gradcam", ("rise", {"masks": 40})], metrics, out=out, images_at_once=2, **FAST)
 
     whole = run(tmp_path / "whole", halt_at=10**9)
     with pytest.raises(Stop):
@@ -318,10 +318,26 @@ def test_other_weights_of_the_same_name_are_other_settings(tmp_path):
 
 
 def test_other_bootstrap_samples_use_what_was_measured(tmp_path):
-    lucidcam.evaluate(model(), samples(3), "gradcam", ["maxboxacc", "maxboxacc_v2", "sanity"], out=tmp_path, resamples=0, progress=False)
+    lucidcam.evaluate(
+        model(),
+        samples(3),
+        "gradcam",
+        ["maxboxacc", "maxboxacc_v2", ("sanity", {"stages": 2})],
+        out=tmp_path,
+        baselines=["uniform"],
+        resamples=0,
+        progress=False,
+    )
     stamp = (tmp_path / "parts" / "images-000000.npz").stat().st_mtime_ns
     more = lucidcam.evaluate(
-        model(), samples(3), "gradcam", ["maxboxacc", "maxboxacc_v2", "sanity"], out=tmp_path, resamples=40, progress=False
+        model(),
+        samples(3),
+        "gradcam",
+        ["maxboxacc", "maxboxacc_v2", ("sanity", {"stages": 2})],
+        out=tmp_path,
+        baselines=["uniform"],
+        resamples=40,
+        progress=False,
     )
     assert math.isfinite(more.row("gradcam", "maxboxacc").low)
     assert (tmp_path / "parts" / "images-000000.npz").stat().st_mtime_ns == stamp

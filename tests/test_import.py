@@ -17,15 +17,21 @@ def test_the_public_surface() -> None:
         "LucidcamError",
         "Method",
         "Model",
+        "Object",
         "Probability",
+        "Report",
         "Run",
+        "Sample",
         "Target",
         "TopK",
         "attribute",
+        "evaluate",
         "explain",
         "layers",
         "load",
+        "localize",
         "methods",
+        "metrics",
         "optimize",
         "register",
         "wrap",
@@ -34,7 +40,21 @@ def test_the_public_surface() -> None:
 
 
 def test_importing_brings_no_heavy_library() -> None:
-    heavy = ("matplotlib", "timm", "torchvision", "transformers", "rich", "typer", "skimage", "scipy")
+    heavy = (
+        "matplotlib",
+        "timm",
+        "torchvision",
+        "transformers",
+        "rich",
+        "typer",
+        "skimage",
+        "scipy",
+        "cv2",
+        "pandas",
+        "pyarrow",
+        "pycocotools",
+        "yaml",
+    )
     code = f"import sys, lucidcam; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -64,11 +64,11 @@ def test_imputation_equals_a_dense_solve(size: tuple[int, int]) -> None:
 
 
 def test_default_tolerance_is_far_below_the_noise() -> None:
-    """In float32, at the size of real images, whatever the hole."""
-    removed = torch.from_numpy(holes(150, 131))
+    """In float32, whatever the hole."""
+    removed = torch.from_numpy(holes(75, 66))
     generator = torch.Generator().manual_seed(0)
-    pictures = 4 * torch.rand(len(removed), 2, 150, 131, generator=generator) + torch.linspace(0, 4, 131)
-    exact = impute(pictures.double(), removed, 1e-12)
+    pictures = 4 * torch.rand(len(removed), 2, 75, 66, generator=generator) + torch.linspace(0, 4, 66)
+    exact = impute(pictures.double(), removed, 1e-10)
     assert (impute(pictures, removed) - exact).abs().max() < 0.001
     assert (impute(pictures + 1000, removed) - 1000 - exact).abs().max() < 0.002  # float32 of a thousand has steps of 6e-5
 
