@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -65,6 +66,13 @@ def normalise(values: Array) -> Array:
     positive = np.maximum(values, 0)
     peak = float(positive.max(initial=0.0))
     return (positive / peak).astype(np.float32) if peak > 0 else np.zeros_like(positive, dtype=np.float32)
+
+
+def unit(values: Tensor) -> Tensor:
+    """Min-max each map `[n, …]` to [0, 1]; a flat map becomes 0."""
+    flat = values.flatten(1)
+    low, high = (edge.reshape(-1, *[1] * (values.ndim - 1)) for edge in (flat.amin(1), flat.amax(1)))
+    return (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def threshold(heatmap: Array, level: float) -> npt.NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from lucidcam.errors import OptionError, unknown
 
 T = TypeVar("T")
+K = TypeVar("K", bound=type[Any])
 
 
 class Registry(Mapping[str, T]):
@@ -35,6 +36,16 @@ class Registry(Mapping[str, T]):
                 raise OptionError(f"the {self.kind} name {name!r} is taken by {_origin(old)}; choose another name.")
             self._things[name] = thing
             return thing
+
+        return decorate
+
+    def register_class(self, name: str) -> Callable[[K], K]:
+        """Return a decorator that registers a class and writes its `name` on it."""
+
+        def decorate(kind: K) -> K:
+            kind.name = name
+            self.register(name)(kind)  # type: ignore[arg-type]
+            return kind
 
         return decorate
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -30,6 +29,12 @@ UntrainedOption = Annotated[bool, typer.Option("--untrained", help="Random weigh
 FitOption = Annotated[Fit | None, typer.Option(help="crop (as trained), squash, or whole (no crop, convolutional networks).")]
 DtypeOption = Annotated[str, typer.Option(help="float32, float64, bfloat16, float16.")]
 OptimizeOption = Annotated[bool, typer.Option("--optimize", help="Fold, channels-last: faster for many images.")]
+ClassMapOption = Annotated[
+    list[str] | None, typer.Option("--class-map", help="NAME=ID: the data's class in the model's; repeatable; or a file of them.")
+]
+DataFormatOption = Annotated[str | None, typer.Option("--data-format", help="voc, coco, yolo, folder, …. [dim]default: found out[/dim]")]
+SplitOption = Annotated[str | None, typer.Option("--split", help="train, val, …, for formats that have them.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many samples.")]
 LayerOption = Annotated[list[str] | None, typer.Option("--layer", help="Dotted name; repeated: fused. See [b]lucidcam layers[/b].")]
 
 out = Console(highlight=False)
@@ -73,25 +78,6 @@ def load_model(spec: str, device: str | None, dtype: str, fit: Fit | None, optim
     reduced = {"bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}.get(dtype)
     model = lucidcam.load(spec, device=device, dtype="float32" if reduced else dtype, fit=fit, **options)
     return lucidcam.optimize(model, dtype=reduced)
-
-
-@contextmanager
-def progress(count: int | None, quiet: bool = False, title: str = "explaining") -> Iterator[Callable[[], None]]:
-    """A bar over the images, where there are several and someone is looking; gives what to call after each.
-
-    Args:
-        count: how many there are; None: not known.
-        quiet: no bar.
-        title: what is going on.
-    """
-    if quiet or (count is not None and count < 2) or not err.is_terminal:
-        yield lambda: None
-        return
-    from rich.progress import MofNCompleteColumn, Progress
-
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=err, transient=True) as bar:
-        task = bar.add_task(title, total=count)
-        yield lambda: bar.advance(task)
 
 
 def report(failures: Sequence[str], shown: int = 50) -> None:

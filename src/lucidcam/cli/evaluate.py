@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lucidcam.cli._common import ArchitectureOption, DeviceOption, DtypeOption, FitOption, LayerOption, ModelOption, UntrainedOption
+from lucidcam.cli._common import (
+    ArchitectureOption,
+    ClassMapOption,
+    DataFormatOption,
+    DeviceOption,
+    DtypeOption,
+    FitOption,
+    LayerOption,
+    LimitOption,
+    ModelOption,
+    SplitOption,
+    UntrainedOption,
+)
 
 if TYPE_CHECKING:
     from lucidcam import Model, Report
@@ -43,13 +55,11 @@ def evaluate(
             "--target", "-t", help="For metrics on masked images: a label, an id, or [b]label[/b]. [dim]default: the predicted class[/dim]"
         ),
     ] = None,
-    class_map: Annotated[
-        list[str] | None, typer.Option("--class-map", help="NAME=ID: the data's class in the model's; repeatable; or a file of them.")
-    ] = None,
-    data_format: Annotated[str | None, typer.Option("--data-format", help="The data's format. [dim]default: found out[/dim]")] = None,
-    split: Annotated[str | None, typer.Option(help="train, val, …, for formats that have them.")] = None,
+    class_map: ClassMapOption = None,
+    data_format: DataFormatOption = None,
+    split: SplitOption = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images, for annotation files that lie elsewhere.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many samples.")] = None,
+    limit: LimitOption = None,
     layer: LayerOption = None,
     fit: FitOption = None,
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,

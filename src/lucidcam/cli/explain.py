@@ -23,12 +23,12 @@ from lucidcam.cli._common import (
     load_model,
     method_flags,
     model_options,
-    progress,
     report,
 )
 from lucidcam.compat import first_line
 from lucidcam.engine.layers import find as find_layer
 from lucidcam.errors import OptionError
+from lucidcam.progress import bar
 
 if TYPE_CHECKING:
     from lucidcam import Explanation, Model
@@ -98,20 +98,20 @@ def explain(
         find_layer(loaded.module, name)
     entries: list[dict[str, Any]] = []
     try:
-        with progress(len(wanted), quiet=as_json) as advance:
+        with bar(len(wanted), "explaining", False if as_json or len(wanted) < 2 else None) as advance:
             for source in wanted:
                 name = "standard input" if isinstance(source, bytes) else str(source)
                 try:
                     prepared = [replace(each, name=name) for each in loaded.prepare(source)]
                     for kind, options in methods:
-                        bar = False if len(wanted) > 1 else None
-                        explanations = lucidcam.explain(loaded, prepared, kind, asked, layer, progress=bar, **options)
+                        inner = False if len(wanted) > 1 else None
+                        explanations = lucidcam.explain(loaded, prepared, kind, asked, layer, progress=inner, **options)
                         entries += [look.write(explanation) for explanation in explanations]
                 except lucidcam.LucidcamError as error:
                     failures.append({"image": name, "error": str(error)})
                 except Exception as error:  # the model's own: one bad image does not end the run
                     failures.append({"image": name, "error": f"{name}: {type(error).__name__}: {first_line(error)}"})
-                advance()
+                advance(1)
     finally:
         look.write_index(entries, failures)
     if as_json:

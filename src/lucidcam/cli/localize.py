@@ -11,23 +11,27 @@ import typer
 
 from lucidcam.cli._common import (
     ArchitectureOption,
+    ClassMapOption,
+    DataFormatOption,
     DeviceOption,
     DtypeOption,
     FitOption,
     LayerOption,
+    LimitOption,
     ModelOption,
     OptimizeOption,
+    SplitOption,
     UntrainedOption,
     err,
     load_model,
     method_flags,
     model_options,
     out,
-    progress,
     report,
 )
 from lucidcam.engine.layers import find as find_layer
 from lucidcam.errors import DataError, OptionError
+from lucidcam.progress import bar
 
 if TYPE_CHECKING:
     from lucidcam.data import Dataset
@@ -76,12 +80,10 @@ def localize(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace labels that are there already.")] = False,
     copy_images: Annotated[bool, typer.Option("--copy-images", help="Copy the images beside the labels instead of linking them.")] = False,
-    class_map: Annotated[
-        list[str] | None, typer.Option("--class-map", help="NAME=ID: the data's class in the model's; repeatable; or a file of them.")
-    ] = None,
-    data_format: Annotated[str | None, typer.Option(help="Of the data: voc, coco, yolo, folder, …. [dim]default: found out[/dim]")] = None,
-    split: Annotated[str | None, typer.Option(help="Part of the data set, for formats that have them.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
+    class_map: ClassMapOption = None,
+    data_format: DataFormatOption = None,
+    split: SplitOption = None,
+    limit: LimitOption = None,
     layer: LayerOption = None,
     fit: FitOption = None,
     device: DeviceOption = None,
@@ -130,14 +132,14 @@ def localize(
     found_labels = localization.localize(loaded, dataset, threshold=level, refine=refine or "", masks=masks, on_problem=failed, **shared)
     first = list(islice(found_labels, 1))  # where nothing can be used, nothing is written
     images = boxes = 0
-    with ExitStack() as stack, progress(dataset.count, title="localizing") as advance:
+    with ExitStack() as stack, bar(dataset.count, "localizing") as advance:
         for exporter in exporters:
             stack.enter_context(exporter)
         for labels in chain(first, found_labels):
             for exporter in exporters:
                 exporter.write(labels)
             images, boxes = images + 1, boxes + len(labels.objects)
-            advance()
+            advance(1)
     out.print(f"{images} images, {boxes} boxes")
     for exporter in exporters:
         out.print(f"{exporter.name}: {exporter.folder}", soft_wrap=True, markup=False)

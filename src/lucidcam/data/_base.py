@@ -85,13 +85,7 @@ F = TypeVar("F", bound=type[Format])
 
 def register(name: str) -> Callable[[F], F]:
     """Register a data format under `name`."""
-
-    def decorate(kind: F) -> F:
-        kind.name = name
-        registry.formats.register(name)(kind)
-        return kind
-
-    return decorate
+    return registry.formats.register_class(name)
 
 
 def open_data(source: Any, format: str | None = None, **options: Any) -> Dataset:

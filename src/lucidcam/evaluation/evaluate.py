@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from lucidcam.evaluation.presets import preset as preset_named
 from lucidcam.evaluation.report import Report
 from lucidcam.evaluation.tally import Tally
 from lucidcam.metrics import MosaicMetric
+from lucidcam.progress import bar
 from lucidcam.runner import IMAGES_AT_ONCE, Settings, named, optimize
 from lucidcam.samples import Problem, Sample
 from lucidcam.types import Model
@@ -139,7 +138,7 @@ def evaluate(
     notes += left_out
     measure = Measure(fast, model.module, entered, asked, classes.resolve, about)
     tally = Tally(entered, asked, resamples, seed)
-    with _bar(dataset.count, progress) as advance:
+    with bar(dataset.count, "evaluating", progress) as advance:
         _measure_all(dataset, measure, journal, tally, images_at_once, advance)
         if not tally.names:
             raise DataError(_nothing(dataset, tally))
@@ -220,16 +219,3 @@ def _version() -> str:
     from importlib.metadata import version
 
     return version("lucidcam")
-
-
-@contextmanager
-def _bar(count: int | None, wanted: bool | None) -> Iterator[Callable[[float], None]]:
-    if not (sys.stderr.isatty() if wanted is None else wanted):
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("evaluating", total=count)
-        yield lambda done: bar.advance(task, done)

@@ -50,13 +50,7 @@ M = TypeVar("M", bound=type[Method])
 
 def register(name: str) -> Callable[[M], M]:
     """Register a method under `name`."""
-
-    def decorate(method: M) -> M:
-        method.name = name
-        registry.methods.register(name)(method)
-        return method
-
-    return decorate
+    return registry.methods.register_class(name)
 
 
 def spatial_sum(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lucidcam.engine.run import Run
 from lucidcam.errors import OptionError
+from lucidcam.maps import unit
 from lucidcam.methods._base import Method, register, upsample, weighted_sum
 from lucidcam.perturb.baselines import baseline
 
@@ -98,7 +99,7 @@ class SSCAM(Method):
         for sample in run.stream.steps(self.samples):
 
             def on_mask(mask: Tensor, part: slice, sample: int = sample) -> Tensor:
-                return _unit(mask + noise(mask.shape, sample, part))
+                return unit(mask + noise(mask.shape, sample, part))
 
             def on_image(image: Tensor, part: slice, sample: int = sample) -> Tensor:
                 wide = spread[channels.rows[part]].reshape(-1, *[1] * (image.ndim - 1))
@@ -176,7 +177,7 @@ class _Channels:
 
         def make(part: slice) -> tuple[Tensor, Tensor]:
             rows = self.rows[part]
-            mask = _unit(upsample(self.activations[rows, 0, self.index[part]].unsqueeze(1), run.inputs.size))
+            mask = unit(upsample(self.activations[rows, 0, self.index[part]].unsqueeze(1), run.inputs.size))
             mask = (on_mask(mask, part) if on_mask else mask).to(run.image.dtype)
             image = torch.lerp(self.empty[rows], run.image[rows], mask)
             return (on_image(image, part) if on_image else image), rows
@@ -201,13 +202,6 @@ class _Channels:
 
 def _faded(strength: float, mask: Tensor, _: slice) -> Tensor:
     return mask * strength
-
-
-def _unit(mask: Tensor) -> Tensor:
-    """Min-max each mask `[n, 1, *spatial]` to [0, 1]."""
-    flat = mask.flatten(1)
-    low, high = (edge.reshape(-1, *[1] * (mask.ndim - 1)) for edge in (flat.amin(1), flat.amax(1)))
-    return (mask - low) / (high - low).clamp(min=torch.finfo(mask.dtype).tiny)
 
 
 def _check_weights(weights: str) -> None:

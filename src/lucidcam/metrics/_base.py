@@ -142,7 +142,7 @@ class Batch:
     @cached_property
     def unit(self) -> Tensor:
         """The resized maps, each min-maxed to [0, 1] `[B, H, W]`; a flat map becomes 0."""
-        return unit(self.resized)
+        return maps.unit(self.resized)
 
     @cached_property
     def probability(self) -> Run:
@@ -252,13 +252,6 @@ class Comparative(Protocol):
         """How one fares against another, `[B]`: the values of a record whose group is the rival."""
 
 
-def unit(values: Tensor) -> Tensor:
-    """Min-max each map `[B, h, w]` to [0, 1]; a flat map becomes 0."""
-    flat = values.flatten(1)
-    low, high = flat.amin(1)[:, None, None], flat.amax(1)[:, None, None]
-    return torch.where(high > low, (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny), torch.zeros_like(values))
-
-
 def divide(numerator: Array, denominator: Array) -> Array:
     """Divide; NaN where the denominator is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -275,10 +268,4 @@ M = TypeVar("M", bound=type[Metric])
 
 def register(name: str) -> Callable[[M], M]:
     """Register a metric under `name`."""
-
-    def decorate(metric: M) -> M:
-        metric.name = name
-        registry.metrics.register(name)(metric)
-        return metric
-
-    return decorate
+    return registry.metrics.register_class(name)

@@ -20,7 +20,7 @@ from lucidcam.engine.run import open_run
 from lucidcam.engine.session import session
 from lucidcam.engine.trace import run_forward
 from lucidcam.errors import InputError, ModelError, OptionError
-from lucidcam.metrics._base import Array, Batch, Curve, FaithfulnessMetric, Figure, divide, register, unit
+from lucidcam.metrics._base import Array, Batch, Curve, FaithfulnessMetric, Figure, divide, register
 from lucidcam.metrics._random import draws
 
 CELL = 16
@@ -238,7 +238,7 @@ def similarities(one: Tensor, other: Tensor, size: tuple[int, int]) -> Tensor:
     """
     usable = (_uneven(one) & _uneven(other))[:, None]
     finite = torch.where(usable[..., None], other, 0)
-    pairs = zip(*(unit(maps.resize(each, size)).double().cpu().numpy() for each in (one, finite)), strict=True)
+    pairs = zip(*(maps.unit(maps.resize(each, size)).cpu().double().numpy() for each in (one, finite)), strict=True)
     seen = torch.tensor([[_ssim(a, b), _correlation(_hog(a), _hog(b))] for a, b in pairs], dtype=torch.float64)
     ranked = [spearman(one, finite), spearman(one.abs(), finite.abs())]
     return torch.where(usable, torch.cat([torch.stack(ranked, dim=1), seen.to(one.device)], dim=1), 0)
