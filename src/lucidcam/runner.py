@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
-from typing import Any, get_args, get_type_hints, overload
+from typing import Any, TypeVar, get_args, get_type_hints, overload
 
 import numpy as np
 import torch
@@ -16,13 +16,16 @@ from lucidcam.engine.inputs import all_finite
 from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.optimize import optimize as optimized_copy
 from lucidcam.engine.run import Run, open_run
-from lucidcam.errors import ModelError, OptionError, TargetError, unknown
+from lucidcam.errors import LayerError, MissingExtraError, ModelError, OptionError, TargetError, unknown
 from lucidcam.explanation import Explanation
 from lucidcam.methods._base import Method
 from lucidcam.methods._pixel import PixelMethod
 from lucidcam.methods._wrap import Fusion, augmented, fused, smoothed
 from lucidcam.targets import Classes, Contrast, Probability, Target, as_target, by_word, logits
 from lucidcam.types import Model, Prepared
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 GRADIENT_BYTES = 2**28
 """Gradients of many targets are made and reduced a part at a time, each of at most this size."""
@@ -108,6 +111,30 @@ def attribute(
         if isinstance(chosen, PixelMethod):
             found = chosen.reduced(found)
         return found[:, 0] if run.bound.squeeze else found
+
+
+def together(items: Sequence[T], work: Callable[[Sequence[T]], list[R]], lost: Callable[[T, Exception], None]) -> list[R]:
+    """Work on items together; where that fails, one by one, so that only the bad ones are lost.
+
+    Args:
+        items: what to work on.
+        work: from some of them to results.
+        lost: told of each item that fails by itself, and why.
+
+    Raises:
+        OptionError, LayerError, TargetError, MissingExtraError: what is asked for is wrong, whatever the items.
+    """
+    if not items:
+        return []
+    try:
+        return work(items)
+    except (OptionError, LayerError, TargetError, MissingExtraError):
+        raise
+    except Exception as error:
+        if len(items) == 1:
+            lost(items[0], error)
+            return []
+        return [found for item in items for found in together([item], work, lost)]
 
 
 def spatial_maps(run: Run, method: Method, settings: Settings) -> Tensor:

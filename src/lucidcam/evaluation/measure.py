@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lucidcam.engine.run import open_run
-from lucidcam.errors import LayerError, MissingExtraError, OptionError, TargetError
+from lucidcam.errors import MissingExtraError, OptionError
 from lucidcam.evaluation.contenders import Contender, Judge
 from lucidcam.evaluation.journal import Part
 from lucidcam.metrics import Batch, Comparative, FaithfulnessMetric, LocalizationMetric, Located, MosaicMetric, Record
+from lucidcam.runner import together
 from lucidcam.samples import Problem, Sample
 from lucidcam.targets import logits
 from lucidcam.types import Model, Prepared
@@ -85,7 +86,11 @@ class Measure:
         classes: list[tuple[int, float]] = []
         records: Records = {(c.label, j.label): [] for c in self.contenders for j in self.judges if not isinstance(j.metric, MosaicMetric)}
         for group in groups.values():
-            for part in self._tried(group, problems, advance):
+            for part in together(
+                group,
+                lambda some: [self._measured(some, advance)],
+                lambda item, error: problems.append(Problem.of(item.sample.name, error)),
+            ):
                 names += part.names
                 classes += part.classes
                 for key in records:
@@ -117,18 +122,6 @@ class Measure:
             return item.asked
         with open_run(self.model.module, inputs, progress=False) as run:
             return int(logits(run.outputs(), 1).argmax())
-
-    def _tried(self, items: Sequence[Item], problems: list[Problem], advance: Callable[[float], None]) -> list[Part]:
-        """Measure images of one size together; where that fails, one by one, so that only the bad ones are lost."""
-        try:
-            return [self._measured(items, advance)]
-        except (OptionError, LayerError, TargetError, MissingExtraError):
-            raise
-        except Exception as error:
-            if len(items) == 1:
-                problems.append(Problem.of(items[0].sample.name, error))
-                return []
-            return [part for item in items for part in self._tried([item], problems, lambda _: None)]
 
     def _measured(self, items: Sequence[Item], advance: Callable[[float], None]) -> Part:
         module = self.model.module

@@ -10,11 +10,12 @@ import torch
 
 from lucidcam import maps as maps_
 from lucidcam.data import Dataset
-from lucidcam.errors import InputError, LayerError, MissingExtraError, OptionError, TargetError
+from lucidcam.errors import InputError
 from lucidcam.evaluation.contenders import Judge, slug
 from lucidcam.evaluation.journal import Journal, Part
 from lucidcam.evaluation.measure import Item, Measure
 from lucidcam.metrics import MosaicMetric, Record
+from lucidcam.runner import together
 from lucidcam.samples import Problem, Sample
 
 PER_CLASS = 100
@@ -59,19 +60,18 @@ class Mosaics:
             asked = [samples[name].identity() for name, _, _ in mosaic]
             part = journal.read(slug(self.judge.label), number, asked)
             if part is None:
-                part = self._tried(measure, mosaic, samples)
+                name = " | ".join(each for each, _, _ in mosaic)
+                part = self._part(measure, mosaic, samples, name)
                 journal.write(slug(self.judge.label), number, asked, part)
             add(part)
 
-    def _tried(self, measure: Measure, mosaic: Sequence[Candidate], samples: dict[str, Sample]) -> Part:
+    def _part(self, measure: Measure, mosaic: Sequence[Candidate], samples: dict[str, Sample], name: str) -> Part:
         """Measure a mosaic; one that fails is a problem, and the others stay."""
-        name = " | ".join(each for each, _, _ in mosaic)
-        try:
-            return self._measured(measure, mosaic, samples, name)
-        except (OptionError, LayerError, TargetError, MissingExtraError):
-            raise
-        except Exception as error:
-            return Part(problems=(Problem.of(name, error),))
+        problems: list[Problem] = []
+        found = together(
+            [mosaic], lambda _: [self._measured(measure, mosaic, samples, name)], lambda _, e: problems.append(Problem.of(name, e))
+        )
+        return found[0] if found else Part(problems=tuple(problems))
 
     def _measured(self, measure: Measure, mosaic: Sequence[Candidate], samples: dict[str, Sample], name: str) -> Part:
         """One image, and the class of each of its cells as target."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lucidcam import maps
+from lucidcam.metrics._random import draws
 
 CELL = 32
 """Pixels per side of the random map's cells, the usual total stride of a convolutional network."""
@@ -46,11 +46,7 @@ def random_map(image: Tensor, names: Sequence[str], seed: int) -> Tensor:
     It is the same for an image whatever else is in the batch.
     """
     size = [max(2, round(side / CELL)) for side in image.shape[2:]]
-    drawn = []
-    for name in names:
-        digest = hashlib.blake2b(f"{seed}\nrandom\n{name}".encode(), digest_size=7).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
-        drawn.append(torch.rand(size, generator=generator))
+    drawn = [torch.rand(size, generator=draws(seed, f"random map {name}")) for name in names]
     return maps.resize(torch.stack(drawn), (image.shape[2], image.shape[3])).to(image)
 
 

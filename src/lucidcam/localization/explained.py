@@ -9,10 +9,10 @@ from typing import Any
 
 from lucidcam.data import Dataset
 from lucidcam.data._classes import ClassMap, Given
-from lucidcam.errors import DataError, LayerError, MissingExtraError, ModelError, OptionError, TargetError
+from lucidcam.errors import DataError, ModelError, TargetError
 from lucidcam.explanation import Explanation
 from lucidcam.methods._base import Method
-from lucidcam.runner import IMAGES_AT_ONCE, explain, named, resolve_method
+from lucidcam.runner import IMAGES_AT_ONCE, explain, named, resolve_method, together
 from lucidcam.samples import Problem, Sample
 from lucidcam.targets import by_word
 from lucidcam.types import Model, Prepared, fold
@@ -87,7 +87,7 @@ class Explainer:
                     ready.append(self._ready(sample, classes, fixed))
                 except _Unusable as unusable:
                     failed(unusable.problem)
-            for found in self._explained(ready, failed):
+            for found in together(ready, self._explained, lambda each, error: failed(Problem.of(each.sample.name, error))):
                 count, told = count + 1, told + bool(found.maps)
                 yield found
         if not count:
@@ -137,36 +137,24 @@ class Explainer:
             question = _Question(list(ids), ids)
         return _Ready(sample, prepared, question)
 
-    def _explained(self, ready: Sequence[_Ready], failed: OnProblem) -> Iterator[Explained]:
-        """Explain together; where that fails, one by one, so that only the bad images are lost."""
+    def _explained(self, ready: Sequence[_Ready]) -> list[Explained]:
         asked = [each for each in ready if each.question.target != []]
-        try:
-            found = self._maps(asked)
-        except (OptionError, LayerError, TargetError, MissingExtraError):
-            raise
-        except Exception as error:
-            if len(ready) > 1:
-                for each in ready:
-                    yield from self._explained([each], failed)
-            else:
-                failed(Problem.of(ready[0].sample.name, error))
-            return
-        for each in ready:
-            maps = tuple((each.question.names.get(one.target, one.label), one) for one in found.get(each.sample.name, ()))
-            yield Explained(each.sample, each.prepared, maps)
-
-    def _maps(self, asked: Sequence[_Ready]) -> dict[str, list[Explanation]]:
-        """The explanations of each image, by the sample's name."""
-        if not asked:
-            return {}
-        target: Any = asked[0].question.target
-        if isinstance(target, list):
-            target = [each.question.target for each in asked]
-        options = {"progress": False, **self.options}
         found: dict[str, list[Explanation]] = {}
-        for one in explain(self.model, [each.prepared for each in asked], self.method, target, self.layer, **options):
-            found.setdefault(one.name, []).append(one)
-        return found
+        if asked:
+            target: Any = asked[0].question.target
+            if isinstance(target, list):
+                target = [each.question.target for each in asked]
+            options = {"progress": False, **self.options}
+            for one in explain(self.model, [each.prepared for each in asked], self.method, target, self.layer, **options):
+                found.setdefault(one.name, []).append(one)
+        return [
+            Explained(
+                each.sample,
+                each.prepared,
+                tuple((each.question.names.get(one.target, one.label), one) for one in found.get(each.sample.name, ())),
+            )
+            for each in ready
+        ]
 
 
 @dataclass(frozen=True, eq=False)
