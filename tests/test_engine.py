@@ -15,9 +15,11 @@ import lucidcam
 import naive
 from lucidcam.engine.capture import cut
 from lucidcam.engine.inputs import Inputs
-from lucidcam.engine.layers import find
+from lucidcam.engine.layers import default, find
 from lucidcam.engine.masked import Stream
 from lucidcam.engine.session import session
+from lucidcam.nn.memory import Belongs, Memory
+from lucidcam.types import fingerprint
 from nets import CONVOLUTIONAL, Answer, Branches, DenseConcat, FunctionalGAP, Residual, SeveralFC, SiLUNet, Tokens, build, images
 
 METHODS = sorted(lucidcam.methods())
@@ -29,6 +31,20 @@ FEW: dict[str, dict[str, Any]] = {
     "smoothgradcam++": {"samples": 2},
 }
 """Options that make a method quick."""
+
+
+def few(method: str, net: nn.Module, x: Any, layer: str | None = None) -> dict[str, Any]:
+    """Options that make a method quick, and the memory that M-CAM needs: of this network, at this layer."""
+    if method != "mcam":
+        return FEW.get(method, {})
+    with session(net):
+        given = Inputs.of(x)
+        found = find(net, layer) if layer else default(net, given)
+        kept = cut(net, given, [found], gradients=False)
+    _, channels, *grid = kept.cuts[0].maps.shape
+    belongs = Belongs(fingerprint(net), "the network", found.name, tuple("abcde"), tuple(range(5)))
+    torch.manual_seed(5)
+    return {"memory": Memory(7, channels, tuple(grid), 5, belongs=belongs)}
 
 
 class Boom(RuntimeError):
@@ -76,17 +92,19 @@ def lived_in(kind: type[nn.Module] = SeveralFC) -> nn.Module:
 def test_the_module_comes_back_as_it_was(method: str) -> None:
     net = lived_in()
     before = state(net)
-    lucidcam.attribute(net, images(2), method, target=1, layer="features.4", **FEW.get(method, {})) if method != "cam" else None
+    if method != "cam":
+        lucidcam.attribute(net, images(2), method, target=1, layer="features.4", **few(method, net, images(2), "features.4"))
     same(before, state(net))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_module_comes_back_after_an_exception_inside_it(method: str) -> None:
     net = lived_in(FunctionalGAP)
+    options = few(method, net, images(2), "conv2")
     handle = net.fc.register_forward_pre_hook(_explode)
     before = state(net)
     with pytest.raises(Boom):
-        lucidcam.attribute(net, images(2), method, target=1, layer="conv2", **FEW.get(method, {}))
+        lucidcam.attribute(net, images(2), method, target=1, layer="conv2", **options)
     same(before, state(net))
     handle.remove()
 
@@ -99,7 +117,7 @@ def _explode(*_: object) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_batch_equals_singles(method: str, dtype: torch.dtype) -> None:
     net, x = build(FunctionalGAP, dtype=dtype), images(3, dtype=dtype)
-    options = {"layer": "conv2", **FEW.get(method, {})}
+    options = {"layer": "conv2", **few(method, net, x, "conv2")}
     batch = lucidcam.attribute(net, x, method, **options)
     singles = torch.cat([lucidcam.attribute(net, x[i : i + 1], method, **options) for i in range(3)])
     assert batch.dtype == dtype
@@ -111,7 +129,7 @@ def test_batch_equals_singles(method: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_several_targets_equal_one_at_a_time(method: str) -> None:
     net, x = build(FunctionalGAP), images(2)
-    options = {"layer": "conv2", **FEW.get(method, {})}
+    options = {"layer": "conv2", **few(method, net, x, "conv2")}
     several = lucidcam.attribute(net, x, method, target=[[0, 3], [4, 2]], **options)
     first = lucidcam.attribute(net, x, method, target=[0, 4], **options)
     second = lucidcam.attribute(net, x, method, target=[3, 2], **options)
@@ -123,7 +141,7 @@ def test_several_targets_equal_one_at_a_time(method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_deterministic_under_a_seed_whatever_the_batch_size(method: str) -> None:
     net, x = build(FunctionalGAP), images(2)
-    options = {"layer": "conv2", "target": 1, "seed": 3, **FEW.get(method, {})}
+    options = {"layer": "conv2", "target": 1, "seed": 3, **few(method, net, x, "conv2")}
     torch.manual_seed(1)
     one = lucidcam.attribute(net, x, method, batch_size=3, **options)
     torch.manual_seed(2)
@@ -133,8 +151,9 @@ def test_deterministic_under_a_seed_whatever_the_batch_size(method: str) -> None
 @pytest.mark.parametrize("method", METHODS)
 def test_finite_on_a_constant_image(method: str) -> None:
     net = build(FunctionalGAP)
+    options = few(method, net, images(1), "conv2")
     for value in (0.0, 1.0):
-        found = lucidcam.attribute(net, torch.full((1, 3, 20, 28), value).double(), method, layer="conv2", **FEW.get(method, {}))
+        found = lucidcam.attribute(net, torch.full((1, 3, 20, 28), value).double(), method, layer="conv2", **options)
         assert bool(torch.isfinite(found).all())
 
 
@@ -142,24 +161,24 @@ def test_finite_on_a_constant_image(method: str) -> None:
 def test_maps_have_the_resolution_they_promise(method: str) -> None:
     net, x = build(FunctionalGAP), images(2)
     kind = lucidcam.methods()[method]
-    found = lucidcam.attribute(net, x, method, target=[[0, 1, 2]] * 2, **FEW.get(method, {}))
+    found = lucidcam.attribute(net, x, method, target=[[0, 1, 2]] * 2, **few(method, net, x))
     pixels = kind.kind == "pixel" or kind.layered == "never"
     assert found.shape == (2, 3, *((20, 28) if pixels else (10, 14)))
     assert not found.requires_grad
     assert kind.__doc__
     assert (
         kind.paper.split()[0]
-        in "Zhou Selvaraju Chattopadhay Omeiza Fu Draelos Jiang Muhammad Wang Naidu Desai Petsiuk Zeiler Simonyan Springenberg Zhang"
+        in "Zhou Selvaraju Chattopadhay Omeiza Fu Draelos Jiang Muhammad Wang Naidu Desai Petsiuk Zeiler Simonyan Springenberg Zhang Kim"
     )
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_wrappers_work_with_every_method(method: str) -> None:
     net, x = build(FunctionalGAP), images(1)
-    options = {"target": 1, **FEW.get(method, {})}
+    options = {"target": 1, **few(method, net, x, "conv2")}
     found = lucidcam.attribute(net, x, method, smooth=2, augment="hflip,gain", layer="conv2", **options)
     assert bool(torch.isfinite(found).all())
-    if method != "cam":
+    if method not in ("cam", "mcam"):  # each is about one layer
         assert bool(torch.isfinite(lucidcam.attribute(net, x, method, layer=["conv1", "conv2"], fusion="max", **options)).all())
 
 
@@ -379,7 +398,7 @@ class TwoInputs(nn.Module):
 @pytest.mark.parametrize("method", METHODS)
 def test_several_inputs(method: str) -> None:
     net, x, table = build(TwoInputs), images(3), torch.randn(3, 4).double()
-    options = {"target": 2, "layer": "conv", **FEW.get(method, {})}
+    options = {"target": 2, "layer": "conv", **few(method, net, (table, x), "conv")}
     if method == "cam":
         with pytest.raises(lucidcam.LucidcamError, match="global average pooling"):
             lucidcam.attribute(net, (table, x), method, **options)

@@ -25,6 +25,7 @@ def test_the_public_surface() -> None:
         "Target",
         "TopK",
         "attribute",
+        "discover",
         "evaluate",
         "explain",
         "layers",

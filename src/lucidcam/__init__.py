@@ -14,7 +14,7 @@ from lucidcam.engine.run import Run
 from lucidcam.errors import LucidcamError
 from lucidcam.evaluation import Report, evaluate
 from lucidcam.explanation import Explanation
-from lucidcam.localization import localize
+from lucidcam.localization import discover, localize
 from lucidcam.methods._base import Method, register
 from lucidcam.models import load, wrap
 from lucidcam.registry import methods as _methods
@@ -42,6 +42,7 @@ __all__ = [
     "Target",
     "TopK",
     "attribute",
+    "discover",
     "evaluate",
     "explain",
     "layers",

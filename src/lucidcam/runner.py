@@ -22,7 +22,7 @@ from lucidcam.methods._base import Method
 from lucidcam.methods._pixel import PixelMethod
 from lucidcam.methods._wrap import Fusion, augmented, fused, smoothed
 from lucidcam.targets import Classes, Contrast, Probability, Target, as_target, by_word, logits
-from lucidcam.types import Model, Prepared
+from lucidcam.types import Model, Prepared, stands_for
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -106,7 +106,7 @@ def attribute(
         torch.Size([2, 10, 30, 30])
     """
     chosen, settings = resolve_method(method, options)
-    with _opened(module, inputs, chosen, settings, target, layer) as run:
+    with _opened(module, inputs, chosen, settings, target, chosen.layer_of(module, layer)) as run:
         found = compute(run, chosen, settings)
         if isinstance(chosen, PixelMethod):
             found = chosen.reduced(found)
@@ -184,8 +184,7 @@ def explain(
     prepared = model.prepare(images) if given is None else list(given)
     targets = _per_image(target, len(prepared), model)
     found: list[list[Explanation]] = [[] for _ in prepared]
-    if layer is None and chosen.layered == "always":
-        layer = model.layer
+    layer = chosen.layer_of(model.module, layer, model.layer)
     for rows in _batches(prepared, targets, IMAGES_AT_ONCE):
         inputs = torch.stack([prepared[i].tensor for i in rows]).to(model.device, model.dtype)
         asked = [targets[i] for i in rows] if isinstance(targets[rows[0]], list) else targets[rows[0]]
@@ -227,10 +226,12 @@ def optimize(model: Model | nn.Module, inputs: Any = None, dtype: torch.dtype | 
     if isinstance(model, Model):
         noise = torch.rand(256, 320, 3, generator=torch.Generator().manual_seed(0)).numpy()
         example = model.prepare(noise)[0].tensor[None].to(model.device, model.dtype)
-        return replace(model, module=optimized_copy(model.module, example if inputs is None else inputs, dtype))
+        return replace(model, module=optimize(model.module, example if inputs is None else inputs, dtype))
     if inputs is None:
         raise OptionError("a module's copy is checked on an example of what it takes: optimize(module, inputs).")
-    return optimized_copy(model, inputs, dtype)
+    copy = optimized_copy(model, inputs, dtype)
+    stands_for(copy, model)
+    return copy
 
 
 def compute(run: Run, method: Method, settings: Settings) -> Tensor:

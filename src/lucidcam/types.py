@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,12 +111,7 @@ class Model:
 
     def fingerprint(self) -> str:
         """A short text that changes with the weights: of every parameter and buffer the name, type, shape and values."""
-        digest = hashlib.blake2b(digest_size=12)
-        for name, tensor in sorted(self.module.state_dict().items()):
-            if isinstance(tensor, Tensor):
-                digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint(self.module)
 
     def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Model:
         """Move the module, in place as in torch, and return the model.
@@ -255,6 +251,37 @@ def _several(sources: Any) -> list[Any]:
     if single or not isinstance(sources, Iterable):
         return [sources]
     return list(sources)
+
+
+_fingerprints: weakref.WeakKeyDictionary[nn.Module, tuple[int, str]] = weakref.WeakKeyDictionary()
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A short text that changes with the weights: of every parameter and buffer the name, type, shape and values.
+
+    Remembered until a tensor is exchanged or changed. A copy that `stands_for` another network has that one's.
+    """
+    tensors = {name: tensor for name, tensor in sorted(module.state_dict().items()) if isinstance(tensor, Tensor)}
+    state = hash(tuple((name, tensor.data_ptr(), _version(tensor)) for name, tensor in tensors.items()))
+    known = _fingerprints.get(module)
+    if known is None or known[0] != state:
+        digest = hashlib.blake2b(digest_size=12)
+        for name, tensor in tensors.items():
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        known = _fingerprints[module] = state, digest.hexdigest()
+    return known[1]
+
+
+def stands_for(copy: nn.Module, original: nn.Module) -> None:
+    """Note that a module computes what another does, as an optimised copy: until it is changed it has that one's fingerprint."""
+    fingerprint(copy)
+    _fingerprints[copy] = _fingerprints[copy][0], fingerprint(original)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; inference tensors, which do not count, cannot be changed outside inference mode."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def fold(text: str) -> str:

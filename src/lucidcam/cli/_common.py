@@ -7,6 +7,7 @@ import re
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
@@ -14,11 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from lucidcam import registry
-from lucidcam.errors import OptionError, nearest, unknown
+from lucidcam.errors import DataError, OptionError, nearest, unknown
 from lucidcam.preprocess import Fit
 
 if TYPE_CHECKING:
     from lucidcam import Model
+    from lucidcam.data import Dataset
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="[b]demo[/b], timm:NAME, torchvision:NAME, hf:REPO, or a checkpoint file.")]
 ArchitectureOption = Annotated[
@@ -247,3 +249,20 @@ def show(name: str, kind: type, options: str, flag: Callable[[str], str], about:
         for field in fields(kind):
             listing.add_row(flag(field.name), words_for(hints[field.name]), default_of(field), escape(meanings.get(field.name, "")))
         out.print(listing)
+
+
+def open_words(words: Sequence[str], format: str | None, split: str | None) -> Dataset:
+    """The data set that one word names, or the images that several do."""
+    from lucidcam.data import generated, open_data
+    from lucidcam.images import SUFFIXES, find
+
+    options = {} if split is None else {"split": split}
+    there = len(words) == 1 and Path(words[0]).expanduser().exists() and Path(words[0]).suffix.lower() not in SUFFIXES
+    if there or (len(words) == 1 and generated(words[0])):
+        return open_data(words[0], format, **options)
+    if not words:
+        raise OptionError("expected a data set: a folder, an annotation file, or images.")
+    found, problems = find(words)
+    if problems:
+        raise DataError(problems[0])
+    return open_data(found, format, **options)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lucidcam.cli import evaluate, explain, layers, localize, methods, metrics, models
+from lucidcam.cli import discover, evaluate, explain, layers, localize, methods, metrics, models
 
 app = typer.Typer(
     name="lucidcam",
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("explain", context_settings=explain.CONTEXT, no_args_is_help=True)(explain.explain)
 app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
 app.command("localize", context_settings=localize.CONTEXT, no_args_is_help=True)(localize.localize)
+app.command("discover", context_settings=discover.CONTEXT, no_args_is_help=True)(discover.discover)
 app.command("methods")(methods.methods)
 app.command("metrics")(metrics.metrics)
 app.command("models")(models.models)

@@ -26,15 +26,15 @@ from lucidcam.cli._common import (
     load_model,
     method_flags,
     model_options,
+    open_words,
     out,
     report,
 )
 from lucidcam.engine.layers import find as find_layer
-from lucidcam.errors import DataError, OptionError
+from lucidcam.errors import OptionError
 from lucidcam.progress import bar
 
 if TYPE_CHECKING:
-    from lucidcam.data import Dataset
     from lucidcam.outputs._labels import Exporter
     from lucidcam.samples import Problem
 
@@ -45,8 +45,6 @@ Keep = Literal["all", "largest"]
 Refinement = Literal["grabcut"]
 THRESHOLD = 0.2
 FOLDER = Path("lucidcam-labels")
-LOOKED_AT = 16
-"""Samples that are looked at to see whether the data has labels."""
 
 
 def localize(
@@ -103,12 +101,13 @@ def localize(
     Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
     """
     import lucidcam.localization as localization
+    from lucidcam.localization.explained import asked_of
 
     chosen, words = method_flags(localize, [method], data)
     [(kind, options)] = chosen
     if threshold is not None and calibrate is not None:
         raise OptionError("--calibrate chooses the threshold; give one of --threshold and --calibrate.")
-    dataset = _open(words, data_format, split).first(limit)
+    dataset = open_words(words, data_format, split).first(limit)
     exporters = [_exporter(word, copy_images, overwrite) for word in written or ["coco"]]
     failures: list[str] = []
 
@@ -118,13 +117,13 @@ def localize(
     loaded = load_model(model, device, dtype, fit, optimize, model_options(architecture, untrained))
     for name in layer or []:
         find_layer(loaded.module, name)
-    asked = _asked(target, dataset)
+    asked = asked_of(list(dict.fromkeys(target)) if target else None, dataset)
     shared: dict[str, Any] = {
         "method": kind, "target": asked, "layer": layer, "class_map": class_map, "regions": regions, "min_area": min_area, **options
     }  # fmt: skip
     level = THRESHOLD if threshold is None else threshold
     if calibrate is not None:
-        source = _open([calibrate], calibrate_format, None)
+        source = open_words([calibrate], calibrate_format, None)
         err.print(f"calibrating on {source.count or 'the'} images of {source.name}", style="dim", markup=False)
         found = localization.calibrate(loaded, source, on_problem=lambda each: failures.append(f"calibrating: {each.error}"), **shared)
         level = found.threshold
@@ -144,33 +143,6 @@ def localize(
     for exporter in exporters:
         out.print(f"{exporter.name}: {exporter.folder}", soft_wrap=True, markup=False)
     report(failures)
-
-
-def _open(words: list[str], format: str | None, split: str | None) -> Dataset:
-    """The data set that one word names, or the images that several do."""
-    from lucidcam.data import open_data
-    from lucidcam.images import SUFFIXES, find
-
-    options = {} if split is None else {"split": split}
-    if len(words) == 1 and Path(words[0]).expanduser().exists() and Path(words[0]).suffix.lower() not in SUFFIXES:
-        return open_data(words[0], format, **options)
-    if not words:
-        raise OptionError("expected a data set: a folder, an annotation file, or images.")
-    found, problems = find(words)
-    if problems:
-        raise DataError(problems[0])
-    return open_data(found, format, **options)
-
-
-def _asked(targets: list[str] | None, dataset: Dataset) -> Any:
-    """The target: by default the images' own labels where the first of them have any, else the predicted classes."""
-    given = list(dict.fromkeys(targets or []))
-    if not given:
-        labelled = any(getattr(sample, "labels", ()) for sample in islice(dataset, LOOKED_AT))
-        return "label" if labelled else None
-    if len(given) > 1 and {"label", "predicted"} & set(given):
-        raise OptionError("--target label and --target predicted cannot be combined with other targets.")
-    return given if len(given) > 1 else None if given[0] == "predicted" else given[0]
 
 
 def _exporter(word: str, copy_images: bool, overwrite: bool) -> Exporter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lucidcam.data._base import Dataset, Format, open_data, register
+from lucidcam.data._base import Dataset, Format, generated, open_data, register
 from lucidcam.data._classes import ClassMap
 
-__all__ = ["ClassMap", "Dataset", "Format", "open_data", "register"]
+__all__ = ["ClassMap", "Dataset", "Format", "generated", "open_data", "register"]

@@ -24,11 +24,13 @@ class Format(ABC):
         name: the registered name.
         about: what it is, in one line, for the documentation and for error messages.
         precedence: formats are tried in this order, lowest first; those that are easily taken for others come last.
+        generated: there is nothing to read: the source is the format's name, with options: "synthetic:count=500,seed=1".
     """
 
     name: ClassVar[str] = ""
     about: ClassVar[str] = ""
     precedence: ClassVar[int] = 50
+    generated: ClassVar[bool] = False
 
     @abstractmethod
     def recognises(self, source: Any) -> bool:
@@ -93,7 +95,7 @@ def open_data(source: Any, format: str | None = None, **options: Any) -> Dataset
 
     Args:
         source: a folder, an annotation file, a list of samples, a list of images (paths, PIL images, arrays), a Hugging Face data set,
-            or a `Dataset`, which is returned as it is.
+            a `Dataset`, which is returned as it is, or the name of a generated one ("synthetic:count=500").
         format: a name of `lucidcam.registry.formats`; None: the first that recognises the source.
         options: the format's own, `split="val"` for instance.
 
@@ -103,7 +105,10 @@ def open_data(source: Any, format: str | None = None, **options: Any) -> Dataset
     """
     if isinstance(source, Dataset):
         return source
-    if isinstance(source, (str, os.PathLike)):
+    if generated(source):
+        format, _, given = str(source).partition(":")
+        source, options = format, {**_written(registry.formats[format], given), **options}
+    elif isinstance(source, (str, os.PathLike)):
         source = Path(source).expanduser()
         if not source.exists():
             raise DataError(f"the data set {str(source)!r} does not exist; give a folder of images, or an annotation file.")
@@ -114,6 +119,29 @@ def open_data(source: Any, format: str | None = None, **options: Any) -> Dataset
             raise DataError(f"{kind.name}: {unknown('option', name, known)}")
     opened: Dataset = kind(**options).open(source)
     return opened
+
+
+def generated(source: Any) -> bool:
+    """Whether a text asks for data that is generated, "synthetic:count=500" for instance, and not for a file."""
+    name = str(source).partition(":")[0] if isinstance(source, (str, os.PathLike)) else ""
+    return name in registry.formats and bool(registry.formats[name].generated) and not Path(name).exists()
+
+
+def _written(kind: type[Format], text: str) -> dict[str, Any]:
+    """Options from "count=500,seed=1", of the fields' types."""
+    found = {}
+    defaults: dict[str, Any] = {each.name: each.default for each in fields(kind)}
+    for part in filter(None, text.split(",")):
+        name, equals, value = (each.strip() for each in part.partition("="))
+        if name not in defaults:
+            raise DataError(f"{kind.name}: {unknown('option', name, defaults)}")
+        try:
+            found[name] = type(defaults[name])(value)
+        except ValueError:
+            raise DataError(f"{kind.name}: {name} expects a {type(defaults[name]).__name__}; got {value!r} in {text!r}.") from None
+        if not equals:
+            raise DataError(f"expected {kind.name}:option=value,…; got {part!r}.")
+    return found
 
 
 def _recognised(source: Any, options: Iterable[str]) -> type[Format]:

@@ -17,6 +17,7 @@ from lucidcam.evaluation.trivial import TRIVIAL, Trivial
 from lucidcam.methods._base import Method
 from lucidcam.metrics import Figure, Metric
 from lucidcam.runner import Settings, resolve_method, spatial_maps
+from lucidcam.types import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +81,7 @@ class Judge:
         return {"metric": self.metric.name, **_options(self.metric, every=True)}
 
 
-def contenders(
-    methods: Any, baselines: str | Iterable[str] | None, layer: Any, model_layer: str | None, general: Settings
-) -> list[Contender]:
+def contenders(methods: Any, baselines: str | Iterable[str] | None, layer: Any, model: Model, general: Settings) -> list[Contender]:
     """Methods, then trivial baselines.
 
     Args:
@@ -90,7 +89,7 @@ def contenders(
             Options are the method's own, those every method has, and `layer`.
         baselines: names of trivial baselines; None: all of them.
         layer: for methods that look at a layer.
-        model_layer: the model's own default.
+        model: whose maps they make.
         general: batch size and seed of the run.
 
     Raises:
@@ -102,9 +101,7 @@ def contenders(
         name, options = given if isinstance(given, tuple) else (given, {})
         shared = {"seed": general.seed, "batch_size": general.batch_size}
         method, settings = resolve_method(name, {**shared, **{key: value for key, value in options.items() if key != "layer"}})
-        own = options.get("layer", layer) if method.layered != "never" else None
-        if own is None and method.layered == "always":
-            own = model_layer
+        own = None if method.layered == "never" else method.layer_of(model.module, options.get("layer", layer), model.layer)
         found.append(Contender(label or _label(method.name, {**_options(method), **options}), method, settings, layer=own))
     for each in TRIVIAL if baselines is None else [baselines] if isinstance(baselines, str) else baselines:
         if each not in TRIVIAL:

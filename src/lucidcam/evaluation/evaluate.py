@@ -103,7 +103,7 @@ def evaluate(
         methods if methods is not None else protocol.methods if protocol is not None else "gradcam",
         baselines,
         layer,
-        model.layer,
+        model,
         Settings(seed=seed, batch_size=batch_size),
     )
     asked = judges(asked_metrics)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,8 +15,7 @@ import numpy as np
 from lucidcam.errors import DataError, OptionError
 from lucidcam.metrics import Record
 from lucidcam.samples import Problem
-
-SETTINGS = "settings.json"
+from lucidcam.storage import claim, write_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +51,12 @@ class Journal:
         self.folder = None if folder is None else folder / "parts"
         if folder is None or self.folder is None:
             return
-        text = json.dumps(settings, indent=2, sort_keys=True, default=str)
-        told = folder / SETTINGS
+        claim(folder, settings, "an evaluation", restart)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             if restart:
-                for old in (told, *self.folder.glob("*.npz")):
+                for old in self.folder.glob("*.npz"):
                     old.unlink(missing_ok=True)
-            if told.exists():
-                _compare(folder, json.loads(told.read_text(encoding="utf-8")), json.loads(text))
-            else:
-                write_whole(told, text.encode())
         except OSError as error:
             raise OptionError(f"cannot keep results in {folder}: {error.strerror or error}.") from None
 
@@ -127,32 +120,3 @@ class Journal:
 
     def _path(self, kind: str, number: int) -> Path | None:
         return None if self.folder is None else self.folder / f"{kind}-{number:06d}.npz"
-
-
-def _compare(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if changed:
-        raise OptionError(
-            f"{folder} holds an evaluation with other settings ({', '.join(sorted(changed))}); choose another folder, or restart it "
-            "(restart=True, --restart)."
-        )
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, whatever happens meanwhile.
-
-    Raises:
-        DataError: when it cannot be written.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(
-            f"{path} cannot be written: {error.strerror or error}; mend that and run again: what was measured is kept."
-        ) from error

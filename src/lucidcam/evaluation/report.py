@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from lucidcam import compat
 from lucidcam.errors import MissingExtraError, OptionError
-from lucidcam.evaluation.journal import write_whole
 from lucidcam.evaluation.presets import Published
 from lucidcam.metrics._base import Curve, Figure
 from lucidcam.samples import Problem
+from lucidcam.storage import write_whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -22,6 +22,12 @@ OnProblem = Callable[[Problem], None]
 LABEL = "label"
 """The target that means: the image's own labels."""
 
+PREDICTED = "predicted"
+"""The target that means: each image's predicted class."""
+
+LOOKED_AT = 16
+"""Samples that are looked at to see whether the data has labels."""
+
 
 @dataclass(frozen=True, eq=False)
 class Explained:
@@ -179,3 +185,18 @@ class _Unusable(Exception):  # noqa: N818 - it never leaves this file
 
 def _raise(problem: Problem) -> None:
     raise DataError(problem.error)
+
+
+def asked_of(target: Any, dataset: Dataset) -> Any:
+    """The target as `Explainer` takes it: by default the images' own labels where the first of them have any.
+
+    Raises:
+        TargetError: "label" or "predicted" beside other targets.
+    """
+    if isinstance(target, (list, tuple)) and {LABEL, PREDICTED} & {each for each in target if isinstance(each, str)}:
+        if len(target) > 1:
+            raise TargetError(f'"{LABEL}" and "{PREDICTED}" cannot be combined with other targets.')
+        [target] = target
+    if target is None:
+        return LABEL if any(getattr(sample, "labels", ()) for sample in islice(dataset, LOOKED_AT)) else None
+    return None if isinstance(target, str) and target == PREDICTED else target

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lucidcam import registry
 from lucidcam.engine.run import Run
@@ -39,6 +39,18 @@ class Method(ABC):
     cost: ClassVar[str] = ""
     ranged: ClassVar[bool] = False
     layered: ClassVar[Literal["always", "never", "optional"]] = "always"
+
+    def layer_of(self, module: nn.Module, asked: Any, usual: str | None = None) -> Any:
+        """Which layer to look at in a network, or layers; None: the engine's default.
+
+        Called before anything is run; a method that belongs to one network refuses others here.
+
+        Args:
+            module: the user's.
+            asked: what the user asked for; None: nothing.
+            usual: the model's own default.
+        """
+        return usual if asked is None and self.layered == "always" else asked
 
     @abstractmethod
     def maps(self, run: Run) -> Tensor:

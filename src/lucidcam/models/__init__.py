@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lucidcam import compat, registry
 from lucidcam.errors import LayerError, LucidcamError, ModelError, OptionError, nearest, unknown
+from lucidcam.models._card import Card
 from lucidcam.preprocess import Fit, Preprocess, Probed, from_timm
 from lucidcam.types import Model
 
@@ -40,7 +41,8 @@ def load(
 
     Args:
         spec: "demo" (EfficientNet-Lite0, ImageNet; works offline), "timm:NAME", "torchvision:NAME", "hf:REPO" (or a
-            folder), or the path of a checkpoint (`.safetensors`, `.pt`, `.pth`), which also needs `architecture=…`.
+            folder), "gap:NAME" (a network of class activation mapping, to be trained), the folder that `lucidcam train` wrote, or the path
+            of a checkpoint (`.safetensors`, `.pt`, `.pth`), which also needs `architecture=…`.
         device: where to; None: the CPU.
         dtype: "float32", "bfloat16", … or a torch type; None: the checkpoint's.
         fit: how photos come into the input: "crop", "squash" or "whole" (see `Preprocess`); None: as the model was
@@ -177,7 +179,12 @@ def _split(spec: Any) -> tuple[str, str]:
     if path.suffix.lower() in CHECKPOINTS or path.is_file() or not isinstance(spec, str):
         return "file", text
     if path.is_dir():
-        raise OptionError(f"{text!r} is a folder; for a transformers model write 'hf:{text}', else give the checkpoint file in it.")
+        if Card.beside(path) is not None:
+            return "file", text
+        raise OptionError(
+            f"{text!r} is a folder without the card of `lucidcam train`; for a transformers model write 'hf:{text}', else give the "
+            "checkpoint file in it."
+        )
     raise OptionError(_unknown_spec(text))
 
 

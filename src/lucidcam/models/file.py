@@ -1,4 +1,4 @@
-"""Checkpoint files: safetensors, or torch files that hold nothing but tensors, with the architecture they belong to."""
+"""Checkpoints: what `lucidcam train` writes; and safetensors, or torch files that hold nothing but tensors, with their architecture."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lucidcam.compat import first_line
 from lucidcam.errors import ModelError, OptionError
+from lucidcam.models._card import WEIGHTS, Card
 from lucidcam.preprocess import Preprocess, Probed
 from lucidcam.registry import sources
 from lucidcam.types import Model
@@ -76,10 +77,10 @@ def load(
     """Load a checkpoint.
 
     Args:
-        name: the file's path.
+        name: the file's path; or the folder that `lucidcam train` wrote, which says all the rest by itself.
         pretrained: must be True; a checkpoint is its weights.
-        architecture: "timm:NAME", "torchvision:NAME", "hf:REPO", "module:function", or a callable that returns the
-            module.
+        architecture: "timm:NAME", "torchvision:NAME", "hf:REPO", "gap:NAME", "module:function", or a callable that returns the
+            module; None: what the card beside the weights says.
         num_classes: of the head; None: read from the checkpoint where the architecture can be built with another
             number.
         labels: a text file with one label per line, or a list.
@@ -100,7 +101,11 @@ def load(
     """
     if not pretrained:
         raise OptionError("a checkpoint is its weights; for random ones load the architecture itself with pretrained=False.")
-    tensors = _read(Path(name).expanduser())
+    path = Path(name).expanduser()
+    card = Card.beside(path) if architecture is None else None
+    if card is not None and card.architecture is not None:
+        architecture, options = card.architecture, {**card.options, **options, "labels": card.labels}
+    tensors = _read(path / WEIGHTS if card is not None and path.is_dir() else path)
     if architecture is None:
         raise OptionError(
             f"{name!r} holds weights only; say what they are for: architecture='timm:NAME', 'torchvision:NAME', "
@@ -120,10 +125,10 @@ def load(
     given = {key: value for key, value in fields.items() if value is not None}
     return Model(
         model.module.eval(),
-        _preprocess(preprocess, model.preprocess, given),
+        _preprocess(preprocess, model.preprocess if card is None else card.preprocess, given),
         model.labels if labels is None else _read_labels(labels),
-        layer,
-        Path(name).name,
+        layer if layer is not None or card is None else card.layer,
+        path.resolve().name,
     )
 
 

@@ -1,0 +1,119 @@
+"""`lucidcam discover`: the regions of a data set that speak most for each class, as contact sheets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lucidcam.cli._common import (
+    ArchitectureOption,
+    ClassMapOption,
+    DataFormatOption,
+    DeviceOption,
+    DtypeOption,
+    FitOption,
+    LayerOption,
+    LimitOption,
+    ModelOption,
+    OptimizeOption,
+    SplitOption,
+    UntrainedOption,
+    err,
+    load_model,
+    method_flags,
+    model_options,
+    open_words,
+    report,
+    table,
+)
+from lucidcam.cli._common import out as screen
+
+if TYPE_CHECKING:
+    from lucidcam.localization.discover import Discovery
+
+CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
+"""Flags that are a method's own are not known here: they are taken out of the paths."""
+
+SHOWN = 20
+"""Classes in the table."""
+
+
+def discover(
+    data: Annotated[list[str], typer.Argument(metavar="DATA", help="A folder, an annotation file, or images.")],
+    model: ModelOption = "demo",
+    method: Annotated[str, typer.Option(help="See [b]lucidcam methods[/b]; gradcam where cam cannot.")] = "cam",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="A label, an id, top5, predicted, or label: the images' own. Repeatable. [dim]default: label, or predicted without[/dim]",
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Regions per class.")] = 8,
+    threshold: Annotated[float, typer.Option(help="A region is above this share of its peak: 0.5 finds parts, 0.2 whole things.")] = 0.5,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the sheets and of regions.json.")] = Path("lucidcam-parts"),
+    class_map: ClassMapOption = None,
+    data_format: DataFormatOption = None,
+    split: SplitOption = None,
+    limit: LimitOption = None,
+    layer: LayerOption = None,
+    fit: FitOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    optimize: OptimizeOption = False,
+    architecture: ArchitectureOption = None,
+    untrained: UntrainedOption = False,
+) -> None:
+    """Show what a network has learnt of each class: its top regions in a data set.
+
+    Of each image's class (its own label, else the predicted one) the region around
+    the peak of the map is taken, and the best of each class are drawn.
+    A score is the raw evidence at the peak; it compares regions of one class.
+
+    A method's own options are flags too; see [b]lucidcam methods NAME[/b].
+
+    Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
+    """
+    import lucidcam
+
+    chosen, words = method_flags(discover, [method], data)
+    [(kind, options)] = chosen
+    dataset = open_words(words, data_format, split)
+    found = lucidcam.discover(
+        load_model(model, device, dtype, fit, optimize, model_options(architecture, untrained)),
+        dataset,
+        kind,
+        target=list(dict.fromkeys(target)) if target else None,
+        top=top,
+        threshold=threshold,
+        layer=layer,
+        class_map=class_map,
+        limit=limit,
+        out=out,
+        **options,
+    )
+    _show(found, out)
+    report([problem.error for problem in found.problems])
+
+
+def _show(found: Discovery, out: Path) -> None:
+    """The best region of each class, those of most images first."""
+    listing = table("class", "images", "score", "probability", "box", "best region in")
+    often = sorted(found.concepts, key=lambda concept: -concept.images)
+    for concept in often[:SHOWN]:
+        label, images = concept.label.split(",")[0], str(concept.images)
+        if not concept.parts:
+            listing.add_row(label, images, "none", "", "", "")
+            continue
+        best = concept.parts[0]
+        probability = "" if best.probability is None else f"{best.probability:.3f}"
+        listing.add_row(label, images, f"{best.score:#.3g}", probability, ",".join(map(str, best.box)), Path(best.image).name)
+    screen.print(listing)
+    if len(found.concepts) > SHOWN:
+        screen.print(f"… and {len(found.concepts) - SHOWN} more classes")
+    screen.print(f"\n{found.images} images; overview.png, classes/ and regions.json are in\n{out}", soft_wrap=True, markup=False)
+    if not any(concept.parts for concept in found.concepts):
+        err.print("no map has any positive evidence: nothing was drawn", style="yellow", markup=False)

@@ -1,0 +1,22 @@
+"""The one file that imports Lightning and torchmetrics, which import torchvision, whose compiled operators may not load (see `compat`)."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from typing import Any
+
+from lucidcam.compat import import_optional, import_torchvision
+
+PURPOSE = "training"
+
+if importlib.util.find_spec("torchvision") is not None:
+    import_torchvision(PURPOSE)
+lightning: Any = import_optional("lightning.pytorch", "train", PURPOSE)
+torchmetrics: Any = import_optional("torchmetrics.classification", "train", PURPOSE)
+
+Task: Any = lightning.LightningModule
+Callback: Any = lightning.Callback
+
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.ERROR)  # what hardware there is, which model was summarised, tips

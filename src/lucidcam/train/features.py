@@ -1,0 +1,152 @@
+"""Features of a frozen network, made once and kept on disk: each epoch of a memory's training reads them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lucidcam.engine.run import open_run
+from lucidcam.errors import DataError
+from lucidcam.preprocess import Preprocess
+from lucidcam.progress import bar
+from lucidcam.samples import Problem
+from lucidcam.storage import write_whole
+from lucidcam.train.labelled import Labelled, Photos
+from lucidcam.types import Model
+
+AT_ONCE = 32
+SAVED = 512
+"""Images between two notes of how far it got."""
+
+
+class Features(Dataset[tuple[Tensor, Tensor]]):
+    """Features and labels of the photos that could be read.
+
+    Attributes:
+        data: the samples, as many as there are features.
+        maps: `[n, c, h, w]`, float32, read from disk as they are asked for.
+        layer: whose activations they are.
+        problems: photos that could not be read.
+    """
+
+    def __init__(self, data: Labelled, maps: npt.NDArray[np.float32], layer: str, problems: Sequence[Problem]) -> None:
+        self.data, self.maps, self.layer, self.problems = data, maps, layer, tuple(problems)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: Any) -> tuple[Tensor, Tensor]:
+        row = key[0] if isinstance(key, tuple) else key
+        return torch.from_numpy(np.array(self.maps[row])), torch.from_numpy(self.data.labels[row]).float()
+
+    def batches(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """All of them, in order."""
+        return DataLoader(self, batch_size=256)
+
+    def part(self, rows: Sequence[int]) -> Features:
+        """Some of them; the maps stay on disk."""
+        return _Part(self, rows)
+
+
+class _Part(Features):
+    """Rows of other features."""
+
+    def __init__(self, whole: Features, rows: Sequence[int]) -> None:
+        super().__init__(whole.data.part(rows), whole.maps, whole.layer, whole.problems)
+        self.rows = list(rows)
+
+    def __getitem__(self, key: Any) -> tuple[Tensor, Tensor]:
+        row = key[0] if isinstance(key, tuple) else key
+        return torch.from_numpy(np.array(self.maps[self.rows[row]])), torch.from_numpy(self.data.labels[row]).float()
+
+
+def features_of(model: Model, data: Labelled, layer: str | None, folder: Path, name: str, progress: bool | None) -> Features:
+    """Features of all photos of a data set; those that are in the folder already are not made again.
+
+    Args:
+        model: the network; it is left as it is.
+        data: the photos.
+        layer: whose activations; None: the model's own, or the last spatial one.
+        folder: where `NAME.npy` and `NAME.json` are kept.
+        name: of the files.
+        progress: a bar; None: when standard error is a terminal.
+
+    Raises:
+        DataError: no photo can be read, or the folder cannot be written.
+    """
+    steps = model.preprocess
+    assert isinstance(steps, Preprocess)
+    asked = [each.identity() for each in data.samples]
+    key = hashlib.blake2b(repr((model.fingerprint(), layer or model.layer, repr(steps), asked)).encode(), digest_size=12).hexdigest()
+    path, told = folder / f"{name}.npy", folder / f"{name}.json"
+    state = _state(told, key, path)
+    if state is None or state["done"] < len(data):
+        state = _made(model, data, layer or model.layer, path, told, key, state, progress)
+    maps = np.load(path, mmap_mode="r")
+    rows = state["rows"]
+    if not rows:
+        raise DataError(f"{data.name}: none of the {len(data)} photos can be read; the first: {state['problems'][0]['error']}")
+    kept = maps[: len(rows)]
+    return Features(data.part(rows), kept, state["layer"], [Problem(**each) for each in state["problems"]])
+
+
+def _state(told: Path, key: str, path: Path) -> dict[str, Any] | None:
+    """What an earlier run noted, where it was about the same features."""
+    try:
+        state: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state if state.get("key") == key and path.is_file() else None
+
+
+def _made(
+    model: Model,
+    data: Labelled,
+    layer: str | None,
+    path: Path,
+    told: Path,
+    key: str,
+    state: dict[str, Any] | None,
+    progress: bool | None,
+) -> dict[str, Any]:
+    """Run the network over the photos that are left, and note every now and then how far it got."""
+    assert isinstance(model.preprocess, Preprocess)
+    photos = Photos(data, model.preprocess)
+    state = state or {"key": key, "done": 0, "rows": [], "problems": [], "layer": layer}
+    maps: Any = np.load(path, mmap_mode="r+") if state["done"] else None
+    try:
+        with bar(len(data), "features", progress) as advance:
+            advance(state["done"])
+            for start in range(state["done"], len(data), AT_ONCE):
+                batch = photos.collate([photos[i] for i in range(start, min(start + AT_ONCE, len(data)))])
+                state["problems"] += [{"name": each.name, "error": each.error} for each in batch.problems]
+                if batch.inputs is not None:
+                    found, state["layer"] = _activations(model, batch.inputs, layer)
+                    if maps is None:
+                        maps = np.lib.format.open_memmap(path, "w+", np.float32, (len(data), *found.shape[1:]))
+                    maps[len(state["rows"]) : len(state["rows"]) + len(found)] = found
+                    state["rows"] += batch.rows
+                state["done"] = min(start + AT_ONCE, len(data))
+                if state["done"] == len(data) or state["done"] % SAVED < AT_ONCE:
+                    if maps is not None:
+                        maps.flush()
+                    write_whole(told, json.dumps(state).encode())
+                advance(state["done"] - start)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}; mend that and run again, it goes on.") from error
+    return state
+
+
+def _activations(model: Model, inputs: Tensor, layer: str | None) -> tuple[npt.NDArray[np.float32], str]:
+    with open_run(model.module, inputs.to(model.device, model.dtype), layer=layer, progress=False) as run:
+        found = run.capture().activations[:, 0]
+        return found.float().cpu().numpy(), run.layer.name

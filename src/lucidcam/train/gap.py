@@ -1,0 +1,356 @@
+"""Networks of class activation mapping from photos with image-level labels (Zhou et al., CVPR 2016)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from lucidcam.compat import import_optional
+from lucidcam.errors import DataError, ModelError, OptionError, unknown
+from lucidcam.metrics import State
+from lucidcam.metrics._localization import Located
+from lucidcam.metrics.maxboxacc import MaxBoxAcc
+from lucidcam.metrics.pointing_game import PointingGame
+from lucidcam.models import load
+from lucidcam.models._card import WEIGHTS, Card
+from lucidcam.nn import GAPNetwork, to_gap
+from lucidcam.nn.gap import Pooling
+from lucidcam.preprocess import Fit, Preprocess
+from lucidcam.samples import Problem
+from lucidcam.storage import write_whole
+from lucidcam.train._lightning import Task, torchmetrics
+from lucidcam.train.labelled import Batch, Drawn, Labelled, Photos, Sampling, read
+from lucidcam.train.trainer import Training, checked, fit, schedule
+from lucidcam.types import Model, fingerprint
+
+Augment = Literal["standard", "shift", "none"]
+BACKBONE_RATE = 0.1
+"""Of the learning rate, for a backbone whose weights were trained before."""
+
+LOCATED = 200
+"""Validation photos with boxes that are localised after each epoch."""
+
+WORKERS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained network.
+
+    Attributes:
+        model: ready for `explain`, `evaluate` and `localize`; `lucidcam.load(folder)` gives it again.
+        folder: with `model.safetensors`, `model.json`, the log and the checkpoints.
+        metrics: on the validation data, of the epoch that was kept.
+        problems: photos that could not be used.
+    """
+
+    model: Model
+    folder: Path
+    metrics: Mapping[str, float]
+    problems: tuple[Problem, ...]
+
+
+def train_gap(
+    data: Any,
+    backbone: str | nn.Module | Model = "small",
+    *,
+    out: str | os.PathLike[str],
+    at: str | None = None,
+    channels: int | str | None = "default",
+    pooling: Pooling = "gap",
+    size: int | None = None,
+    fit_photos: Fit | None = None,
+    pretrained: bool = True,
+    freeze: bool = False,
+    classes: Sequence[str] | Literal["present"] | None = None,
+    multi_label: bool | None = None,
+    sampling: Sampling = "uniform",
+    class_weights: bool = False,
+    augment: Augment = "standard",
+    validation: Any = None,
+    validation_share: float = 0.1,
+    limit: int | None = None,
+    format: str | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> Trained:
+    """Train a network of class activation mapping; a killed training goes on when it is called again.
+
+    Args:
+        data: photos with image-level labels: a folder with a sub-folder per class, an annotation file, samples (see `lucidcam.data`).
+        backbone: "small", "nin", "alexnet", "vgg16", "googlenet", "demo", "timm:NAME", "torchvision:NAME"; a model, or a module of your
+            own (which takes `[B, 3, 224, 224]`; others as a `lucidcam.wrap`ped model with its preprocessing).
+        out: folder for the network, its card, log and checkpoints.
+        at: the layer where the backbone is cut; None: the paper's, or the last before pooling.
+        channels: of the 3×3 convolution on top; None: none; "default": 1024 for the paper's networks, else none.
+        pooling: "gap" (mean), "gmp" (maximum) or "lse".
+        size: pixels per side of the input; None: the backbone's own.
+        fit_photos: how photos come into the input: "crop", "squash" or "whole"; None: the backbone's own.
+        pretrained: the backbone starts from its published weights, where it has any.
+        freeze: train only what is on top of the backbone.
+        classes: which, and in which order; "present": those that have images; None: those that the data lists.
+        multi_label: an image may hold several classes, or none: a sigmoid each; None: where an image has several.
+        sampling: which images are drawn how often: "uniform", "balanced" (each class alike) or "decorrelated" (as if labels were
+            independent).
+        class_weights: rare classes weigh more in the loss.
+        augment: "standard" (crops, mirror images, colours), "shift" (small shifts and sizes, where left and right or colours matter) or
+            "none".
+        validation: data to choose the best epoch by; None: a share of `data`.
+        validation_share: of `data`.
+        limit: at most so many samples.
+        format: the data's format; None: found out.
+        data_options: of the format, `{"split": "train"}` for instance.
+        training: the fields of `Training`: `epochs`, `batch_size`, `lr`, `patience`, `precision`, `devices`, ….
+
+    Raises:
+        DataError: the data cannot be used (see `lucidcam.train.labelled.read`), or the folder cannot be written.
+        ModelError: the loss is no number any more; the best epoch before is kept, and loads.
+        OptionError: an unknown name; a folder that holds another training.
+    """
+    if augment not in ("standard", "shift", "none"):
+        raise OptionError(unknown("augmentation", str(augment), ("standard", "shift", "none")))
+    if not 0 < validation_share < 1:
+        raise OptionError(f"expected 0 < validation_share < 1; got {validation_share}.")
+    how, folder, options = Training.of(training), Path(out), dict(data_options or {})
+    everything = read(data, classes, multi_label, limit, format, **options)
+    if validation is None:
+        train, check = everything.split(validation_share, how.seed)
+    else:
+        train, check = everything, read(validation, everything.classes, everything.multi_label, None, format, **options)
+    if not len(check):
+        raise DataError(f"{everything.name}: {len(everything)} images are too few to keep some for validation; give more, or validation=….")
+    torch.manual_seed(how.seed)
+    model, architecture, built = _network(backbone, pretrained, train.classes, at, channels, pooling, size, fit_photos)
+    settings = {
+        "data": everything.name,
+        "samples": f"{len(train)} for training, {len(check)} for validation",
+        "classes": list(train.classes),
+        "multi_label": train.multi_label,
+        "backbone": architecture or model.name,
+        **{name: value for name, value in built.items() if name != "num_classes"},
+        "start": fingerprint(model.module),
+        "preprocess": repr(model.preprocess),
+        "freeze": freeze,
+        "sampling": sampling,
+        "class_weights": class_weights,
+        "augment": augment,
+    }
+    network = model.module
+    assert isinstance(network, GAPNetwork)
+    fresh = architecture is None or architecture in ("gap:small", "gap:nin") or not pretrained
+    task = GAPTask(network, check, how, train.class_weights() if class_weights else None, freeze, 1.0 if fresh else BACKBONE_RATE)
+    fitted = fit(task, *_loaders(train, check, model, augment, sampling, how), how, folder, settings, "gap")
+    network.load_state_dict({name.removeprefix("network."): value for name, value in fitted.state.items() if name.startswith("network.")})
+    card = Card(architecture, built, train.classes, network.layer, _steps(model), train.multi_label, fitted.metrics, settings)
+    _export(network, card, folder)
+    if fitted.diverged is not None:
+        raise ModelError(f"{fitted.diverged} Epoch {fitted.epoch}, the best before, is kept in {folder}.") from fitted.diverged
+    found = replace(model, module=network.cpu().eval(), labels=train.classes, layer=network.layer, name=folder.resolve().name)
+    return Trained(found, folder, fitted.metrics, (*everything.problems, *task.problems.values()))
+
+
+class GAPTask(Task):  # type: ignore[misc]
+    """What Lightning trains: the network, its loss, and what is measured on the validation photos.
+
+    Args:
+        network: to train.
+        check: the validation data, for its boxes.
+        training: how.
+        weights: of the classes in the loss `[K]`.
+        freeze: leave the trunk as it is.
+        rate: of the trunk's learning rate to that of what is on top.
+    """
+
+    def __init__(self, network: GAPNetwork, check: Labelled, training: Training, weights: Tensor | None, freeze: bool, rate: float) -> None:
+        super().__init__()
+        self.network, self.check, self.training_options, self.rate = network, check, training, rate
+        self.multi_label = check.multi_label
+        self.register_buffer("weights", weights, persistent=False)
+        self.frozen = freeze
+        self.problems: dict[str, Problem] = {}
+        network.trunk.requires_grad_(not freeze)
+        self.scored: Any = _scores(check)
+        self.located: tuple[State, State] | None = None
+
+    def train(self, mode: bool = True) -> GAPTask:
+        """A frozen trunk keeps its running statistics, too."""
+        super().train(mode)
+        if self.frozen:
+            self.network.trunk.eval()
+        return self
+
+    def on_train_epoch_start(self) -> None:
+        """Dropout's draws hang on the epoch alone, so that a training that goes on is the one that was not interrupted."""
+        torch.manual_seed(self.training_options.seed + 1 + self.current_epoch)
+
+    def training_step(self, batch: Batch, number: int) -> Tensor | None:
+        """The loss of a batch."""
+        self.problems.update({each.name: each for each in batch.problems})
+        if batch.inputs is None:
+            return None
+        loss = checked(self._loss(self.network(batch.inputs), batch.labels, self.weights), self, "training")
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.inputs), sync_dist=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Count anew."""
+        self.located = State(MaxBoxAcc(), resamples=0), State(PointingGame(), resamples=0)
+
+    def validation_step(self, batch: Batch, number: int) -> None:
+        """Add a batch to what is measured."""
+        self.problems.update({each.name: each for each in batch.problems})
+        if batch.inputs is None:
+            return
+        features = self.network.features(batch.inputs)
+        scores = self.network.scores(features)
+        loss = checked(self._loss(scores, batch.labels, None), self, "validation")
+        self.log("val_loss", loss, on_epoch=True, batch_size=len(batch.inputs), sync_dist=True)
+        truth = batch.labels.int() if self.multi_label else batch.labels.argmax(1)
+        for name, metric in self.scored.items():
+            metric.update(scores.float(), truth)
+            self.log(name, metric, on_epoch=True, batch_size=len(batch.inputs))
+        self._locate(batch, features)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how well the maps localise, where there are boxes."""
+        assert self.located is not None
+        for state in self.located:
+            if state.n:
+                figure = state.metric.figures[0].name
+                self.log(f"val_{figure}", float(state.figures()[figure]), sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW; a trunk that was trained before learns slower."""
+        top = [*self.network.convolution.parameters(), *self.network.head.parameters()]
+        groups = [{"params": top}]
+        if not self.frozen:
+            lr = self.rate * self.training_options.lr
+            groups.append({"params": [*self.network.trunk.parameters()], "lr": lr})  # type: ignore[dict-item]
+        return schedule(self, groups, self.training_options)
+
+    def _loss(self, scores: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        if self.multi_label:
+            return F.binary_cross_entropy_with_logits(scores, labels, pos_weight=weights)
+        return F.cross_entropy(scores, labels.argmax(1), weight=weights)
+
+    def _locate(self, batch: Batch, features: Tensor) -> None:
+        """Judge the class activation maps of the marked classes of the first photos."""
+        assert self.located is not None
+        if self.located[0].n >= LOCATED:
+            return
+        cams = self.network.cams(features).float().cpu()
+        for i, (row, frame) in enumerate(zip(batch.rows, batch.frames)):
+            sample = self.check.samples[row].fitted(frame.width, frame.height)
+            views = []
+            for label in sample.labels:
+                objects = tuple(each for each in sample.objects if each.label == label)
+                if objects and label in self.check.classes:
+                    raw = cams[i, self.check.classes.index(label)]
+                    views.append(Located(raw, frame, label, objects, sample.ignore, alone=len(sample.labels) == 1))
+            if views:
+                for state in self.located:
+                    metric: Any = state.metric
+                    state.update(sample.name, metric.measure(views))
+
+
+def _network(
+    backbone: str | nn.Module | Model,
+    pretrained: bool,
+    classes: tuple[str, ...],
+    at: str | None,
+    channels: int | str | None,
+    pooling: Pooling,
+    size: int | None,
+    fit_photos: Fit | None,
+) -> tuple[Model, str | None, dict[str, Any]]:
+    """The network with its preprocessing, the spec that builds it again, and that spec's options."""
+    built: dict[str, Any] = {"num_classes": len(classes), "pooling": pooling, "channels": channels}
+    if at is not None:
+        built["at"] = at
+    if isinstance(backbone, str):
+        if size is not None:
+            built["size"] = size
+        name = backbone.removeprefix("gap:")
+        model, architecture = load(f"gap:{name}", pretrained=pretrained, **built), f"gap:{name}"
+    else:
+        base = backbone if isinstance(backbone, Model) else Model(backbone, Preprocess())
+        steps = base.preprocess
+        sides = steps.size if isinstance(steps, Preprocess) else (224, 224)
+        width = channels if isinstance(channels, int) else None
+        network = to_gap(base.module, at, width, pooling, len(classes), torch.zeros(1, 3, *sides))
+        model, architecture = replace(base, module=network, synsets=None), None
+    if fit_photos is not None:
+        model = replace(model, preprocess=_steps(model).refit(fit_photos))
+    if _steps(model).fit == "whole":
+        raise OptionError(
+            "training needs inputs of one size: give fit 'squash' or 'crop'; a trained network takes 'whole' when it is loaded."
+        )
+    return replace(model, labels=classes), architecture, built
+
+
+def _steps(model: Model) -> Preprocess:
+    if not isinstance(model.preprocess, Preprocess):
+        raise OptionError(
+            f"training needs a preprocessing of known steps (lucidcam.preprocess.Preprocess); {model.name} brings its own code."
+        )
+    return model.preprocess
+
+
+def _loaders(train: Labelled, check: Labelled, model: Model, augment: Augment, sampling: Sampling, how: Training) -> tuple[Any, Any]:
+    steps = _steps(model)
+    in_memory = not isinstance(train.samples[0].image, (str, os.PathLike))
+    workers = how.workers if how.workers is not None else 0 if in_memory else min(WORKERS, os.cpu_count() or 1)
+    changed = steps if augment == "none" else steps.refit("squash")  # the crop is the augmentation's
+    photos = Photos(train, changed, _augmentation(augment, steps), how.seed)
+    shared: dict[str, Any] = {"batch_size": how.batch_size, "num_workers": workers, "persistent_workers": workers > 0}
+    pinned = torch.cuda.is_available()
+    drawn = Drawn(len(train), train.sampling_weights(sampling), how.seed)
+    fixed = Photos(check, steps)
+    return (
+        torch.utils.data.DataLoader(photos, sampler=drawn, collate_fn=photos.collate, pin_memory=pinned, **shared),
+        torch.utils.data.DataLoader(fixed, collate_fn=fixed.collate, pin_memory=pinned, **shared),
+    )
+
+
+def _augmentation(augment: Augment, steps: Preprocess) -> Callable[[Any], Any] | None:
+    if augment == "none":
+        return None
+    transforms = import_optional("torchvision.transforms.v2", "train", "augmentation")
+    if augment == "shift":
+        fill = tuple(round(value / steps.scale) for value in (steps.mean * 3)[:3])
+        return transforms.RandomAffine(0, translate=(0.1, 0.1), scale=(0.9, 1.1), fill=fill)  # type: ignore[no-any-return]
+    return transforms.Compose(  # type: ignore[no-any-return]
+        [
+            transforms.RandomResizedCrop(steps.size, scale=(0.4, 1.0), antialias=True),
+            transforms.RandomHorizontalFlip(),
+            transforms.ColorJitter(0.2, 0.2, 0.2),
+        ]
+    )
+
+
+def _scores(check: Labelled) -> nn.ModuleDict:
+    """Figures of classification by the name they are logged under."""
+    count = len(check.classes)
+    if check.multi_label:
+        return nn.ModuleDict({"val_map": torchmetrics.MultilabelAveragePrecision(count, average="macro")})
+    return nn.ModuleDict(
+        {
+            "val_accuracy": torchmetrics.MulticlassAccuracy(count, average="micro"),
+            "val_balanced_accuracy": torchmetrics.MulticlassAccuracy(count, average="macro"),
+        }
+    )
+
+
+def _export(network: nn.Module, card: Card, folder: Path) -> None:
+    """Write the weights and the card."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_whole(folder / WEIGHTS, save(tensors))
+    card.write(folder)

@@ -1,0 +1,278 @@
+"""A data set as training takes it: photos with (multi-)hot labels, split, and drawn so that rare classes or combinations count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from lucidcam import images
+from lucidcam.data import open_data
+from lucidcam.errors import DataError, InputError
+from lucidcam.preprocess import Preprocess
+from lucidcam.samples import Problem, Sample
+from lucidcam.types import Frame
+
+Array = npt.NDArray[np.float64]
+Sampling = Literal["uniform", "balanced", "decorrelated"]
+MOST_WEIGHT = 50.0
+"""No image is drawn more than so many times as often as another one of average weight, under decorrelated sampling."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Samples with the classes they hold.
+
+    Attributes:
+        name: of the data set.
+        samples: n of them.
+        labels: multi-hot `[n, K]`.
+        classes: K words.
+        multi_label: whether an image may hold several classes, or none.
+        problems: what could not be used.
+    """
+
+    name: str
+    samples: tuple[Sample, ...]
+    labels: Array
+    classes: tuple[str, ...]
+    multi_label: bool
+    problems: list[Problem] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def part(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Labelled:
+        """Some of the samples."""
+        return replace(self, samples=tuple(self.samples[i] for i in rows), labels=self.labels[np.asarray(rows, np.int64)])
+
+    def split(self, share: float, seed: int) -> tuple[Labelled, Labelled]:
+        """Split off a share, taken from each combination of labels alike; a combination's only image stays in the first part."""
+        rng = np.random.default_rng(seed)
+        second: list[int] = []
+        for group in self._combinations().values():
+            count = min(round(share * len(group)), len(group) - 1)
+            second += rng.permutation(group)[:count].tolist()
+        second = sorted(second)
+        first = sorted(set(range(len(self))) - set(second))
+        return self.part(first), self.part(second)
+
+    def class_weights(self) -> Tensor:
+        """Weights `[K]` of the loss that make rare classes count: `n / (K n_c)`; for several labels per image `(n − n_c) / n_c`."""
+        count = self.labels.sum(0).clip(min=1)
+        weights = (len(self) - count).clip(min=1) / count if self.multi_label else len(self) / (len(self.classes) * count)
+        return torch.tensor(weights, dtype=torch.float32)
+
+    def sampling_weights(self, sampling: Sampling) -> Array | None:
+        """How often each image is drawn, relative to the others `[n]`; None: each once.
+
+        "balanced": each class (and having none) as often as any other; an image of several classes as its rarest.
+        "decorrelated": label combinations as often as if labels were independent, `Π_k P(y_k) / P(y)`, at most 50 times the average.
+        """
+        if sampling == "uniform":
+            return None
+        if sampling == "balanced":
+            count = np.concatenate([self.labels.sum(0), [max(1, (self.labels.sum(1) == 0).sum())]])
+            present = np.concatenate([self.labels, self.labels.sum(1, keepdims=True) == 0], axis=1)
+            return np.asarray((present / count.clip(min=1)).max(1) * len(self))
+        chance = self.labels.mean(0)
+        independent = np.where(self.labels > 0, chance, 1 - chance).prod(1)
+        weights = np.empty(len(self))
+        for group in self._combinations().values():
+            weights[group] = independent[group] / (len(group) / len(self))
+        return np.asarray((weights / weights.mean()).clip(max=MOST_WEIGHT))
+
+    def _combinations(self) -> dict[tuple[float, ...], list[int]]:
+        groups: dict[tuple[float, ...], list[int]] = {}
+        for i, row in enumerate(self.labels.tolist()):
+            groups.setdefault(tuple(row), []).append(i)
+        return groups
+
+
+def read(
+    data: Any,
+    classes: Sequence[str] | Literal["present"] | None = None,
+    multi_label: bool | None = None,
+    limit: int | None = None,
+    format: str | None = None,
+    **options: Any,
+) -> Labelled:
+    """Read a data set's labels; no image is opened.
+
+    Args:
+        data: as for `lucidcam.data.open_data`.
+        classes: which, in this order; "present": those that have images, sorted; None: those the data set lists, else "present".
+        multi_label: whether an image may hold several classes, or none; None: whether one does.
+        limit: at most so many samples.
+        format: the data's format; None: found out.
+        options: the format's own.
+
+    Raises:
+        DataError: a class without images, a label outside the list, fewer than two classes, several labels where one is asked for.
+    """
+    dataset = open_data(data, format, **options).first(limit)
+    samples: list[Sample] = []
+    problems: list[Problem] = []
+    for each in dataset:
+        if isinstance(each, Problem):
+            problems.append(each)
+        else:
+            samples.append(each)
+    found = Counter(label for sample in samples for label in sample.labels)
+    if not found:
+        raise DataError(f"{dataset.name}: no image has a label; training needs image-level labels, one sub-folder per class for instance.")
+    if classes == "present" or (classes is None and dataset.classes is None):
+        names = tuple(sorted(found))
+    else:
+        names = tuple(dataset.classes or () if classes is None else classes)
+    _check_classes(dataset.name, names, found)
+    several = any(len(sample.labels) > 1 for sample in samples)
+    if multi_label is False and several:
+        raise DataError(f"{dataset.name}: some images have several labels; train multi-label, or give data with one label each.")
+    multi_label = several if multi_label is None else multi_label
+    if not multi_label:
+        problems += [Problem(each.name, f"{each.name}: it has no label") for each in samples if not each.labels]
+        samples = [each for each in samples if each.labels]
+    number = {name: k for k, name in enumerate(names)}
+    labels = np.zeros((len(samples), len(names)))
+    for i, sample in enumerate(samples):
+        labels[i, [number[label] for label in sample.labels]] = 1
+    return Labelled(dataset.name, tuple(samples), labels, names, multi_label, problems)
+
+
+def _check_classes(data: str, names: tuple[str, ...], found: Counter[str]) -> None:
+    strange = {label: count for label, count in found.items() if label not in names}
+    if strange:
+        shown = ", ".join(f"{label!r} ({count} images)" for label, count in list(strange.items())[:5])
+        raise DataError(f"{data}: labels outside the list of classes: {shown}; the list is {', '.join(names[:10])}. Add them, or relabel.")
+    empty = [name for name in names if name not in found]
+    if empty:
+        shown = ", ".join(map(repr, empty[:5])) + (", …" if len(empty) > 5 else "")
+        raise DataError(
+            f"{data}: {len(empty)} of {len(names)} classes have no images: {shown}; add images, or train on those that have some "
+            '(classes="present", --classes present).'
+        )
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise DataError(f"{data}: expected two classes or more, each once; got {', '.join(names)}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One photo, ready.
+
+    Attributes:
+        row: of the sample.
+        tensor: `[C, h, w]`; None where it cannot be read.
+        frame: where in the photo the input lies.
+        problem: why it cannot be read.
+    """
+
+    row: int
+    tensor: Tensor | None
+    frame: Frame | None = None
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Photos that could be read, and what could not.
+
+    Attributes:
+        inputs: `[B, C, h, w]`; None where none could.
+        labels: `[B, K]`.
+        rows: of the samples.
+        frames: where in the photos the inputs lie.
+        problems: with the others.
+    """
+
+    inputs: Tensor | None
+    labels: Tensor
+    rows: tuple[int, ...]
+    frames: tuple[Frame, ...]
+    problems: tuple[Problem, ...]
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
+        """On another device; Lightning asks for it."""
+        inputs = None if self.inputs is None else self.inputs.to(device, non_blocking=non_blocking)
+        return replace(self, inputs=inputs, labels=self.labels.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """In pinned memory; the data loader asks for it."""
+        return replace(self, inputs=None if self.inputs is None else self.inputs.pin_memory(), labels=self.labels.pin_memory())
+
+
+@dataclass(frozen=True, eq=False)
+class Photos(Dataset[Item]):
+    """Photos of samples, pre-processed.
+
+    Attributes:
+        data: the samples.
+        preprocess: from photo to input.
+        augment: a random change of the photo before; None: none.
+        seed: of the changes; each depends on the seed, the epoch and the place in it alone, not on workers or interruptions.
+    """
+
+    data: Labelled
+    preprocess: Preprocess
+    augment: Callable[[Any], Any] | None = None
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: Any) -> Item:
+        row, place, epoch = key if isinstance(key, tuple) else (key, key, 0)
+        sample = self.data.samples[row]
+        try:
+            photo, _ = images.read(sample.image)
+            size = photo.size
+            if self.augment is not None:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(hash((self.seed, epoch, place)) % 2**63)
+                    photo = self.augment(photo)
+            tensor = self.preprocess(photo)
+        except InputError as error:
+            return Item(row, None, problem=Problem.of(sample.name, error))
+        return Item(row, tensor, self.preprocess.frame(size))
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """Put photos into a batch, without those that could not be read."""
+        good = [each for each in items if each.tensor is not None]
+        rows = tuple(each.row for each in good)
+        labels = torch.from_numpy(self.data.labels[list(rows)]).float()
+        inputs = torch.stack([each.tensor for each in good if each.tensor is not None]) if good else None
+        frames = tuple(each.frame for each in good if each.frame is not None)
+        return Batch(inputs, labels, rows, frames, tuple(each.problem for each in items if each.problem is not None))
+
+
+class Drawn(Sampler[Any]):
+    """Draws as many samples as there are, anew in each epoch: (row, place, epoch).
+
+    Args:
+        count: how many samples there are.
+        weights: how often each is drawn, relative to the others; None: each once, in random order.
+        seed: of the draws; an epoch's draws depend on it and on the epoch alone.
+    """
+
+    def __init__(self, count: int, weights: Array | None, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+        self.chances = None if weights is None else weights / weights.sum()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls it before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        rows = rng.permutation(self.count) if self.chances is None else rng.choice(self.count, self.count, p=self.chances)
+        return iter([(int(row), place, self.epoch) for place, row in enumerate(rows)])

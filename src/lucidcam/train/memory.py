@@ -1,0 +1,224 @@
+"""M-CAM's memory on a frozen network (Kim & Ro, BMVC 2021)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lucidcam.data import ClassMap
+from lucidcam.errors import DataError, ModelError, OptionError
+from lucidcam.nn import Memory
+from lucidcam.nn.memory import Belongs, Loss, Losses
+from lucidcam.preprocess import Preprocess
+from lucidcam.samples import Problem
+from lucidcam.train._lightning import Task
+from lucidcam.train.features import Features, features_of
+from lucidcam.train.labelled import Drawn, Sampling, read
+from lucidcam.train.slots import Slots, slots_of
+from lucidcam.train.trainer import Training, checked, fit, schedule
+from lucidcam.types import Model
+
+FILE = "memory.safetensors"
+USUAL = {"epochs": 30, "batch_size": 64, "lr": 3e-3}
+"""A memory is small, and its features are at hand."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedMemory:
+    """A trained memory.
+
+    Attributes:
+        memory: for the method `mcam`: `lucidcam.explain(…, "mcam", memory=…)`.
+        file: where it is written; `--memory FILE` on the command line.
+        metrics: on the validation data, of the epoch that was kept: each loss by itself.
+        slots: what they hold.
+        problems: photos that could not be used.
+    """
+
+    memory: Memory
+    file: Path
+    metrics: Mapping[str, float]
+    slots: Slots
+    problems: tuple[Problem, ...]
+
+
+def train_memory(
+    data: Any,
+    model: Model,
+    *,
+    out: str | os.PathLike[str],
+    slots: int = 100,
+    temperature: float = 1.0,
+    layer: str | None = None,
+    sampling: Sampling = "uniform",
+    loss: Loss | None = None,
+    class_weights: bool = False,
+    class_map: Any = None,
+    classes: Sequence[str] | Literal["present"] | None = None,
+    validation_share: float = 0.1,
+    limit: int | None = None,
+    format: str | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> TrainedMemory:
+    """Train a memory on a network, which stays as it is; a killed training goes on when it is called again.
+
+    The network runs once over the photos; its features are kept in the folder (`features.npy`, float32). The defaults are the paper's,
+    but for what it does not tell.
+
+    Args:
+        data: photos with the image-level labels that the network was trained on, or others of the same classes.
+        model: the network; it needs a preprocessing.
+        out: folder for the memory, its views, log and checkpoints.
+        slots: N.
+        temperature: of the address softmaxes; 1 in the paper; smaller ones let an image address few slots.
+        layer: whose activations are the features; None: the model's own, or the last spatial one.
+        sampling: which images are drawn how often: "uniform" (the paper), "balanced", or "decorrelated", as if labels were independent:
+            without it the memory learns that objects which always occur together are one.
+        loss: "bce", or "cross_entropy" for one label per image; None: what the data has.
+        class_weights: rare classes weigh more in the classifiers' losses.
+        class_map: from the data's class names to the model's, where they differ (see `lucidcam.data.ClassMap`).
+        classes: which of the data's; "present": those that have images; None: those that the data lists.
+        validation_share: of the data, to choose the best epoch by.
+        limit: at most so many samples.
+        format: the data's format; None: found out.
+        data_options: of the format.
+        training: the fields of `Training`; by default 30 epochs of batches of 64, lr 0.003.
+
+    Raises:
+        DataError: the data cannot be used, or names classes that the network does not have; the folder cannot be written.
+        ModelError: the loss is no number any more; the best epoch before is kept.
+        OptionError: an unknown name; a folder that holds another training.
+    """
+    how, folder = Training.of({**USUAL, **training}), Path(out)
+    if not isinstance(model.preprocess, Preprocess):
+        raise OptionError(f"a memory's features need a lucidcam.preprocess.Preprocess; {model.name} brings code of its own, or none.")
+    if not 0 < validation_share < 1:
+        raise OptionError(f"expected 0 < validation_share < 1; got {validation_share}.")
+    everything = read(data, classes, None, limit, format, **dict(data_options or {}))
+    ids = _ids(model, everything.classes, class_map, everything.name)
+    if loss == "cross_entropy" and everything.multi_label:
+        raise OptionError("cross_entropy is for one label per image; this data has several: leave the loss out, or give bce.")
+    loss = loss or ("bce" if everything.multi_label else "cross_entropy")
+    before = model.fingerprint()
+    folder.mkdir(parents=True, exist_ok=True)
+    features = features_of(model, everything, layer, folder, "features", how.progress)
+    known, check = _split(features, validation_share, how.seed)
+    belongs = Belongs(before, model.name, features.layer, everything.classes, ids)
+    torch.manual_seed(how.seed)
+    memory = Memory(slots, features.maps.shape[1], features.maps.shape[2:], len(ids), temperature, belongs)
+    settings = {
+        "data": everything.name,
+        "samples": f"{len(known)} for training, {len(check)} for validation",
+        "classes": dict(zip(everything.classes, ids)),
+        "model": model.name,
+        "weights": before,
+        "layer": features.layer,
+        "preprocess": repr(model.preprocess),
+        "slots": slots,
+        "temperature": temperature,
+        "sampling": sampling,
+        "loss": loss,
+        "class_weights": class_weights,
+    }
+    weights = known.data.class_weights() if class_weights else None
+    fitted = fit(MemoryTask(memory, loss, weights, how), *_loaders(known, check, sampling, how), how, folder, settings, "memory")
+    memory.load_state_dict({name.removeprefix("memory."): value for name, value in fitted.state.items() if name.startswith("memory.")})
+    memory.cpu().eval()
+    try:
+        memory.save(folder / FILE)
+        views = slots_of(memory, known)
+        views.save(folder)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error.strerror or error}; mend that and run again.") from error
+    if fitted.diverged is not None:
+        raise ModelError(f"{fitted.diverged} Epoch {fitted.epoch}, the best before, is kept in {folder}.") from fitted.diverged
+    return TrainedMemory(memory, folder / FILE, fitted.metrics, views, (*everything.problems, *features.problems))
+
+
+class MemoryTask(Task):  # type: ignore[misc]
+    """What Lightning trains: the memory on features that were made before; the network itself is not here.
+
+    Args:
+        memory: to train.
+        loss: of its classifier.
+        weights: of the classes in it `[K]`.
+        training: how.
+    """
+
+    def __init__(self, memory: Memory, loss: Loss, weights: Tensor | None, training: Training) -> None:
+        super().__init__()
+        self.memory, self.loss, self.training_options = memory, loss, training
+        self.register_buffer("weights", weights, persistent=False)
+
+    def on_train_epoch_start(self) -> None:
+        """As in `GAPTask`: what is drawn hangs on the epoch alone."""
+        torch.manual_seed(self.training_options.seed + 1 + self.current_epoch)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
+        """The sum of the three losses, each of which is logged."""
+        losses = self.memory.losses(*batch, self.loss, self.weights)
+        self._log("train", losses, len(batch[0]))
+        return checked(losses.total, self, "training")
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], number: int) -> None:
+        """The losses, and how well the memory's own classifier does."""
+        features, labels = batch
+        losses = self.memory.losses(features, labels, self.loss)
+        self._log("val", losses, len(features))
+        checked(losses.total, self, "validation")
+        scores = self.memory(features)
+        if self.loss == "cross_entropy":
+            accuracy = (scores.argmax(1) == labels.argmax(1)).float().mean()
+        else:
+            accuracy = ((scores > 0) == (labels > 0)).float().mean()
+        self.log("val_accuracy", accuracy, on_epoch=True, batch_size=len(features), sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW on everything but the network."""
+        return schedule(self, [{"params": [*self.memory.parameters()]}], self.training_options)
+
+    def _log(self, part: str, losses: Losses, count: int) -> None:
+        for name, value in (
+            ("loss", losses.total),
+            ("classifier", losses.classifier),
+            ("sparse", losses.sparse),
+            ("address", losses.address),
+        ):
+            self.log(f"{part}_{name}", value, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
+
+
+def _ids(model: Model, classes: tuple[str, ...], class_map: Any, data: str) -> tuple[int, ...]:
+    """The network's class id of each of the data's classes."""
+    known = ClassMap.of(model, class_map)
+    found = [known.resolve(name) for name in classes]
+    if None in found:
+        name = classes[found.index(None)]
+        raise DataError(
+            f"{data}: the network {model.name} has no class {name!r}: {known.reasons.get(name, '')} Give class_map (--class-map), leave "
+            "the class out (classes, --classes), or train a network on these classes first (lucidcam train gap)."
+        )
+    return tuple(each for each in found if each is not None)
+
+
+def _split(features: Features, share: float, seed: int) -> tuple[Features, Features]:
+    """Features for training and for validation."""
+    data = features.data
+    _, check = data.split(share, seed)
+    names = {sample.name for sample in check.samples}
+    rows = [i for i, sample in enumerate(data.samples) if sample.name in names]
+    if not rows:
+        raise DataError(f"{data.name}: {len(data)} images are too few to keep some for validation; give more.")
+    return features.part(sorted(set(range(len(data))) - set(rows))), features.part(rows)
+
+
+def _loaders(known: Features, check: Features, sampling: Sampling, how: Training) -> tuple[Any, Any]:
+    drawn = Drawn(len(known), known.data.sampling_weights(sampling), how.seed)
+    return DataLoader(known, how.batch_size, sampler=drawn), DataLoader(check, how.batch_size)

@@ -1,0 +1,236 @@
+"""What both trainings share: Lightning's trainer, checkpoints to go on from, and what is said while it runs."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lucidcam.errors import DataError, ModelError, OptionError, unknown
+from lucidcam.storage import claim
+from lucidcam.train._lightning import Callback, lightning
+
+CHECKPOINTS = "checkpoints"
+MONITOR = "val_loss"
+METRICS = "lucidcam_metrics"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How long, how fast and where; the same for every training.
+
+    Attributes:
+        epochs: passes over the data.
+        batch_size: images at a time (per device).
+        lr: the largest learning rate of AdamW; it rises over the first twentieth of the steps and falls along a cosine.
+        weight_decay: of AdamW.
+        patience: stop after so many epochs without a smaller validation loss; None: never.
+        precision: of Lightning: "32-true", "16-mixed", "bf16-mixed", ….
+        accelerator: "auto", "cpu", "gpu", ….
+        devices: how many, or which; "auto": all.
+        strategy: "auto", "ddp", ….
+        workers: processes that read photos; None: as many as there are processors, up to 4, none for data in memory.
+        logger: "csv" (metrics.csv) or "tensorboard".
+        seed: of every draw.
+        restart: forget an earlier training in the folder instead of going on with it.
+        progress: a line per epoch, and a bar where standard error is a terminal; False: silent.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    patience: int | None = None
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    devices: int | str | list[int] = "auto"
+    strategy: str = "auto"
+    workers: int | None = None
+    logger: Literal["csv", "tensorboard"] = "csv"
+    seed: int = 0
+    restart: bool = False
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not self.lr > 0 or self.weight_decay < 0:
+            given = f"{self.epochs}, {self.batch_size}, {self.lr}, {self.weight_decay}"
+            raise OptionError(f"expected epochs ≥ 1, batch_size ≥ 1, lr > 0, weight_decay ≥ 0; got {given}.")
+        if self.logger not in ("csv", "tensorboard"):
+            raise OptionError(unknown("logger", str(self.logger), ("csv", "tensorboard")))
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Training:
+        """From keyword arguments.
+
+        Raises:
+            OptionError: for one that does not exist.
+        """
+        known = [each.name for each in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise OptionError(f"training: {unknown('option', name, known)}")
+        return cls(**options)
+
+    def described(self) -> dict[str, Any]:
+        """What decides the result."""
+        names = ("epochs", "batch_size", "lr", "weight_decay", "patience", "precision", "seed")
+        return {name: getattr(self, name) for name in names}
+
+
+class DivergedError(ModelError):
+    """The loss is no number any more."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training left.
+
+    Attributes:
+        state: of the best epoch, by parameter name.
+        epoch: which one that was, counted from 1.
+        metrics: what was logged in it.
+        diverged: why training stopped before its end; None: it did not.
+    """
+
+    state: dict[str, Tensor]
+    epoch: int
+    metrics: dict[str, float]
+    diverged: DivergedError | None
+
+
+def checked(loss: Tensor, task: Any, where: str) -> Tensor:
+    """The loss, when it is a number.
+
+    Raises:
+        DivergedError: otherwise.
+    """
+    if not bool(torch.isfinite(loss)):
+        raise DivergedError(
+            f"the {where} loss became {float(loss)} in epoch {task.current_epoch + 1}, step {task.global_step}: use a smaller lr, 32-true "
+            "precision, or look for broken images."
+        )
+    return loss
+
+
+def schedule(task: Any, groups: list[dict[str, Any]], training: Training) -> dict[str, Any]:
+    """AdamW with a warm-up and a cosine, for `configure_optimizers`."""
+    optimizer = torch.optim.AdamW(groups, lr=training.lr, weight_decay=training.weight_decay)
+    steps = max(1, int(task.trainer.estimated_stepping_batches))
+    warm = max(1, steps // 20)
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(1.0, (step - warm) / max(1, steps - warm))))))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, settings: Mapping[str, Any], what: str) -> Fitted:
+    """Train, or go on with what a killed training left in the folder.
+
+    Args:
+        task: a Lightning module that logs `val_loss`.
+        train: a loader.
+        validation: a loader.
+        training: how.
+        out: the folder.
+        settings: of all that decides the result: a training with others is refused.
+        what: is trained, for messages.
+
+    Raises:
+        OptionError: the folder holds another training.
+        DataError: the folder cannot be written: a full disk, say.
+    """
+    claim(out, {**settings, **training.described()}, f"a training of {what}", training.restart)
+    folder = out / CHECKPOINTS
+    if training.restart:
+        for old in folder.glob("*.ckpt"):
+            old.unlink()
+    best = lightning.callbacks.ModelCheckpoint(
+        folder, filename="best", monitor=MONITOR, mode="min", save_last=True, enable_version_counter=False, save_on_exception=False
+    )
+    callbacks = [best, Told(what, training.progress)]
+    if training.patience is not None:
+        callbacks.append(lightning.callbacks.EarlyStopping(MONITOR, patience=training.patience, mode="min", check_finite=False))
+    shown = sys.stderr.isatty() and training.progress is not False
+    if shown:
+        callbacks.append(lightning.callbacks.RichProgressBar(leave=False))
+    diverged = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice about workers, intervals and folders that are not empty
+        trainer = lightning.Trainer(
+            max_epochs=training.epochs,
+            precision=training.precision,
+            accelerator=training.accelerator,
+            devices=training.devices,
+            strategy=training.strategy,
+            logger=_logger(training, out),
+            callbacks=callbacks,
+            enable_progress_bar=shown,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=10,
+        )
+        try:
+            trainer.fit(task, train, validation, ckpt_path=_latest(folder), weights_only=True)
+        except DivergedError as error:
+            diverged = error
+        except OSError as error:
+            raise DataError(
+                f"{out} cannot be written: {error.strerror or error}; mend that and run again: training goes on from its last checkpoint."
+            ) from error
+    kept = _read(folder / "best.ckpt")
+    if kept is None:
+        raise diverged or ModelError(f"training left no checkpoint in {folder}; was the validation loss never a number?")
+    return Fitted(kept["state_dict"], int(kept["epoch"]) + 1, kept[METRICS], diverged)
+
+
+def _logger(training: Training, out: Path) -> Any:
+    if training.logger == "tensorboard":
+        return lightning.loggers.TensorBoardLogger(out, name="tensorboard", version="")
+    return lightning.loggers.CSVLogger(out, name="log", version="")
+
+
+def _latest(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole: a kill may have left half of the last one."""
+    for path in sorted(folder.glob("*.ckpt"), key=lambda each: each.stat().st_mtime, reverse=True):
+        if _read(path) is not None:
+            return path
+    return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises anything on half a file
+        return None
+    return found
+
+
+class Told(Callback):  # type: ignore[misc]
+    """One line per epoch, on standard error; and each epoch's figures in its checkpoint."""
+
+    def __init__(self, what: str, shown: bool | None) -> None:
+        self.what, self.shown = what, shown is not False
+
+    def on_train_epoch_end(self, trainer: Any, task: Any) -> None:
+        """Say how it goes."""
+        if self.shown and trainer.is_global_zero:
+            told = ", ".join(f"{name} {value:.4g}" for name, value in _metrics(trainer).items())
+            sys.stderr.write(f"{self.what}: epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {told}\n")
+
+    def on_save_checkpoint(self, trainer: Any, task: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the figures with the weights they are of."""
+        checkpoint[METRICS] = _metrics(trainer)
+
+
+def _metrics(trainer: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
