@@ -61,5 +61,5 @@ def claim(folder: Path, settings: Mapping[str, Any], what: str, restart: bool = 
             write_whole(told, text.encode())
     except OSError as error:
         raise OptionError(f"cannot keep results in {folder}: {error.strerror or error}.") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise OptionError(f"{told} cannot be read ({error}); take it away, or restart (restart=True, --restart).") from None

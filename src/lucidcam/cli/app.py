@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lucidcam.cli import discover, evaluate, explain, layers, localize, methods, metrics, models
+from lucidcam.cli import discover, evaluate, explain, layers, localize, methods, metrics, models, train
 
 app = typer.Typer(
     name="lucidcam",
@@ -21,6 +21,7 @@ app.command("explain", context_settings=explain.CONTEXT, no_args_is_help=True)(e
 app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
 app.command("localize", context_settings=localize.CONTEXT, no_args_is_help=True)(localize.localize)
 app.command("discover", context_settings=discover.CONTEXT, no_args_is_help=True)(discover.discover)
+app.add_typer(train.app, name="train")
 app.command("methods")(methods.methods)
 app.command("metrics")(metrics.metrics)
 app.command("models")(models.models)

@@ -27,15 +27,19 @@ class MCAM(Method):
     `w_k = exp cos(f_k, S_{n_c,k})` over the positions of channel k; `M = Σ_k w_k f_k`. The published text leaves S's shape and that axis
     to the reader; this is the reading that fits its equations. The weights lie in [1/e, e], so that the map stays near `Σ_k f_k`.
 
-    `weights="gradient"`: Grad-CAM through the memory's classifier, `w_k = ∂z_c/∂q_k`, `M = ReLU(Σ_k w_k f_k)`. With a memory that was
-    trained with label-decorrelated sampling it tells apart objects that always occur together, which the published form does not (see the
-    page about M-CAM).
+    Two forms go beyond the paper. With a memory that was trained with label-decorrelated sampling they tell apart objects that always
+    occur together, which the published form does not (see the page about M-CAM):
+
+    `weights="gradient"`: Grad-CAM through the memory's classifier, `w_k = mean_u ∂z_c/∂f_k(u)`, `M = ReLU(Σ_k w_k f_k)`.
+
+    `weights="evidence"`: what each place adds to the memory's score, above the average place: `M = ReLU(M_c(u) − mean_u M_c(u))` with
+    `mean_u M_c(u) + bias = z_c`. Needs a memory that reads places.
 
     Needs a memory of `lucidcam train memory` for this very network; it looks at the layer the memory was trained on.
 
     Attributes:
         memory: the memory's file, or a `lucidcam.nn.Memory`.
-        weights: "slot" or "gradient".
+        weights: "slot" (the paper), "gradient" or "evidence".
         draws: how many times noise is drawn in the slot search; scores are averaged.
     """
 
@@ -44,12 +48,12 @@ class MCAM(Method):
     cost = "1 forward; needs a memory"
 
     memory: str | Path | Memory | None = None
-    weights: Literal["slot", "gradient"] = "slot"
+    weights: Literal["slot", "gradient", "evidence"] = "slot"
     draws: int = 1
 
     def __post_init__(self) -> None:
-        if self.weights not in ("slot", "gradient"):
-            raise OptionError(f"mcam: expected weights 'slot' or 'gradient'; got {self.weights!r}.")
+        if self.weights not in ("slot", "gradient", "evidence"):
+            raise OptionError(f"mcam: expected weights 'slot', 'gradient' or 'evidence'; got {self.weights!r}.")
         if self.draws < 1:
             raise OptionError(f"mcam: expected draws ≥ 1; got {self.draws}.")
 
@@ -95,13 +99,16 @@ class MCAM(Method):
             raise ModelError(f"mcam: the memory has {memory.key.shape[1]} channels, the layer {run.layer.name!r} {features.shape[2]}.")
         classes = self._classes(run)
         rows = torch.arange(len(classes), device=classes.device)[:, None]
-        query = spatial_mean(features)[:, 0]
+        maps = features[:, 0]
         if self.weights == "gradient":
-            return weighted_sum(memory.class_weights(query)[rows, classes], features).relu()
+            return weighted_sum(spatial_mean(memory.gradients(maps)[rows, classes]), features).relu()
         with torch.no_grad():
-            noise = torch.randn(self.draws, *memory.key.shape, generator=run.generator(), device=query.device, dtype=query.dtype)
-            slots = memory.search(query, noise).gather(1, classes)
-            return weighted_sum(memory.slot_weights(features[:, 0], slots), features)
+            if self.weights == "evidence":
+                evidence = memory.evidence(maps)[rows, classes]
+                return (evidence - evidence.mean((-2, -1), keepdim=True)).relu()
+            noise = torch.randn(self.draws, *memory.key.shape, generator=run.generator(), device=maps.device, dtype=maps.dtype)
+            slots = memory.search(maps, noise).gather(1, classes)
+            return weighted_sum(memory.slot_weights(maps, slots), features)
 
     def _classes(self, run: Run) -> Tensor:
         """The memory's classes that are asked for, `[B, T]`."""

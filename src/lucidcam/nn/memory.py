@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lucidcam.errors import ModelError, OptionError
+from lucidcam.errors import ModelError, OptionError, unknown
 
 Loss = Literal["bce", "cross_entropy"]
+Read = Literal["query", "places"]
 KIND = "lucidcam memory"
+SHORTEST = 1e-12
+"""Shorter vectors have no direction; their cosines are 0."""
+
+RIDGE = 1e-3
+"""Of the mean variance, added to each: directions without any variance are not blown up."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,18 @@ class Memory(nn.Module):
     `p` of `q` and the keys, `p'` of the encoded label and the values, `p_s` of `f` and the spatial slots. `v = p V` is read for an image,
     `v_t = p' V` for its label, and `z = fc([v, q])` are class scores.
 
+    Two things go beyond the paper, and are off by default. `read="places"`: each place of the features has an address of its own,
+    `p = mean_u p(u)`, so that `z` is a mean over places and says where its evidence lies (`evidence`). `whiten`: features are centred and
+    decorrelated before, `f' = A (f − μ)` with `A = cov(q)^(−1/2)`: those of a network after a ReLU all point the same way, so that
+    cosines hardly differ, and what sets two classes apart that always occur together is small beside what they share.
+
     Args:
         slots: N.
         channels: c, of the features.
         grid: (h, w) of the features.
         classes: how many.
         temperature: of the softmaxes; 1 in the paper. Cosines lie in [−1, 1], so that at 1 no slot gets more than e² times another.
+        read: "query" (the paper) or "places".
         belongs: what it belongs to; needed for saving.
 
     Attributes:
@@ -80,7 +93,12 @@ class Memory(nn.Module):
         spatial: S `[N, c, h, w]`.
         label_encoder: G, an MLP from (multi-)hot labels to `[c]`; for training only.
         classifier: fc, from `[v, q]` to class scores.
+        mean: μ `[c]`; zeros unless `whiten` was called.
+        whitening: A `[c, c]`; the identity unless `whiten` was called.
     """
+
+    mean: Tensor
+    whitening: Tensor
 
     def __init__(
         self,
@@ -89,44 +107,69 @@ class Memory(nn.Module):
         grid: tuple[int, ...],
         classes: int,
         temperature: float = 1.0,
+        read: Read = "query",
         belongs: Belongs | None = None,
     ) -> None:
         super().__init__()
         if slots < 1 or channels < 1 or classes < 1 or not temperature > 0:
             given = f"{slots}, {channels}, {classes}, {temperature}"
             raise OptionError(f"expected slots, channels and classes ≥ 1, temperature > 0; got {given}.")
+        if read not in get_args(Read):
+            raise OptionError(unknown("way to read", str(read), get_args(Read)))
         self.temperature = float(temperature)
+        self.read: Read = read
         self.belongs = belongs
         self.key = nn.Parameter(torch.randn(slots, channels))
         self.value = nn.Parameter(torch.randn(slots, channels))
         self.spatial = nn.Parameter(torch.randn(slots, channels, *grid))
         self.label_encoder = nn.Sequential(nn.Linear(classes, channels), nn.ReLU(), nn.Linear(channels, channels))
         self.classifier = nn.Linear(2 * channels, classes)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("whitening", torch.eye(channels))
 
     @property
     def slots(self) -> int:
         """N."""
         return len(self.key)
 
-    def address(self, query: Tensor) -> Tensor:
-        """Address `p` `[B, N]` of queries `[B, c]`: `softmax_i cos(q, K_i)`."""
-        return self._softmax(cosines(query, self.key))
+    # ------------------------------------------------------------------------------------------------------------- features
 
-    def label_address(self, labels: Tensor) -> Tensor:
-        """Address `p'` `[B, N]` of (multi-)hot labels `[B, classes]`: `softmax_i cos(G(y), V_i)`."""
-        return self._softmax(cosines(self.label_encoder(labels), self.value))
+    def whiten(self, queries: Tensor) -> None:
+        """From now on centre and decorrelate features as these queries `[n, c]` of training images say."""
+        values, vectors = torch.linalg.eigh(torch.cov(queries.double().t()))
+        scale = (values.clamp(min=0) + RIDGE * values.mean()).rsqrt()
+        self.mean.copy_(queries.mean(0))
+        self.whitening.copy_(vectors * scale @ vectors.t())
 
-    def spatial_address(self, features: Tensor) -> Tensor:
-        """Address `p_s` `[B, N]` of features `[B, c, h, w]`: `softmax_i cos(f, S_i)` over all their numbers."""
-        return self._softmax(cosines(features.flatten(1), self.spatial.flatten(1)))
+    def prepared(self, features: Tensor) -> Tensor:
+        """Features `[B, c, h, w]` as the memory takes them: detached, and whitened where it was told how."""
+        places = features.detach().flatten(2) - self.mean[:, None]
+        return (self.whitening @ places).reshape(features.shape)
 
-    def scores(self, query: Tensor) -> Tensor:
-        """Class scores `z` `[B, classes]` of queries `[B, c]`."""
-        return self._classified(self.address(query) @ self.value, query)
+    # ------------------------------------------------------------------------------------------------------------ addresses
+
+    def log_addresses(self, features: Tensor) -> Tensor:
+        """Logarithms of the addresses `[B, P, N]` of prepared features: of the query alone, or of each place."""
+        return self._log_softmax(cosines(self._read_at(features), self.key))
+
+    def log_address(self, features: Tensor) -> Tensor:
+        """Logarithm of the address `p` `[B, N]` of prepared features: `softmax_i cos(q, K_i)`, or its mean over places."""
+        places = self.log_addresses(features)
+        return places.logsumexp(1) - math.log(places.shape[1])
+
+    def log_label_address(self, labels: Tensor) -> Tensor:
+        """Logarithm of the address `p'` `[B, N]` of (multi-)hot labels `[B, classes]`: `softmax_i cos(G(y), V_i)`."""
+        return self._log_softmax(cosines(self.label_encoder(labels), self.value))
+
+    def log_spatial_address(self, features: Tensor) -> Tensor:
+        """Logarithm of the address `p_s` `[B, N]` of prepared features: `softmax_i cos(f, S_i)` over all their numbers."""
+        return self._log_softmax(cosines(features.flatten(1), self.spatial.flatten(1)))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Class scores `[B, classes]` of features `[B, c, h, w]`."""
-        return self.scores(features.flatten(2).mean(-1))
+        """Class scores `z` `[B, classes]` of features `[B, c, h, w]`."""
+        return self._scores(self.prepared(features))
+
+    # ------------------------------------------------------------------------------------------------------------- training
 
     def losses(self, features: Tensor, labels: Tensor, loss: Loss = "bce", weight: Tensor | None = None) -> Losses:
         """The training losses (section 3.2 of the paper): `L = L_classifier + L_sparse + L_address`.
@@ -135,15 +178,15 @@ class Memory(nn.Module):
             features: `[B, c, h, w]`; no gradient flows to them.
             labels: (multi-)hot `[B, classes]`.
             loss: "bce", or "cross_entropy" for one label per image.
-            weight: of each class `[classes]`.
+            weight: `[classes]`; of each class's positives for "bce", of each class for "cross_entropy".
         """
-        features = features.detach()
+        features = self.prepared(features)
         query = features.flatten(2).mean(-1)
-        image, label, spatial = self.address(query), self.label_address(labels), self.spatial_address(features)
-        read, taught = image @ self.value, label @ self.value
+        image, label, spatial = self.log_address(features), self.log_label_address(labels), self.log_spatial_address(features)
+        read, taught = image.exp() @ self.value, label.exp() @ self.value
 
         def classified(value: Tensor) -> Tensor:
-            scores = self._classified(value, query)
+            scores = self.classifier(torch.cat([value, query], dim=-1))
             if loss == "cross_entropy":
                 return F.cross_entropy(scores, labels, weight=weight)
             return F.binary_cross_entropy_with_logits(scores, labels, pos_weight=weight)
@@ -154,25 +197,29 @@ class Memory(nn.Module):
             address=_divergence(label, spatial) + _divergence(label, image),
         )
 
-    def search(self, query: Tensor, noise: Tensor) -> Tensor:
+    # ----------------------------------------------------------------------------------------------------------- explaining
+
+    def search(self, features: Tensor, noise: Tensor) -> Tensor:
         """Which slot each class needs (section 3.3): the one whose key, replaced by noise, lowers the class's score most.
 
         Args:
-            query: `[B, c]`.
+            features: `[B, c, h, w]`.
             noise: `[draws, N, c]`, drawn from N(0, 1); scores are averaged over draws.
 
         Returns:
             Slots `[B, classes]`.
         """
-        # Replacing one key changes one term of the softmax's sum: all N scores follow from sums over slots, without a loop.
-        own = cosines(query, self.key)
-        other = F.normalize(query, dim=-1) @ F.normalize(noise, dim=-1).transpose(-1, -2)  # [draws, B, N]
-        largest = torch.maximum(own.amax(-1, keepdim=True), other.amax((0, 2)).unsqueeze(-1))
-        e, changed = ((x - largest).div(self.temperature).exp() for x in (own, other))
-        spoken = self.value @ self.classifier.weight[:, : self.value.shape[1]].t()  # what each slot says of each class [N, classes]
-        total = (e @ spoken).unsqueeze(1) + (changed - e).unsqueeze(-1) * spoken
-        scores = total / (e.sum(-1, keepdim=True) + changed - e).unsqueeze(-1)  # [draws, B, N, classes], but for what q adds to all alike
-        return scores.mean(0).argmin(1)
+        # Replacing one key changes one term of the softmax's sums: all N scores follow from sums over the other slots, without a loop.
+        # Those sums are made from both ends, since subtracting a slot that has nearly all the weight would leave rounding errors.
+        asked = self._read_at(self.prepared(features)).double()
+        own = cosines(asked, self.key.double()) / self.temperature  # [B, P, N]
+        other = torch.einsum("bpc,dnc->dbpn", F.normalize(asked, dim=-1), F.normalize(noise.double(), dim=-1)) / self.temperature
+        top = torch.maximum(own.amax(-1, keepdim=True), other.amax((0, 3)).unsqueeze(-1))
+        e, changed = (own - top).exp(), (other - top).exp()
+        spoken = (self.value @ self.classifier.weight[:, : self.value.shape[1]].t()).double()  # what a slot says of a class [N, classes]
+        words = _others(e.unsqueeze(-1) * spoken, -2) + changed.unsqueeze(-1) * spoken
+        scores = words / (_others(e, -1) + changed).unsqueeze(-1)  # [draws, B, P, N, classes], but for what q adds to all alike
+        return scores.mean((0, 2)).argmin(1)
 
     def slot_weights(self, features: Tensor, slots: Tensor) -> Tensor:
         """Channel weights by likeness to a slot: `w_k = exp cos(f_k, S_{n,k})` over the positions of channel k.
@@ -184,18 +231,33 @@ class Memory(nn.Module):
         Returns:
             `[B, T, c]`, between 1/e and e.
         """
-        spatial: Tensor = self.spatial
-        if features.shape[2:] != spatial.shape[2:]:
-            spatial = F.interpolate(spatial, features.shape[2:], mode="bilinear", align_corners=False)
-        likeness = torch.stack([F.cosine_similarity(features.flatten(2), spatial[column].flatten(2), dim=-1) for column in slots.t()], 1)
+        prepared, spatial = self.prepared(features).flatten(2), self._spatial_for(features)
+        likeness = torch.stack([F.cosine_similarity(prepared, spatial[column].flatten(2), dim=-1) for column in slots.t()], dim=1)
         return likeness.exp()
 
-    def class_weights(self, query: Tensor) -> Tensor:
-        """Gradient of each class score with respect to the query, `[B, classes, c]`: through addresses, values and classifier."""
+    def gradients(self, features: Tensor) -> Tensor:
+        """Gradient of each class score with respect to the features `[B, classes, c, h, w]`, through addresses, values and classifier."""
         with torch.enable_grad():
-            asked = query.detach().requires_grad_()
-            scores = self.scores(asked).sum(0)
-            return torch.stack([torch.autograd.grad(score, asked, retain_graph=True)[0] for score in scores], dim=1)
+            asked = self.prepared(features).requires_grad_()
+            scores = self._scores(asked).sum(0)
+            found = torch.stack([torch.autograd.grad(score, asked, retain_graph=True)[0] for score in scores], dim=1)
+        return torch.einsum("ij,bti...->btj...", self.whitening, found)
+
+    def evidence(self, features: Tensor) -> Tensor:
+        """What each place adds to each class score `[B, classes, h, w]`: `M_c(u) = a_c · p(u) V + b_c · f'_u` with `fc = [a, b]`.
+
+        Its mean over places and the bias are the class score: `mean_u M_c(u) + bias_c = z_c`.
+
+        Raises:
+            OptionError: the memory does not read places.
+        """
+        if self.read != "places":
+            raise OptionError('the evidence of each place needs a memory that reads places: train one with read="places" (--read places).')
+        prepared = self.prepared(features)
+        places = prepared.flatten(2).transpose(1, 2)
+        values = self.log_addresses(prepared).exp() @ self.value
+        found = F.linear(torch.cat([values, places], dim=-1), self.classifier.weight)
+        return found.transpose(1, 2).reshape(len(features), -1, *features.shape[2:])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the memory, and what it belongs to, as one safetensors file.
@@ -205,7 +267,7 @@ class Memory(nn.Module):
         """
         if self.belongs is None:
             raise OptionError("a memory is saved with what it belongs to: set memory.belongs.")
-        told = {"kind": KIND, "temperature": str(self.temperature), "belongs": json.dumps(asdict(self.belongs))}
+        told = {"kind": KIND, "temperature": str(self.temperature), "read": self.read, "belongs": json.dumps(asdict(self.belongs))}
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}, Path(path), told)
 
     @classmethod
@@ -229,23 +291,47 @@ class Memory(nn.Module):
         given: dict[str, Any] = json.loads(told["belongs"])
         belongs = Belongs(**{**given, "labels": tuple(given["labels"]), "ids": tuple(given["ids"])})
         slots, channels, *grid = tensors["spatial"].shape
-        memory = cls(slots, channels, tuple(grid), len(belongs.labels), float(told["temperature"]), belongs)
+        memory = cls(slots, channels, tuple(grid), len(belongs.labels), float(told["temperature"]), told["read"], belongs)
         memory.load_state_dict(tensors)
         return memory.eval()
 
-    def _softmax(self, cosines: Tensor) -> Tensor:
-        return (cosines / self.temperature).softmax(-1)
-
-    def _classified(self, value: Tensor, query: Tensor) -> Tensor:
-        found: Tensor = self.classifier(torch.cat([value, query], dim=-1))
+    def _scores(self, prepared: Tensor) -> Tensor:
+        value = self.log_address(prepared).exp() @ self.value
+        found: Tensor = self.classifier(torch.cat([value, prepared.flatten(2).mean(-1)], dim=-1))
         return found
+
+    def _read_at(self, prepared: Tensor) -> Tensor:
+        """What is compared with the keys `[B, P, c]`: the query alone, or each place."""
+        places = prepared.flatten(2).transpose(1, 2)
+        return places if self.read == "places" else places.mean(1, keepdim=True)
+
+    def _spatial_for(self, features: Tensor) -> Tensor:
+        """S in the features' grid."""
+        spatial: Tensor = self.spatial
+        if features.shape[2:] != spatial.shape[2:]:
+            spatial = F.interpolate(spatial, features.shape[2:], mode="bilinear", align_corners=False)
+        return spatial
+
+    def _log_softmax(self, cosines: Tensor) -> Tensor:
+        return (cosines / self.temperature).log_softmax(-1)
 
 
 def cosines(x: Tensor, slots: Tensor) -> Tensor:
-    """Cosine similarities `[B, N]` of `[B, d]` and `[N, d]`."""
-    return F.normalize(x, dim=-1) @ F.normalize(slots, dim=-1).t()
+    """Cosine similarities `[..., N]` of `[..., d]` and `[N, d]`."""
+    lengths = x.norm(dim=-1, keepdim=True).clamp(min=SHORTEST) * slots.norm(dim=-1).clamp(min=SHORTEST)
+    found: Tensor = x @ slots.t() / lengths  # after the product: no copies of long features
+    return found
 
 
 def _divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p ‖ q), averaged over images."""
-    return F.kl_div(q.clamp(min=1e-12).log(), p, reduction="batchmean")
+    """KL(p ‖ q) of logarithms, averaged over images."""
+    return F.kl_div(q, p, reduction="batchmean", log_target=True)
+
+
+def _others(x: Tensor, dim: int) -> Tensor:
+    """For each entry along an axis the sum of all the others."""
+    before = x.cumsum(dim).roll(1, dim)
+    after = x.flip(dim).cumsum(dim).roll(1, dim).flip(dim)
+    before.select(dim, 0).zero_()
+    after.select(dim, -1).zero_()
+    return before + after

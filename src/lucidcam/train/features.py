@@ -23,50 +23,50 @@ from lucidcam.storage import write_whole
 from lucidcam.train.labelled import Labelled, Photos
 from lucidcam.types import Model
 
+Maps = npt.NDArray[Any]
+
 AT_ONCE = 32
 SAVED = 512
 """Images between two notes of how far it got."""
 
 
-class Features(Dataset[tuple[Tensor, Tensor]]):
+class Features(Dataset[Any]):
     """Features and labels of the photos that could be read.
 
-    Attributes:
-        data: the samples, as many as there are features.
-        maps: `[n, c, h, w]`, float32, read from disk as they are asked for.
+    Args:
+        data: the samples.
+        maps: `[m, c, h, w]`, float32, read from disk as they are asked for.
+        rows: of the samples in `maps`.
         layer: whose activations they are.
         problems: photos that could not be read.
     """
 
-    def __init__(self, data: Labelled, maps: npt.NDArray[np.float32], layer: str, problems: Sequence[Problem]) -> None:
-        self.data, self.maps, self.layer, self.problems = data, maps, layer, tuple(problems)
+    def __init__(self, data: Labelled, maps: Maps, rows: Maps, layer: str, problems: tuple[Problem, ...]) -> None:
+        self.data, self.maps, self.rows, self.layer, self.problems = data, maps, rows, layer, problems
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, key: Any) -> tuple[Tensor, Tensor]:
-        row = key[0] if isinstance(key, tuple) else key
-        return torch.from_numpy(np.array(self.maps[row])), torch.from_numpy(self.data.labels[row]).float()
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        maps, labels = self.__getitems__([row])
+        return maps[0], labels[0]
 
-    def batches(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """All of them, in order."""
-        return DataLoader(self, batch_size=256)
+    def __getitems__(self, keys: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """A whole batch at once: maps `[B, c, h, w]` and labels `[B, K]`; the loader asks for it."""
+        rows = [key[0] if isinstance(key, tuple) else key for key in keys]
+        return torch.from_numpy(np.asarray(self.maps[self.rows[rows]])), torch.from_numpy(self.data.labels[rows]).float()
+
+    def loader(self, batch_size: int = 256, sampler: Any = None) -> DataLoader[Any]:
+        """Batches of maps and labels; all of them in order without a sampler."""
+        return DataLoader(self, batch_size, sampler=sampler, collate_fn=_as_it_is)
 
     def part(self, rows: Sequence[int]) -> Features:
         """Some of them; the maps stay on disk."""
-        return _Part(self, rows)
+        return Features(self.data.part(rows), self.maps, self.rows[list(rows)], self.layer, self.problems)
 
 
-class _Part(Features):
-    """Rows of other features."""
-
-    def __init__(self, whole: Features, rows: Sequence[int]) -> None:
-        super().__init__(whole.data.part(rows), whole.maps, whole.layer, whole.problems)
-        self.rows = list(rows)
-
-    def __getitem__(self, key: Any) -> tuple[Tensor, Tensor]:
-        row = key[0] if isinstance(key, tuple) else key
-        return torch.from_numpy(np.array(self.maps[self.rows[row]])), torch.from_numpy(self.data.labels[row]).float()
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def features_of(model: Model, data: Labelled, layer: str | None, folder: Path, name: str, progress: bool | None) -> Features:
@@ -95,8 +95,8 @@ def features_of(model: Model, data: Labelled, layer: str | None, folder: Path, n
     rows = state["rows"]
     if not rows:
         raise DataError(f"{data.name}: none of the {len(data)} photos can be read; the first: {state['problems'][0]['error']}")
-    kept = maps[: len(rows)]
-    return Features(data.part(rows), kept, state["layer"], [Problem(**each) for each in state["problems"]])
+    problems = tuple(Problem(**each) for each in state["problems"])
+    return Features(data.part(rows), maps, np.arange(len(rows)), state["layer"], problems)
 
 
 def _state(told: Path, key: str, path: Path) -> dict[str, Any] | None:

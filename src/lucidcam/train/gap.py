@@ -147,7 +147,7 @@ def train_gap(
     assert isinstance(network, GAPNetwork)
     fresh = architecture is None or architecture in ("gap:small", "gap:nin") or not pretrained
     task = GAPTask(network, check, how, train.class_weights() if class_weights else None, freeze, 1.0 if fresh else BACKBONE_RATE)
-    fitted = fit(task, *_loaders(train, check, model, augment, sampling, how), how, folder, settings, "gap")
+    fitted = fit(task, *_loaders(train, check, model, augment, sampling, how), how, folder, settings, "network")
     network.load_state_dict({name.removeprefix("network."): value for name, value in fitted.state.items() if name.startswith("network.")})
     card = Card(architecture, built, train.classes, network.layer, _steps(model), train.multi_label, fitted.metrics, settings)
     _export(network, card, folder)

@@ -22,7 +22,7 @@ from lucidcam.types import Frame
 
 Array = npt.NDArray[np.float64]
 Sampling = Literal["uniform", "balanced", "decorrelated"]
-MOST_WEIGHT = 50.0
+MOST_WEIGHT = 20.0
 """No image is drawn more than so many times as often as another one of average weight, under decorrelated sampling."""
 
 
@@ -74,7 +74,7 @@ class Labelled:
         """How often each image is drawn, relative to the others `[n]`; None: each once.
 
         "balanced": each class (and having none) as often as any other; an image of several classes as its rarest.
-        "decorrelated": label combinations as often as if labels were independent, `Π_k P(y_k) / P(y)`, at most 50 times the average.
+        "decorrelated": label combinations as often as if labels were independent, `Π_k P(y_k) / P(y)`, at most 20 times the average.
         """
         if sampling == "uniform":
             return None

@@ -10,12 +10,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lucidcam.data import ClassMap
 from lucidcam.errors import DataError, ModelError, OptionError
 from lucidcam.nn import Memory
-from lucidcam.nn.memory import Belongs, Loss, Losses
+from lucidcam.nn.memory import Belongs, Loss, Losses, Read
 from lucidcam.preprocess import Preprocess
 from lucidcam.samples import Problem
 from lucidcam.train._lightning import Task
@@ -26,8 +25,12 @@ from lucidcam.train.trainer import Training, checked, fit, schedule
 from lucidcam.types import Model
 
 FILE = "memory.safetensors"
-USUAL = {"epochs": 30, "batch_size": 64, "lr": 3e-3}
+USUAL = {"epochs": 20, "batch_size": 64, "lr": 3e-3}
 """A memory is small, and its features are at hand."""
+
+PAPER: dict[str, Any] = {"slots": 100, "temperature": 1.0, "read": "query", "whiten": False, "sampling": "uniform"}
+UNBIASED: dict[str, Any] = {"slots": 64, "temperature": 0.1, "read": "places", "whiten": True, "sampling": "decorrelated"}
+UNBIASED_LR = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +57,13 @@ def train_memory(
     model: Model,
     *,
     out: str | os.PathLike[str],
-    slots: int = 100,
-    temperature: float = 1.0,
+    unbiased: bool = False,
+    slots: int | None = None,
+    temperature: float | None = None,
+    read_at: Read | None = None,
+    whiten: bool | None = None,
+    sampling: Sampling | None = None,
     layer: str | None = None,
-    sampling: Sampling = "uniform",
     loss: Loss | None = None,
     class_weights: bool = False,
     class_map: Any = None,
@@ -70,18 +76,23 @@ def train_memory(
 ) -> TrainedMemory:
     """Train a memory on a network, which stays as it is; a killed training goes on when it is called again.
 
-    The network runs once over the photos; its features are kept in the folder (`features.npy`, float32). The defaults are the paper's,
-    but for what it does not tell.
+    The network runs once over the photos; its features are kept in the folder (`features.npy`, float32). By default the memory is the
+    paper's. That one learns the data's bias like the network did; `unbiased` tells apart what always occurs together, with
+    `mcam`'s `weights="evidence"` (or `"gradient"`): it changes the defaults of `slots` (100 to 64), `temperature` (1 to 0.1), `read_at`
+    ("query" to "places"), `whiten` (to True), `sampling` ("uniform" to "decorrelated") and `lr` (to 0.01).
 
     Args:
         data: photos with the image-level labels that the network was trained on, or others of the same classes.
         model: the network; it needs a preprocessing.
         out: folder for the memory, its views, log and checkpoints.
+        unbiased: our defaults instead of the paper's.
         slots: N.
-        temperature: of the address softmaxes; 1 in the paper; smaller ones let an image address few slots.
+        temperature: of the address softmaxes; smaller ones let an image address few slots.
+        read_at: "query": the image's average is compared with the keys; "places": each place is.
+        whiten: features are centred and decorrelated first; see `lucidcam.nn.Memory`.
+        sampling: which images are drawn how often: "uniform", "balanced", or "decorrelated", as if labels were independent: without it the
+            memory learns that objects which always occur together are one.
         layer: whose activations are the features; None: the model's own, or the last spatial one.
-        sampling: which images are drawn how often: "uniform" (the paper), "balanced", or "decorrelated", as if labels were independent:
-            without it the memory learns that objects which always occur together are one.
         loss: "bce", or "cross_entropy" for one label per image; None: what the data has.
         class_weights: rare classes weigh more in the classifiers' losses.
         class_map: from the data's class names to the model's, where they differ (see `lucidcam.data.ClassMap`).
@@ -90,14 +101,17 @@ def train_memory(
         limit: at most so many samples.
         format: the data's format; None: found out.
         data_options: of the format.
-        training: the fields of `Training`; by default 30 epochs of batches of 64, lr 0.003.
+        training: the fields of `Training`; by default 20 epochs of batches of 64, lr 0.003.
 
     Raises:
         DataError: the data cannot be used, or names classes that the network does not have; the folder cannot be written.
         ModelError: the loss is no number any more; the best epoch before is kept.
         OptionError: an unknown name; a folder that holds another training.
     """
-    how, folder = Training.of({**USUAL, **training}), Path(out)
+    form = {**(UNBIASED if unbiased else PAPER)}
+    given = {"slots": slots, "temperature": temperature, "read": read_at, "whiten": whiten, "sampling": sampling}
+    form |= {name: value for name, value in given.items() if value is not None}
+    how, folder = Training.of({**USUAL, **({"lr": UNBIASED_LR} if unbiased else {}), **training}), Path(out)
     if not isinstance(model.preprocess, Preprocess):
         raise OptionError(f"a memory's features need a lucidcam.preprocess.Preprocess; {model.name} brings code of its own, or none.")
     if not 0 < validation_share < 1:
@@ -113,7 +127,9 @@ def train_memory(
     known, check = _split(features, validation_share, how.seed)
     belongs = Belongs(before, model.name, features.layer, everything.classes, ids)
     torch.manual_seed(how.seed)
-    memory = Memory(slots, features.maps.shape[1], features.maps.shape[2:], len(ids), temperature, belongs)
+    memory = Memory(form["slots"], features.maps.shape[1], features.maps.shape[2:], len(ids), form["temperature"], form["read"], belongs)
+    if form["whiten"]:
+        memory.whiten(torch.cat([maps.flatten(2).mean(-1) for maps, _ in known.loader()]))
     settings = {
         "data": everything.name,
         "samples": f"{len(known)} for training, {len(check)} for validation",
@@ -122,14 +138,12 @@ def train_memory(
         "weights": before,
         "layer": features.layer,
         "preprocess": repr(model.preprocess),
-        "slots": slots,
-        "temperature": temperature,
-        "sampling": sampling,
+        **form,
         "loss": loss,
         "class_weights": class_weights,
     }
     weights = known.data.class_weights() if class_weights else None
-    fitted = fit(MemoryTask(memory, loss, weights, how), *_loaders(known, check, sampling, how), how, folder, settings, "memory")
+    fitted = fit(MemoryTask(memory, loss, weights, how), *_loaders(known, check, form["sampling"], how), how, folder, settings, "memory")
     memory.load_state_dict({name.removeprefix("memory."): value for name, value in fitted.state.items() if name.startswith("memory.")})
     memory.cpu().eval()
     try:
@@ -221,4 +235,4 @@ def _split(features: Features, share: float, seed: int) -> tuple[Features, Featu
 
 def _loaders(known: Features, check: Features, sampling: Sampling, how: Training) -> tuple[Any, Any]:
     drawn = Drawn(len(known), known.data.sampling_weights(sampling), how.seed)
-    return DataLoader(known, how.batch_size, sampler=drawn), DataLoader(check, how.batch_size)
+    return known.loader(how.batch_size, drawn), check.loader(how.batch_size)

@@ -30,7 +30,7 @@ class Slots:
     Attributes:
         classes: K words.
         addresses: mean address of each class's images `[K, N]`; rows sum to 1.
-        read: how many images address each slot most `[N]`.
+        read: how many images (or places, in a memory that reads places) address each slot most `[N]`.
         nearest: names of the training images whose features are most like each slot's spatial memory, best first.
     """
 
@@ -42,7 +42,7 @@ class Slots:
 
     @property
     def dead(self) -> tuple[int, ...]:
-        """Slots that no training image addresses most."""
+        """Slots that no training image, and no place in one, addresses most."""
         return tuple(int(i) for i in np.flatnonzero(self.read == 0))
 
     def save(self, folder: Path) -> None:
@@ -91,11 +91,13 @@ def slots_of(memory: Memory, features: Features) -> Slots:
     rows = np.zeros((count, 0), np.int64)
     start = 0
     with torch.no_grad():
-        for maps, hot in features.batches():
-            address = memory.address(maps.flatten(2).mean(-1))
+        for maps, hot in features.loader():
+            prepared = memory.prepared(maps)
+            places = memory.log_addresses(prepared)
+            address = places.exp().mean(1)
             sums += hot.double().t().numpy() @ address.double().numpy()
-            read += np.bincount(address.argmax(1).numpy(), minlength=count)
-            likeness = cosines(maps.flatten(1), memory.spatial.flatten(1)).t().double().numpy()
+            read += np.bincount(places.argmax(-1).flatten().numpy(), minlength=count)
+            likeness = cosines(prepared.flatten(1), memory.spatial.flatten(1)).t().double().numpy()
             best = np.concatenate([best, likeness], axis=1)
             rows = np.concatenate([rows, np.broadcast_to(np.arange(start, start + len(maps)), likeness.shape)], axis=1)
             keep = np.argsort(-best, axis=1, kind="stable")[:, :NEAREST]

@@ -149,7 +149,7 @@ def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, s
         OptionError: the folder holds another training.
         DataError: the folder cannot be written: a full disk, say.
     """
-    claim(out, {**settings, **training.described()}, f"a training of {what}", training.restart)
+    claim(out, {**settings, **training.described()}, f"the training of a {what}", training.restart)
     folder = out / CHECKPOINTS
     if training.restart:
         for old in folder.glob("*.ckpt"):
