@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lucidcam.compat import import_optional
-from lucidcam.errors import DataError, ModelError, OptionError, unknown
+from lucidcam.errors import ModelError, OptionError, unknown
 from lucidcam.metrics import State
 from lucidcam.metrics._localization import Located
 from lucidcam.metrics.maxboxacc import MaxBoxAcc
@@ -125,8 +125,6 @@ def train_gap(
         train, check = everything.split(validation_share, how.seed)
     else:
         train, check = everything, read(validation, everything.classes, everything.multi_label, None, format, **options)
-    if not len(check):
-        raise DataError(f"{everything.name}: {len(everything)} images are too few to keep some for validation; give more, or validation=….")
     torch.manual_seed(how.seed)
     model, architecture, built = _network(backbone, pretrained, train.classes, at, channels, pooling, size, fit_photos)
     settings = {
@@ -142,6 +140,7 @@ def train_gap(
         "sampling": sampling,
         "class_weights": class_weights,
         "augment": augment,
+        **how.described(),
     }
     network = model.module
     assert isinstance(network, GAPNetwork)

@@ -54,13 +54,19 @@ class Labelled:
         return replace(self, samples=tuple(self.samples[i] for i in rows), labels=self.labels[np.asarray(rows, np.int64)])
 
     def split(self, share: float, seed: int) -> tuple[Labelled, Labelled]:
-        """Split off a share, taken from each combination of labels alike; a combination's only image stays in the first part."""
+        """Split off a share, taken from each combination of labels alike; a combination's only image stays in the first part.
+
+        Where that gives no image, one of the most frequent combination is taken.
+
+        Raises:
+            DataError: no combination has two images.
+        """
         rng = np.random.default_rng(seed)
-        second: list[int] = []
-        for group in self._combinations().values():
-            count = min(round(share * len(group)), len(group) - 1)
-            second += rng.permutation(group)[:count].tolist()
-        second = sorted(second)
+        groups = [rng.permutation(group).tolist() for group in self._combinations().values()]
+        largest = max(groups, key=len)
+        if len(largest) < 2:
+            raise DataError(f"{self.name}: {len(self)} images are too few to keep some for validation; give more.")
+        second = sorted(row for group in groups for row in group[: min(round(share * len(group)), len(group) - 1)]) or largest[:1]
         first = sorted(set(range(len(self))) - set(second))
         return self.part(first), self.part(second)
 
@@ -127,7 +133,8 @@ def read(
             samples.append(each)
     found = Counter(label for sample in samples for label in sample.labels)
     if not found:
-        raise DataError(f"{dataset.name}: no image has a label; training needs image-level labels, one sub-folder per class for instance.")
+        first = f" Of {len(problems)} that cannot be used the first: {problems[0].error}" if problems else ""
+        raise DataError(f"{dataset.name}: no image has a label; training needs image-level labels, a sub-folder per class say.{first}")
     if classes == "present" or (classes is None and dataset.classes is None):
         names = tuple(sorted(found))
     else:

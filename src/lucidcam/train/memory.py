@@ -141,6 +141,7 @@ def train_memory(
         **form,
         "loss": loss,
         "class_weights": class_weights,
+        **how.described(),
     }
     weights = known.data.class_weights() if class_weights else None
     fitted = fit(MemoryTask(memory, loss, weights, how), *_loaders(known, check, form["sampling"], how), how, folder, settings, "memory")
@@ -228,8 +229,6 @@ def _split(features: Features, share: float, seed: int) -> tuple[Features, Featu
     _, check = data.split(share, seed)
     names = {sample.name for sample in check.samples}
     rows = [i for i, sample in enumerate(data.samples) if sample.name in names]
-    if not rows:
-        raise DataError(f"{data.name}: {len(data)} images are too few to keep some for validation; give more.")
     return features.part(sorted(set(range(len(data))) - set(rows))), features.part(rows)
 
 

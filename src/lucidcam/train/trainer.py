@@ -149,7 +149,7 @@ def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, s
         OptionError: the folder holds another training.
         DataError: the folder cannot be written: a full disk, say.
     """
-    claim(out, {**settings, **training.described()}, f"the training of a {what}", training.restart)
+    claim(out, settings, f"the training of a {what}", training.restart)
     folder = out / CHECKPOINTS
     if training.restart:
         for old in folder.glob("*.ckpt"):
@@ -164,6 +164,7 @@ def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, s
     if shown:
         callbacks.append(lightning.callbacks.RichProgressBar(leave=False))
     diverged = None
+    task.train()  # Lightning leaves modules in the mode they come in, and loaded networks come in evaluation mode
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice about workers, intervals and folders that are not empty
         trainer = lightning.Trainer(
