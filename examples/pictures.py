@@ -31,6 +31,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """Where a picture is made with other than the default options; the pages say so."""
 
 
+ELSEWHERE = {"mcam"}
+"""Drawn by an example of its own, which trains what the method needs."""
+
+
 def main(folder: str | Path = "docs/pictures", names: Sequence[str] = ()) -> list[Path]:
     """Write `demo.png` and `methods/NAME.webp`, or only those of the names given ("demo" or methods), and return where they are."""
     out = Path(folder)
@@ -38,7 +42,7 @@ def main(folder: str | Path = "docs/pictures", names: Sequence[str] = ()) -> lis
     model = lucidcam.load("demo", fit="squash")
     photo = mosaic(Image.fromarray(np.asarray(data.chelsea())), Image.fromarray(np.asarray(data.coffee())))
     written = []
-    for name in names or ["demo", *lucidcam.methods()]:
+    for name in names or ["demo", *(name for name in lucidcam.methods() if name not in ELSEWHERE)]:
         if name == "demo":
             written.append(out / "demo.png")
             sheet = panel(demo_rows(model, photo, TARGETS), "Two objects: each class finds its own", height=200)

@@ -14,6 +14,7 @@ from lucidcam.errors import OptionError
 from lucidcam.metrics import LocalizationMetric, Located
 from lucidcam.metrics._canvas import score_map
 from lucidcam.metrics._state import State
+from lucidcam.metrics.companion import Companion
 from lucidcam.metrics.localization_error import LocalizationError
 from lucidcam.metrics.maxboxacc import MaxBoxAcc, MaxBoxAccV2
 from lucidcam.metrics.pointing_game import EnergyPointingGame, PointingGame
@@ -401,6 +402,39 @@ def test_energy_pointing_game() -> None:
                 inside += value * any(x0 <= x < x1 and y0 <= y < y1 for x0, y0, x1, y1 in each.boxes)
         shares.append(inside / everything if everything else 0.0)
     assert figures(EnergyPointingGame(), data) == {"energy_pointing_game": pytest.approx(100 * np.mean(shares), rel=1e-12)}
+
+
+def test_companion_against_a_plainer_version() -> None:
+    rng = np.random.default_rng(5)
+    wins: dict[str, list[float]] = {"a": [], "b": []}
+    shares: dict[str, list[tuple[float, float]]] = {"a": [], "b": []}
+    data = []
+    for _ in range(30):
+        boxes = {"a": (0, 0, 4, 5), "b": (3, 3, 8, 8)}  # they overlap in one column
+        raws = {label: rng.normal(size=(8, 8)).astype(np.float32) for label in boxes}
+        data.append([view(raws[label], boxes=[boxes[label]], label=label) for label in boxes])
+        for label, other in (("a", "b"), ("b", "a")):
+            energy, total, rest = [0.0, 0.0], 0.0, raws[label].clip(min=0)
+            for y in range(8):
+                for x in range(8):
+                    inside = [left <= x < right and top <= y < bottom for left, top, right, bottom in (boxes[label], boxes[other])]
+                    energy[0] += rest[y, x] * inside[0]
+                    energy[1] += rest[y, x] * (inside[1] and not inside[0])
+                    total += rest[y, x]
+            wins[label].append(100.0 * (energy[0] > energy[1]))
+            shares[label].append((100 * energy[0] / total, 100 * energy[1] / total))
+    got = figures(Companion(), data)
+    assert got["companion"] == pytest.approx(np.mean([np.mean(wins["a"]), np.mean(wins["b"])]))
+    expected = np.mean([np.mean(shares[label], axis=0) for label in "ab"], axis=0)
+    np.testing.assert_allclose([got["companion_own"], got["companion_others"]], expected, rtol=1e-5)
+
+
+def test_companion_needs_two_classes_and_energy() -> None:
+    alone = view(np.eye(4), boxes=[(0, 0, 2, 2)])
+    assert Companion().measure([alone]) == []
+    assert Companion().measure([alone, view(np.eye(4), boxes=[(2, 2, 4, 4)])]) == []  # two things of one class
+    pair = [view(np.zeros((4, 4)), boxes=[(0, 0, 2, 2)], label="a"), view(np.eye(4), boxes=[(2, 2, 4, 4)], label="b")]
+    assert [record.values.tolist() for record in Companion().measure(pair)] == [[0.0, 0.0, 0.0], [0.0, 50.0, 50.0]]
 
 
 def test_energy_pointing_game_corners() -> None:

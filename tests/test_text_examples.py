@@ -95,3 +95,28 @@ def test_species_differ_in_their_beaks_only():
             left, top, right, bottom = map(round, each.objects[0].box)
             differ[top:bottom, left:right] = False
         assert not differ.any()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_threads")
+def test_text_detector(tmp_path, capsys):
+    """With a third of the images and steps: far better than chance, on backgrounds, fonts and words that were never seen."""
+    _, report, right = text.main(tmp_path, train=560, test=60, epochs=8)
+    figures = {(row.method, row.metric): row.mean for row in report.rows}
+    assert right > 65
+    assert figures["cam", "pointing_game:tolerance=0"] > 2 * figures["random", "pointing_game:tolerance=0"]
+    assert figures["cam", "energy_pointing_game"] > figures["random", "energy_pointing_game"]
+    assert spread(tmp_path / "generated.png") > 10
+    assert spread(tmp_path / "photos.png") > 10
+    assert "evidence for text in photos" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_threads")
+def test_birds_are_told_by_their_beaks(tmp_path):
+    """With half of the images: what speaks most for a species is its beak."""
+    _, found, _ = parts.study(tmp_path, parts.bird_samples(600, 1), parts.bird_samples(60, 2), epochs=10, top=10)
+    assert [each.label for each in found] == list(parts.SPECIES)
+    assert sum(each.hits for each in found) > 0.6 * sum(each.regions for each in found)
+    assert max(each.chance for each in found) < 15
+    assert spread(tmp_path / "overview.png") > 10

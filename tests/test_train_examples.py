@@ -22,7 +22,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 @pytest.fixture
 def example(monkeypatch):
     """Import an example by its path."""
-    pytest.importorskip("lightning")
+    needs_lightning()
 
     def load(name: str):
         spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
@@ -32,6 +32,12 @@ def example(monkeypatch):
         return module
 
     return load
+
+
+def needs_lightning() -> None:
+    """Skip without it; it is looked for and not imported, as only lucidcam knows how, where torchvision's operators do not load."""
+    if importlib.util.find_spec("lightning") is None:
+        pytest.skip("needs lightning")
 
 
 def spread(path: Path) -> float:
@@ -91,14 +97,14 @@ def test_boxes_of_beams_hold_their_parts(example):
     module = example("train_beams")
     drawn = module.samples(200, seed=5)
     names = [label for each in drawn for label in each.labels]
-    assert all(60 < names.count(part) < 160 for part in module.PARTS)
+    assert all(70 < names.count(part) < 130 for part in module.PARTS)
     for sample in drawn[:50]:
-        assert {"fixed left", "fixed right"} & set(sample.labels)
         fitted = sample.fitted(module.SIZE, module.SIZE)
         paper = np.median(sample.image)
         for thing in fitted.objects:
             left, top, right, bottom = map(round, thing.box)
             assert (sample.image[top:bottom, left:right, 0] < paper - 60).mean() > 0.05, (sample.name, thing)
+    assert all({"fixed left", "fixed right"} & set(each.labels) for each in module.samples(50, seed=5, cantilever=True))
     again = module.samples(3, seed=5)
     assert all(np.array_equal(one.image, other.image) for one, other in zip(again, drawn))
 
@@ -106,7 +112,7 @@ def test_boxes_of_beams_hold_their_parts(example):
 @pytest.mark.slow
 def test_beams(example, tmp_path):
     """Told labels only, its maps find the parts; maps that know nothing do not."""
-    figures, path = example("train_beams").main(tmp_path, count=700, test_count=80, epochs=7, exclusive=False)
+    figures, path = example("train_beams").main(tmp_path, count=700, test_count=80, epochs=7)
     ends = [figures[f"fixed {side}"] for side in ("left", "right")]
     assert min(each["accuracy"] for each in ends) > 90
     assert min(each["cam"] for each in ends) >= 80
@@ -132,7 +138,7 @@ def test_gap_or_gmp(example, tmp_path, capsys):
 
 def test_training_trains_in_training_mode(tmp_path):
     """Batch normalisation takes its statistics from the data; a network left in evaluation mode never does."""
-    pytest.importorskip("lightning")
+    needs_lightning()
     from lucidcam.train import train_gap
 
     rng = np.random.default_rng(0)

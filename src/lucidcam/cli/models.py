@@ -12,7 +12,8 @@ SOURCES = {
     "timm": ("timm:resnet50 and any other timm name", "timm", "zoo"),
     "torchvision": ("torchvision:vgg16 and any other torchvision classifier", "torchvision", "zoo"),
     "hf": ("hf:google/vit-base-patch16-224, or a local folder", "transformers", "hf"),
-    "file": ("weights.safetensors or .pth, with --architecture", "safetensors", ""),
+    "gap": ("gap:vgg16, gap:timm:NAME: to be trained (lucidcam train gap)", "torch", ""),
+    "file": ("the folder of lucidcam train; or a checkpoint with --architecture", "safetensors", ""),
 }
 """What to write, the package it needs, and the extra that brings it."""
 
