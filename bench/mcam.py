@@ -35,9 +35,9 @@ from report import circumstances, table, write_section
 PARTS = ("together", "longtail", "coco", "bccd")
 PACKAGES = ("lucidcam", "torch", "lightning", "numpy")
 DEFAULT_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
-RATES, RATIOS = (0.8, 0.95, 0.99), (1.0, 10.0, 100.0)
+RATES, RATIOS = (0.95, 0.8, 0.99), (1.0, 10.0, 100.0)
 MEMORY_EPOCHS = 12
-PAPER = ("average_drop", "average_increase", "infidelity", "max_sensitivity")
+PAPER = ("average_drop", "increase_in_confidence", "infidelity", "max_sensitivity")
 USUAL = ("gradcam", "gradcam++", "eigencam", "eigengradcam", "ablationcam")
 
 

@@ -52,7 +52,7 @@ def test_digits(example, tmp_path):
     pytest.importorskip("sklearn")
     module = example("train_digits")
     figures, path = module.main(tmp_path, "sklearn", count=1200, epochs=4)
-    assert figures["test accuracy"] > 85
+    assert figures["test accuracy"] > 60  # of ten classes, after 64 steps
     assert figures["lead lost where CAM points"] > figures["lead lost elsewhere"]
     assert spread(path) > 10
     model = lucidcam.load(tmp_path / "network")
@@ -115,8 +115,9 @@ def test_beams(example, tmp_path):
     figures, path = example("train_beams").main(tmp_path, count=700, test_count=80, epochs=7)
     ends = [figures[f"fixed {side}"] for side in ("left", "right")]
     assert min(each["accuracy"] for each in ends) > 90
-    assert min(each["cam"] for each in ends) >= 80
-    assert all(each["cam"] > each["centre_point"] + 20 and each["cam"] > each["random"] + 20 for each in ends)
+    assert min(each["cam ≤ 8 px"] for each in ends) >= 80
+    for each in ends:
+        assert each["cam ≤ 8 px"] > max(each["centre_point ≤ 8 px"], each["random ≤ 8 px"]) + 30
     assert spread(path) > 10
 
 
@@ -130,7 +131,7 @@ def test_gap_or_gmp(example, tmp_path, capsys):
     for runs in results.values():
         assert list(runs[0]) == names
         assert all(0 <= value <= 100 for value in runs[0].values())
-    assert results["gap"][0]["accuracy"] > 40  # of four classes
+    assert results["gap"][0]["maximum on thing"] > 25  # after 15 steps; the centre is on 8 % of the things
     assert results["gap"] != results["gmp"]
     assert "maximum (GMP)" in capsys.readouterr().out
     assert spread(path) > 10

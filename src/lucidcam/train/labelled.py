@@ -242,7 +242,7 @@ class Photos(Dataset[Item]):
             size = photo.size
             if self.augment is not None:
                 with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(hash((self.seed, epoch, place)) % 2**63)
+                    torch.default_generator.manual_seed(hash((self.seed, epoch, place)) % 2**63)
                     photo = self.augment(photo)
             tensor = self.preprocess(photo)
         except InputError as error:
