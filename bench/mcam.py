@@ -124,7 +124,7 @@ def trial(data: Any, folder: Path, seed: int, backbone: dict[str, Any], sampling
     later = time.perf_counter()
     unbiased = train_memory(data, trained.model, out=folder / "unbiased", unbiased=True, sampling=sampling, **quiet, **short)
     done = time.perf_counter()
-    labelled = read(data, options.get("classes"))
+    labelled = read(data, options.get("classes"), options.get("multi_label"))
     features = features_of(trained.model, labelled, None, folder / "unbiased", "features", False)
     methods = {
         **{name: (name, {}) for name in USUAL},
@@ -156,7 +156,7 @@ def judged(trials: Sequence[Trial], tests: Sequence[Any], metrics: Sequence[str]
 
 
 def combined(reports: Sequence[lucidcam.Report], figures: Sequence[str]) -> str:
-    """Mean over seeds, and the standard deviation where there are several; the best in bold."""
+    """Mean over seeds with the standard deviation; of one seed the figure with its 95 % interval. The best in bold."""
     methods = reports[0].methods
     values = {(m, f): [report.row(m, f).mean for report in reports] for m in methods for f in figures}
     rows = []
@@ -164,7 +164,12 @@ def combined(reports: Sequence[lucidcam.Report], figures: Sequence[str]) -> str:
         cells = []
         for figure in figures:
             found = values[method, figure]
-            text = f"{np.mean(found):.3g}" + (f" ± {np.std(found, ddof=1):.2g}" if len(found) > 1 else "")
+            row = reports[0].row(method, figure)
+            text = (
+                f"{np.mean(found):.3g} ± {np.std(found, ddof=1):.2g}"
+                if len(found) > 1
+                else f"{row.mean:.3g} ({row.low:.3g}–{row.high:.3g})"
+            )
             up = next(each for name, each in reports[0].figures.items() if name == figure).higher_is_better
             best = (max if up else min)(np.mean(values[m, figure]) for m in methods)
             cells.append(f"**{text}**" if np.mean(found) == best else text)

@@ -265,8 +265,8 @@ def test_another_network_layer_or_class_is_refused() -> None:
         lucidcam.attribute(net, x, "mcam", target=0)
     with pytest.raises(lucidcam.LucidcamError, match="classes that its memory knows"):
         lucidcam.attribute(net, x, "mcam", memory=m, target=lambda scores: scores[:, 0] ** 2)
-    with torch.no_grad():
-        net.fc.weight[0, 0] += 1  # a network that was trained on is another one, too
+    lucidcam.attribute(net, x, "mcam", memory=m, target=0, layer=["conv2"])
+    net.fc.weight.data.mul_(2)  # a network that was trained on is another one, too, also behind autograd's back
     with pytest.raises(lucidcam.LucidcamError, match="belongs to another network"):
         lucidcam.attribute(net, x, "mcam", memory=m, target=0)
 

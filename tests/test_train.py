@@ -18,7 +18,8 @@ import scenes
 from lucidcam.cli import main
 from lucidcam.errors import DataError, LucidcamError, ModelError, OptionError
 from lucidcam.models._card import Card
-from lucidcam.samples import Object, Sample
+from lucidcam.nn import to_gap
+from lucidcam.samples import Sample
 from lucidcam.train import features as features_
 from lucidcam.train import train_gap, train_memory
 from lucidcam.train.gap import GAPTask
@@ -159,7 +160,7 @@ def test_the_card_and_the_log_tell_how_it_was_made(trained: Any) -> None:
     assert card.training["lr"] == 1e-2
     assert card.metrics == trained.metrics
     assert {"val_loss", "val_accuracy", "val_balanced_accuracy", "val_maxboxacc", "val_pointing_game", "train_loss"} <= set(card.metrics)
-    log = (trained.folder / "log" / "metrics.csv").read_text()
+    log = (trained.folder / "log" / "version_0" / "metrics.csv").read_text()
     assert "val_maxboxacc" in log.splitlines()[0]
 
 
@@ -221,6 +222,62 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(trained: Any, tmp_path
     assert epochs == [0]
 
 
+def rising(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """From now on the validation loss rises from epoch to epoch; gives the epochs that are trained."""
+    loss, begun = GAPTask._loss, GAPTask.on_train_epoch_start
+    epochs: list[int] = []
+
+    def worse(self: Any, *args: Any) -> Any:
+        return loss(self, *args) * (1 if self.training else 10**self.current_epoch)
+
+    monkeypatch.setattr(GAPTask, "_loss", worse)
+    monkeypatch.setattr(GAPTask, "on_train_epoch_start", lambda self: (epochs.append(self.current_epoch), begun(self)))
+    return epochs
+
+
+def test_a_training_goes_on_from_its_last_epoch_and_keeps_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = rising(monkeypatch)
+    with monkeypatch.context() as patch:
+        killed_in_epoch(2, GAPTask, patch)
+        with pytest.raises(KilledError):
+            train_gap(data(), out=tmp_path / "net", **QUICK)
+    best = torch.load(tmp_path / "net" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert (epochs, best["epoch"]) == ([0, 1], 0)
+    (tmp_path / "net").rename(tmp_path / "moved")
+    found = train_gap(data(), out=tmp_path / "moved", **QUICK)
+    assert epochs == [0, 1, 2]
+    assert torch.load(tmp_path / "moved" / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 0
+    weight = best["state_dict"]["network.head.weight"]
+    assert torch.equal(found.model.module.head.weight, weight)
+    assert len(list((tmp_path / "moved" / "log").glob("version_*/metrics.csv"))) == 2
+
+
+def test_patience_ends_a_training_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = rising(monkeypatch)
+    options = {**QUICK, "epochs": 6, "patience": 2}
+    train_gap(data(), out=tmp_path / "net", **options)
+    assert epochs == [0, 1, 2]
+    train_gap(data(), out=tmp_path / "net", **options)
+    assert epochs == [0, 1, 2]
+
+
+def test_a_restart_takes_the_old_network_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_gap(data(), out=tmp_path, **{**QUICK, "epochs": 1})
+    monkeypatch.setattr(GAPTask, "_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    with pytest.raises(ModelError, match="became nan"):
+        train_gap(data(), out=tmp_path, **{**QUICK, "epochs": 1, "restart": True})
+    assert not (tmp_path / "model.json").exists()
+
+
+def test_workers_are_given_nothing_that_cannot_be_sent() -> None:
+    import pickle
+
+    given = read(scenes.samples(4, masks=True))
+    with pytest.raises(AttributeError, match="pickle"):
+        pickle.dumps(given)
+    assert len(pickle.loads(pickle.dumps(given.lean()))) == 4
+
+
 def test_a_loss_that_is_no_number_keeps_the_last_good_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = GAPTask._loss
 
@@ -267,7 +324,19 @@ def test_several_labels_frozen_backbones_weights_and_other_poolings(tmp_path: Pa
     assert all(torch.equal(a, b) for a, b in zip(trunk.state_dict().values(), backbone.module.state_dict().values(), strict=True))
     with pytest.raises(OptionError, match="architecture"):
         lucidcam.load(tmp_path / "net")  # a module of one's own is built by a callable of one's own
-    assert Card.beside(tmp_path / "net").multi_label
+    example = torch.zeros(1, 3, 32, 32)
+    model = lucidcam.load(tmp_path / "net", architecture=lambda: to_gap(backbone.module, None, 4, "lse", 3, example))
+    assert (model.labels, model.layer) == (found.model.labels, "convolution")
+    assert model.fingerprint() == found.model.fingerprint()
+    x = torch.rand(1, 3, 32, 32)
+    photo = scenes.scene(("red", (10, 10, 30, 30)), ("blue", (34, 5, 60, 40)))
+    told = [each.probability for each in lucidcam.explain(model, photo, "gradcam", target=[0, 1, 2])]
+    scores = model.module(model.prepare(photo)[0].tensor[None])[0]
+    np.testing.assert_allclose(told, scores.sigmoid().tolist(), rtol=1e-5)  # several labels: each has a probability of its own
+    assert all(p.requires_grad for p in found.model.module.parameters())
+    with pytest.raises(OptionError, match="a model's size"):
+        train_gap(given, backbone, out=tmp_path / "other", **{**options, "size": 64})
+    assert model.module(x).shape == (1, 3)
 
 
 def scenes_steps() -> Any:
@@ -285,6 +354,9 @@ def scenes_steps() -> Any:
         ({"backbone": "smal"}, "did you mean 'small'"),
         ({"backbone": "small", "fit_photos": "whole"}, "one size"),
         ({"pooling": "max"}, "no pooling is called"),
+        ({"precision": "bf16"}, "did you mean 'bf16-mixed'"),
+        ({"accelerator": "gpus"}, "Lightning cannot train so"),
+        ({"seed": -1}, "seed ≥ 0"),
     ],
 )
 def test_wrong_options_are_told(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -316,6 +388,42 @@ def test_a_memory_leaves_the_network_as_it_is_and_reads_its_features_once(
     assert not torch.equal(other.memory.whitening, torch.eye(len(other.memory.mean)))
     [one] = lucidcam.explain(trained.model, photo, "mcam", memory=other.memory, weights="evidence", target="red")
     assert one.map.min() >= 0
+
+
+def test_features_are_made_again_for_other_pixels_and_not_lost_to_another_run(trained: Any, tmp_path: Path) -> None:
+    train_memory(data(), trained.model, out=tmp_path, **MEMORY)
+    kept = np.load(tmp_path / "features.npy")
+    other = lucidcam.load("gap:small", size=32, labels=trained.model.labels)
+    with pytest.raises(OptionError, match="other settings"):
+        train_memory(data(), other, out=tmp_path, **MEMORY)
+    np.testing.assert_array_equal(np.load(tmp_path / "features.npy"), kept)
+    inverted = [Sample(255 - np.asarray(each.image), each.name, each.labels, each.objects) for each in data()]
+    train_memory(inverted, trained.model, out=tmp_path, restart=True, **MEMORY)
+    assert not np.array_equal(np.load(tmp_path / "features.npy"), kept)
+
+
+def test_an_evaluation_does_not_go_on_with_a_memory_that_was_trained_anew(trained: Any, tmp_path: Path) -> None:
+    found = train_memory(data(), trained.model, out=tmp_path / "memory", **MEMORY)
+    method = ("mcam", {"memory": str(found.file)})
+    options = {"metrics": ["pointing_game"], "baselines": [], "out": tmp_path / "judged", "resamples": 0, "progress": False}
+    lucidcam.evaluate(trained.model, data(6), [method], **options)
+    train_memory(data(), trained.model, out=tmp_path / "memory", restart=True, **{**MEMORY, "seed": 5})
+    with pytest.raises(OptionError, match="other settings"):
+        lucidcam.evaluate(trained.model, data(6), [method], **options)
+
+
+def test_a_memory_that_does_not_fit_the_disk_is_told(trained: Any, tmp_path: Path) -> None:
+    found = train_memory(data(), trained.model, out=tmp_path, **MEMORY)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(DataError, match="File too large"):
+            found.memory.save(tmp_path / "again.safetensors")
+        with pytest.raises(DataError, match=r"features.npy cannot be written"):
+            train_memory(data(), trained.model, out=tmp_path / "other", **MEMORY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "again.safetensors").exists()
 
 
 def test_slots_are_described(trained: Any, tmp_path: Path) -> None:
@@ -446,6 +554,6 @@ def test_nin_and_any_other_backbone_are_pooled_where_they_end() -> None:
     assert model.module(torch.zeros(2, 3, 64, 64)).shape == (2, 2)
 
 
-def test_objects_keep_their_boxes_through_validation() -> None:
-    whole = read([Sample(np.zeros((8, 8, 3), np.uint8), "a", ("x",), (Object("x", (0, 0, 4, 4)),)), sample("b", "y")])
-    assert whole.samples[0].objects[0].box == (0, 0, 4, 4)
+@pytest.mark.parametrize("name", ["googlenet", "torchvision:googlenet"])
+def test_a_googlenet_that_rescales_its_input_comes_back_as_one_that_does(name: str) -> None:
+    assert lucidcam.load(f"gap:{name}", pretrained=False, num_classes=2, size=64).module.trunk.module.transform_input

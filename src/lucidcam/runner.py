@@ -320,7 +320,7 @@ def _explanations(run: Run, method: Method, settings: Settings, model: Model, pr
     pixels = found if isinstance(method, PixelMethod) else None
     maps = _one_channel(found, method)
     bound, scores = run.bound, run.clean_scores()
-    probabilities = logits(run.outputs()).softmax(1) if bound.ids is not None else None
+    probabilities = run.probabilities(logits(run.outputs())) if bound.ids is not None else None
     if probabilities is not None and model.labels is not None and len(model.labels) != probabilities.shape[1]:
         raise ModelError(f"{model.name} has {len(model.labels)} labels for {probabilities.shape[1]} classes; give one label per class.")
     at_layer = method.layered == "always" or (method.layered == "optional" and run.named_layers)

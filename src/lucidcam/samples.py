@@ -63,13 +63,15 @@ class Sample:
             object.__setattr__(self, "labels", labels_of(self.objects))
 
     def identity(self) -> str:
-        """A short text that changes with the sample: its name, classes and boxes, and its file's size and date."""
+        """A short text that changes with the sample: its name, classes and boxes; its file's size and date, or the pixels in memory."""
         things = [(each.label, each.box, each.difficult, each.mask is not None) for each in self.objects]
         file: tuple[Any, ...] = ()
         if isinstance(self.image, (str, os.PathLike)):
             with contextlib.suppress(OSError):
                 status = Path(self.image).expanduser().stat()
                 file = (status.st_size, status.st_mtime_ns)
+        else:
+            file = _pixels(self.image)
         digest = hashlib.blake2b(repr((self.name, self.labels, things, file)).encode(), digest_size=8).hexdigest()
         return f"{self.name} {digest}"
 
@@ -135,6 +137,19 @@ class Problem:
         """The problem that an exception tells of; the name comes first where the message does not have it."""
         told = str(error) if isinstance(error, LucidcamError) else f"{type(error).__name__}: {first_line(error)}"
         return cls(name, told if name in told else f"{name}: {told}")
+
+
+def _pixels(image: Any) -> tuple[str, ...]:
+    """What is in an image that is no file; nothing for what has no bytes."""
+    if hasattr(image, "tobytes"):  # arrays, PIL images
+        content = image.tobytes()
+    elif isinstance(image, (bytes, bytearray, memoryview)):
+        content = bytes(image)
+    elif hasattr(image, "numpy"):
+        content = image.detach().cpu().numpy().tobytes()
+    else:
+        return ()
+    return (hashlib.blake2b(content, digest_size=8).hexdigest(),)
 
 
 def labels_of(objects: Iterable[Object]) -> tuple[str, ...]:

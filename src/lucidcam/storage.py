@@ -43,7 +43,8 @@ def claim(folder: Path, settings: Mapping[str, Any], what: str, restart: bool = 
         restart: forget the settings of an earlier run; its files are the caller's to forget.
 
     Raises:
-        OptionError: the folder holds a run with other settings, or cannot be written.
+        OptionError: the folder holds a run with other settings, or cannot be made.
+        DataError: the settings cannot be written.
     """
     text = json.dumps(settings, indent=2, sort_keys=True, default=str)
     told = folder / SETTINGS

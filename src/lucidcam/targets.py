@@ -58,9 +58,9 @@ class Bound:
         other = label(int(self.against[image, min(target, self.against.shape[1] - 1)]))
         return f"{words.split(',')[0]} rather than {other.split(',')[0]}"  # without the synonyms
 
-    def probability(self) -> Bound:
-        """The same target read from softmax probabilities, where it is a class logit; else itself."""
-        return replace(self, read=lambda out, rows: self.read(logits(out).softmax(1), rows), logit=False) if self.logit else self
+    def probability(self, of: Callable[[Tensor], Tensor]) -> Bound:
+        """The same target read from probabilities that are made of logits, where it is a class logit; else itself."""
+        return replace(self, read=lambda out, rows: self.read(of(logits(out)), rows), logit=False) if self.logit else self
 
     def scores(self, outputs: Any, rows: Tensor | None = None) -> Tensor:
         """Return the scores `[n, T]` of n rows of outputs."""

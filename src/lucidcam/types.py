@@ -259,10 +259,11 @@ _fingerprints: weakref.WeakKeyDictionary[nn.Module, tuple[int, str]] = weakref.W
 def fingerprint(module: nn.Module) -> str:
     """A short text that changes with the weights: of every parameter and buffer the name, type, shape and values.
 
-    Remembered until a tensor is exchanged or changed. A copy that `stands_for` another network has that one's.
+    Remembered until a tensor is exchanged or changed (its place, count of changes or sum differ). A copy that `stands_for` another
+    network has that one's.
     """
     tensors = {name: tensor for name, tensor in sorted(module.state_dict().items()) if isinstance(tensor, Tensor)}
-    state = hash(tuple((name, tensor.data_ptr(), _version(tensor)) for name, tensor in tensors.items()))
+    state = hash(tuple((name, tensor.data_ptr(), _version(tensor), float(tensor.sum())) for name, tensor in tensors.items()))
     known = _fingerprints.get(module)
     if known is None or known[0] != state:
         digest = hashlib.blake2b(digest_size=12)

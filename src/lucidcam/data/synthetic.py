@@ -42,7 +42,8 @@ class Synthetic(Format):
     """Scenes with a planted fault, drawn from a seed; every object has its box and mask.
 
     Written "synthetic", or with options "synthetic:scene=shortcut,count=2000,seed=1". Image i depends on the options and on i alone, so
-    that another `count` continues the same data; another `seed` gives unseen images of the same kind.
+    that a larger `count` continues the same data (but for `longtail`, whose classes are dealt out anew); another `seed` gives unseen
+    images of the same kind.
 
     - `together`: multi-label. Half of the images hold a circle or a square, and `rate` of those hold both. A triangle and a cross come and
       go as they like.
@@ -90,6 +91,11 @@ class Synthetic(Format):
                 f"synthetic: expected count ≥ 1, size ≥ 32, 0 ≤ rate ≤ 1, ratio ≥ 1, classes from 2 to {most}; "
                 f"got {self.count}, {self.size}, {self.rate}, {self.ratio}, {self.classes}."
             )
+        self._check_tail()
+
+    def _check_tail(self) -> None:
+        if self.scene == "longtail" and self.count < self.classes:
+            raise OptionError(f"synthetic: {self.classes} classes need as many images; got count={self.count}.")
 
     def recognises(self, source: Any) -> bool:
         """The word itself; `open_data` takes options out of it."""

@@ -225,8 +225,12 @@ class Run:
         return _wide(bound.scores(run_forward(self.module, self.inputs.repeated(image, rows)), rows)[:, self.targets])
 
     def as_probability(self) -> Run:
-        """The same question about softmax probabilities, where the target is a class logit."""
-        return replace(self, _pass=replace(self._pass, bound=self.bound.probability()))
+        """The same question about probabilities, where the target is a class logit."""
+        return replace(self, _pass=replace(self._pass, bound=self.bound.probability(self.probabilities)))
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Probabilities of class logits `[B, K]`: softmax, or a sigmoid for each class of a network that says it is `multi_label`."""
+        return scores.sigmoid() if getattr(self.module, "multi_label", False) else scores.softmax(1)
 
     def about(self, target: Target) -> Run:
         """Another question about the same images; forward passes are shared."""

@@ -55,7 +55,8 @@ class Contender:
         """For the report's settings."""
         if self.method is None:
             return {"method": self.label, "trivial": True}
-        return {"method": self.method.name, **_options(self.method), **_options(self.settings), "layer": _name(self.layer)}
+        own = {**_options(self.method), **self.method.identity()}
+        return {"method": self.method.name, **own, **_options(self.settings), "layer": _name(self.layer)}
 
 
 @dataclass(frozen=True, eq=False)

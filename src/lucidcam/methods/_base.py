@@ -52,6 +52,10 @@ class Method(ABC):
         """
         return usual if asked is None and self.layered == "always" else asked
 
+    def identity(self) -> dict[str, Any]:
+        """What decides its maps beyond its options, for reports and for runs that go on."""
+        return {}
+
     @abstractmethod
     def maps(self, run: Run) -> Tensor:
         """Return raw maps `[B, T, *grid]`, neither resized nor normalised; signed unless the paper rectifies."""

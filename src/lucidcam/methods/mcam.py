@@ -83,11 +83,16 @@ class MCAM(Method):
         if fingerprint(module) != belongs.encoder:
             raise ModelError(
                 f"this memory belongs to another network ({belongs.name}, fingerprint {belongs.encoder}); this one has "
-                f"{fingerprint(module)}. Load the network it was trained with, or train a memory for this one."
+                f"{fingerprint(module)}. Load the network it was trained with, in the same dtype (lucidcam.optimize takes bfloat16), or "
+                "train a memory for this one."
             )
-        if asked is not None and asked != belongs.layer:
+        if asked not in (None, belongs.layer, [belongs.layer], (belongs.layer,)):
             raise LayerError(f"mcam looks at the layer its memory was trained on, {belongs.layer!r}; leave the layer out.")
         return belongs.layer
+
+    def identity(self) -> dict[str, Any]:
+        """See `Method.identity`: the file of a memory may be written anew."""
+        return {"memory_weights": fingerprint(self.loaded)}
 
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
@@ -98,13 +103,12 @@ class MCAM(Method):
         if features.shape[2] != memory.key.shape[1]:
             raise ModelError(f"mcam: the memory has {memory.key.shape[1]} channels, the layer {run.layer.name!r} {features.shape[2]}.")
         classes = self._classes(run)
-        rows = torch.arange(len(classes), device=classes.device)[:, None]
         maps = features[:, 0]
         if self.weights == "gradient":
-            return weighted_sum(spatial_mean(memory.gradients(maps)[rows, classes]), features).relu()
+            return weighted_sum(spatial_mean(memory.gradients(maps, classes)), features).relu()
         with torch.no_grad():
             if self.weights == "evidence":
-                evidence = memory.evidence(maps)[rows, classes]
+                evidence = memory.evidence(maps)[torch.arange(len(classes), device=classes.device)[:, None], classes]
                 return (evidence - evidence.mean((-2, -1), keepdim=True)).relu()
             noise = torch.randn(self.draws, *memory.key.shape, generator=run.generator(), device=maps.device, dtype=maps.dtype)
             slots = memory.search(maps, noise).gather(1, classes)

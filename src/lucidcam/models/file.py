@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lucidcam.compat import first_line
 from lucidcam.errors import ModelError, OptionError
 from lucidcam.models._card import WEIGHTS, Card
+from lucidcam.nn import GAPNetwork
 from lucidcam.preprocess import Preprocess, Probed
 from lucidcam.registry import sources
 from lucidcam.types import Model
@@ -102,9 +103,11 @@ def load(
     if not pretrained:
         raise OptionError("a checkpoint is its weights; for random ones load the architecture itself with pretrained=False.")
     path = Path(name).expanduser()
-    card = Card.beside(path) if architecture is None else None
-    if card is not None and card.architecture is not None:
-        architecture, options = card.architecture, {**card.options, **options, "labels": card.labels}
+    card = Card.beside(path)
+    if card is not None and architecture is None and card.architecture is not None:
+        architecture, options = card.architecture, {**card.options, **options}
+    if card is not None and labels is None:
+        labels = card.labels
     tensors = _read(path / WEIGHTS if card is not None and path.is_dir() else path)
     if architecture is None:
         raise OptionError(
@@ -113,6 +116,8 @@ def load(
         )
     model, tensors = _built(architecture, tensors, num_classes, options)
     _fill(model.module, tensors, name, architecture)
+    if card is not None and isinstance(model.module, GAPNetwork):
+        model.module.multi_label = card.multi_label
     fields = {
         "size": (size, size) if isinstance(size, int) else size,
         "resize": resize if resize is not None or size is None else min(size) if isinstance(size, tuple) else size,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,10 +34,13 @@ class Cut:
     options: tuple[tuple[str, Any], ...] = ()
 
 
+SCALED = (("transform_input", True),)
+"""torchvision's Inception networks rescale their input where they have its weights; so does a network that is built to take them."""
+
 PAPER = {
     "alexnet": Cut("torchvision:alexnet", "features.11", 1024),
     "vgg16": Cut("torchvision:vgg16", "features.29", 1024),
-    "googlenet": Cut("torchvision:googlenet", "inception4e", 1024, (("init_weights", False),)),
+    "googlenet": Cut("torchvision:googlenet", "inception4e", 1024, (("init_weights", False), *SCALED)),
 }
 """The CAM paper's networks (Zhou et al. 2016, section 3): 13 × 13 maps of AlexNet, 14 × 14 of the others, for 224 × 224 pixels."""
 
@@ -79,18 +82,27 @@ def load(
         ModelError: the backbone's weights cannot be had.
     """
     base, cut = _backbone(name, pretrained, size, options)
-    steps = base.preprocess
-    side = steps.size if isinstance(steps, Preprocess) else (224, 224)
-    depth = 1 if isinstance(steps, Preprocess) and steps.channels == "L" else 3
     if isinstance(channels, str):
         if channels != "default":
             raise OptionError(f"expected channels as a number, or None; got {channels!r}.")
         channels = cut.channels
-    count = num_classes or (len(labels) if labels is not None else 1000)
-    if labels is not None and len(labels) != count:
-        raise OptionError(f"expected a label for each of the {count} classes; got {len(labels)}.")
-    network = to_gap(base.module, at or cut.at, channels, pooling, count, torch.zeros(1, depth, *side))
-    return Model(network.eval(), steps, None if labels is None else tuple(labels), network.layer, f"gap:{name}")
+    return replace(on_top(base, at or cut.at, channels, pooling, num_classes, labels), name=f"gap:{name}")
+
+
+def on_top(
+    backbone: Model, at: str | None, channels: int | None, pooling: Pooling, num_classes: int | None, labels: Iterable[str] | None
+) -> Model:
+    """Make a network of class activation mapping of a model; see `load`."""
+    steps = backbone.preprocess
+    side = steps.size if isinstance(steps, Preprocess) else (224, 224)
+    depth = 1 if isinstance(steps, Preprocess) and steps.channels == "L" else 3
+    words = None if labels is None else tuple(labels)
+    count = num_classes or (1000 if words is None else len(words))
+    if words is not None and len(words) != count:
+        raise OptionError(f"expected a label for each of the {count} classes; got {len(words)}.")
+    example = torch.zeros(1, depth, *side, device=backbone.device, dtype=backbone.dtype)
+    network = to_gap(backbone.module, at, channels, pooling, count, example).to(backbone.device, backbone.dtype)
+    return Model(network.eval(), steps, words, network.layer, f"gap:{backbone.name}")
 
 
 def _backbone(name: str, pretrained: bool, size: int | None, options: dict[str, Any]) -> tuple[Model, Cut]:
@@ -101,7 +113,8 @@ def _backbone(name: str, pretrained: bool, size: int | None, options: dict[str, 
         side = size or SIZES[name]
         plain = Preprocess(size=(side, side), resize=None, mean=(0.5,) * 3, std=(0.25,) * 3, fit="squash")
         return Model(OWN[name](side), plain, name=name), Cut(name, None, None)
-    cut = PAPER.get(name, Cut(name, None, None))
+    usual = SCALED if name in ("torchvision:googlenet", "torchvision:inception_v3") else ()
+    cut = PAPER.get(name, Cut(name, None, None, usual))
     source, _, rest = cut.spec.partition(":")
     if source not in sources or source in ("gap", "file"):
         raise OptionError(unknown("backbone", name, [*OWN, *PAPER, "demo", "timm:NAME", "torchvision:NAME"]))

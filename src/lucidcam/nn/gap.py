@@ -131,7 +131,10 @@ class GAPNetwork(nn.Module):
         pool: global pooling.
         head: the linear layer; row c holds the weights of class c's activation map.
         layer: dotted name of the layer that is pooled.
+        multi_label: whether each class has a probability of its own, a sigmoid; else a softmax shares it out.
     """
+
+    multi_label = False
 
     def __init__(self, trunk: Trunk, channels: int | None, pooling: Pooling, classes: int) -> None:
         super().__init__()

@@ -12,14 +12,16 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from lucidcam.errors import ModelError, OptionError, unknown
+from lucidcam.storage import write_whole
 
 Loss = Literal["bce", "cross_entropy"]
 Read = Literal["query", "places"]
 KIND = "lucidcam memory"
+FILE = "memory.safetensors"
 SHORTEST = 1e-12
 """Shorter vectors have no direction; their cosines are 0."""
 
@@ -126,6 +128,9 @@ class Memory(nn.Module):
         self.classifier = nn.Linear(2 * channels, classes)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("whitening", torch.eye(channels))
+
+    def __repr__(self) -> str:
+        return f"Memory(slots={self.slots}, classes={self.classifier.out_features}, read={self.read!r})"
 
     @property
     def slots(self) -> int:
@@ -235,11 +240,19 @@ class Memory(nn.Module):
         likeness = torch.stack([F.cosine_similarity(prepared, spatial[column].flatten(2), dim=-1) for column in slots.t()], dim=1)
         return likeness.exp()
 
-    def gradients(self, features: Tensor) -> Tensor:
-        """Gradient of each class score with respect to the features `[B, classes, c, h, w]`, through addresses, values and classifier."""
+    def gradients(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Gradients of class scores with respect to the features, through addresses, values and classifier.
+
+        Args:
+            features: `[B, c, h, w]`.
+            classes: which, `[B, T]`.
+
+        Returns:
+            `[B, T, c, h, w]`.
+        """
         with torch.enable_grad():
             asked = self.prepared(features).requires_grad_()
-            scores = self._scores(asked).sum(0)
+            scores = self._scores(asked).gather(1, classes).sum(0)
             found = torch.stack([torch.autograd.grad(score, asked, retain_graph=True)[0] for score in scores], dim=1)
         return torch.einsum("ij,bti...->btj...", self.whitening, found)
 
@@ -264,20 +277,22 @@ class Memory(nn.Module):
 
         Raises:
             OptionError: it does not say what it belongs to.
+            DataError: it cannot be written.
         """
         if self.belongs is None:
             raise OptionError("a memory is saved with what it belongs to: set memory.belongs.")
         told = {"kind": KIND, "temperature": str(self.temperature), "read": self.read, "belongs": json.dumps(asdict(self.belongs))}
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}, Path(path), told)
+        write_whole(Path(path), save({name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}, told))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Memory:
-        """Read a memory that `save` wrote.
+        """Read a memory that `save` wrote, or the one in a folder of `lucidcam train memory`.
 
         Raises:
             ModelError: the file is missing, damaged or no memory.
         """
         path = Path(path).expanduser()
+        path = path / FILE if path.is_dir() else path
         if not path.is_file():
             raise ModelError(f"the memory {str(path)!r} does not exist; `lucidcam train memory` writes one.")
         try:

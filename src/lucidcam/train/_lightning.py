@@ -18,5 +18,11 @@ torchmetrics: Any = import_optional("torchmetrics.classification", "train", PURP
 Task: Any = lightning.LightningModule
 Callback: Any = lightning.Callback
 
+
+def leads() -> bool:
+    """Whether this process writes and speaks for all of them."""
+    return int(lightning.utilities.rank_zero_only.rank) == 0
+
+
 for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.ERROR)  # what hardware there is, which model was summarised, tips

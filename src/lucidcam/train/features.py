@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def _made(
                 if batch.inputs is not None:
                     found, state["layer"] = _activations(model, batch.inputs, layer)
                     if maps is None:
-                        maps = np.lib.format.open_memmap(path, "w+", np.float32, (len(data), *found.shape[1:]))
+                        maps = _empty(path, (len(data), *found.shape[1:]))
                     maps[len(state["rows"]) : len(state["rows"]) + len(found)] = found
                     state["rows"] += batch.rows
                 state["done"] = min(start + AT_ONCE, len(data))
@@ -144,6 +145,15 @@ def _made(
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}; mend that and run again, it goes on.") from error
     return state
+
+
+def _empty(path: Path, shape: tuple[int, ...]) -> Any:
+    """A new file of features, whose place on the disk is taken at once: a full disk is an error now, not a crash later."""
+    maps: Any = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return maps
 
 
 def _activations(model: Model, inputs: Tensor, layer: str | None) -> tuple[npt.NDArray[np.float32], str]:

@@ -14,21 +14,22 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lucidcam.compat import import_optional
-from lucidcam.errors import ModelError, OptionError, unknown
+from lucidcam.errors import DataError, ModelError, OptionError, unknown
 from lucidcam.metrics import State
 from lucidcam.metrics._localization import Located
 from lucidcam.metrics.maxboxacc import MaxBoxAcc
 from lucidcam.metrics.pointing_game import PointingGame
 from lucidcam.models import load
 from lucidcam.models._card import WEIGHTS, Card
-from lucidcam.nn import GAPNetwork, to_gap
+from lucidcam.models.gap import OWN, on_top
+from lucidcam.nn import GAPNetwork
 from lucidcam.nn.gap import Pooling
 from lucidcam.preprocess import Fit, Preprocess
 from lucidcam.samples import Problem
 from lucidcam.storage import write_whole
-from lucidcam.train._lightning import Task, torchmetrics
+from lucidcam.train._lightning import Task, leads, torchmetrics
 from lucidcam.train.labelled import Batch, Drawn, Labelled, Photos, Sampling, read
-from lucidcam.train.trainer import Training, checked, fit, schedule
+from lucidcam.train.trainer import Training, begin, checked, fit, schedule
 from lucidcam.types import Model, fingerprint
 
 Augment = Literal["standard", "shift", "none"]
@@ -94,7 +95,8 @@ def train_gap(
         pooling: "gap" (mean), "gmp" (maximum) or "lse".
         size: pixels per side of the input; None: the backbone's own.
         fit_photos: how photos come into the input: "crop", "squash" or "whole"; None: the backbone's own.
-        pretrained: the backbone starts from its published weights, where it has any.
+        pretrained: the backbone starts from its published weights, where it has any, and learns at a tenth of the rate. False for a
+            module of your own whose weights are random.
         freeze: train only what is on top of the backbone.
         classes: which, and in which order; "present": those that have images; None: those that the data lists.
         multi_label: an image may hold several classes, or none: a sigmoid each; None: where an image has several.
@@ -103,7 +105,7 @@ def train_gap(
         class_weights: rare classes weigh more in the loss.
         augment: "standard" (crops, mirror images, colours), "shift" (small shifts and sizes, where left and right or colours matter) or
             "none".
-        validation: data to choose the best epoch by; None: a share of `data`.
+        validation: data to choose the best epoch by, of a format that is found out; None: a share of `data`.
         validation_share: of `data`.
         limit: at most so many samples.
         format: the data's format; None: found out.
@@ -119,22 +121,23 @@ def train_gap(
         raise OptionError(unknown("augmentation", str(augment), ("standard", "shift", "none")))
     if not 0 < validation_share < 1:
         raise OptionError(f"expected 0 < validation_share < 1; got {validation_share}.")
-    how, folder, options = Training.of(training), Path(out), dict(data_options or {})
+    how, folder, options = Training.of(training), Path(out).expanduser(), dict(data_options or {})
     everything = read(data, classes, multi_label, limit, format, **options)
     if validation is None:
         train, check = everything.split(validation_share, how.seed)
     else:
-        train, check = everything, read(validation, everything.classes, everything.multi_label, None, format, **options)
+        train, check = everything, read(validation, everything.classes, everything.multi_label, complete=False)
     torch.manual_seed(how.seed)
     model, architecture, built = _network(backbone, pretrained, train.classes, at, channels, pooling, size, fit_photos)
     settings = {
         "data": everything.name,
         "samples": f"{len(train)} for training, {len(check)} for validation",
+        "digest": f"{train.digest()} {check.digest()}",
         "classes": list(train.classes),
         "multi_label": train.multi_label,
         "backbone": architecture or model.name,
         **{name: value for name, value in built.items() if name != "num_classes"},
-        "start": fingerprint(model.module),
+        "starting weights": fingerprint(model.module),
         "preprocess": repr(model.preprocess),
         "freeze": freeze,
         "sampling": sampling,
@@ -144,12 +147,16 @@ def train_gap(
     }
     network = model.module
     assert isinstance(network, GAPNetwork)
-    fresh = architecture is None or architecture in ("gap:small", "gap:nin") or not pretrained
+    network.multi_label = train.multi_label
+    begin(folder, settings, how, "network")
+    fresh = not pretrained or (architecture or "").removeprefix("gap:") in OWN
     task = GAPTask(network, check, how, train.class_weights() if class_weights else None, freeze, 1.0 if fresh else BACKBONE_RATE)
-    fitted = fit(task, *_loaders(train, check, model, augment, sampling, how), how, folder, settings, "network")
+    fitted = fit(task, *_loaders(train, check, model, augment, sampling, how), how, folder, "network")
     network.load_state_dict({name.removeprefix("network."): value for name, value in fitted.state.items() if name.startswith("network.")})
     card = Card(architecture, built, train.classes, network.layer, _steps(model), train.multi_label, fitted.metrics, settings)
-    _export(network, card, folder)
+    network.requires_grad_()
+    if leads():
+        _export(network, card, folder)
     if fitted.diverged is not None:
         raise ModelError(f"{fitted.diverged} Epoch {fitted.epoch}, the best before, is kept in {folder}.") from fitted.diverged
     found = replace(model, module=network.cpu().eval(), labels=train.classes, layer=network.layer, name=folder.resolve().name)
@@ -178,6 +185,7 @@ class GAPTask(Task):  # type: ignore[misc]
         network.trunk.requires_grad_(not freeze)
         self.scored: Any = _scores(check)
         self.located: tuple[State, State] | None = None
+        self.seen = 0
 
     def train(self, mode: bool = True) -> GAPTask:
         """A frozen trunk keeps its running statistics, too."""
@@ -190,11 +198,11 @@ class GAPTask(Task):  # type: ignore[misc]
         """Dropout's draws hang on the epoch alone, so that a training that goes on is the one that was not interrupted."""
         torch.manual_seed(self.training_options.seed + 1 + self.current_epoch)
 
-    def training_step(self, batch: Batch, number: int) -> Tensor | None:
+    def training_step(self, batch: Batch, number: int) -> Tensor:
         """The loss of a batch."""
         self.problems.update({each.name: each for each in batch.problems})
-        if batch.inputs is None:
-            return None
+        if batch.inputs is None:  # every process has to take the step
+            return torch.stack([0 * p.sum() for p in self.network.parameters() if p.requires_grad]).sum()
         loss = checked(self._loss(self.network(batch.inputs), batch.labels, self.weights), self, "training")
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.inputs), sync_dist=True)
         return loss
@@ -202,12 +210,14 @@ class GAPTask(Task):  # type: ignore[misc]
     def on_validation_epoch_start(self) -> None:
         """Count anew."""
         self.located = State(MaxBoxAcc(), resamples=0), State(PointingGame(), resamples=0)
+        self.seen = 0
 
     def validation_step(self, batch: Batch, number: int) -> None:
         """Add a batch to what is measured."""
         self.problems.update({each.name: each for each in batch.problems})
         if batch.inputs is None:
             return
+        self.seen += len(batch.inputs)
         features = self.network.features(batch.inputs)
         scores = self.network.scores(features)
         loss = checked(self._loss(scores, batch.labels, None), self, "validation")
@@ -219,12 +229,19 @@ class GAPTask(Task):  # type: ignore[misc]
         self._locate(batch, features)
 
     def on_validation_epoch_end(self) -> None:
-        """Log how well the maps localise, where there are boxes."""
+        """Log how well the maps localise, where there are boxes.
+
+        Raises:
+            DataError: no photo could be read.
+        """
         assert self.located is not None
+        if not self.seen:
+            raise DataError(f"{self.check.name}: none of the photos for validation can be read; {next(iter(self.problems.values())).error}")
         for state in self.located:
-            if state.n:
-                figure = state.metric.figures[0].name
-                self.log(f"val_{figure}", float(state.figures()[figure]), sync_dist=True)
+            whole = _of_all_processes(state)
+            if whole.n:
+                figure = whole.metric.figures[0].name
+                self.log(f"val_{figure}", float(whole.figures()[figure]), rank_zero_only=False)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW; a trunk that was trained before learns slower."""
@@ -260,6 +277,18 @@ class GAPTask(Task):  # type: ignore[misc]
                     state.update(sample.name, metric.measure(views))
 
 
+def _of_all_processes(state: State) -> State:
+    """The state of all validation photos, where each process has seen some of them."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return state
+    states: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(states, state)
+    whole = State(state.metric, resamples=0)
+    for each in states:
+        whole.merge(each)
+    return whole
+
+
 def _network(
     backbone: str | nn.Module | Model,
     pretrained: bool,
@@ -280,12 +309,13 @@ def _network(
         name = backbone.removeprefix("gap:")
         model, architecture = load(f"gap:{name}", pretrained=pretrained, **built), f"gap:{name}"
     else:
-        base = backbone if isinstance(backbone, Model) else Model(backbone, Preprocess())
-        steps = base.preprocess
-        sides = steps.size if isinstance(steps, Preprocess) else (224, 224)
-        width = channels if isinstance(channels, int) else None
-        network = to_gap(base.module, at, width, pooling, len(classes), torch.zeros(1, 3, *sides))
-        model, architecture = replace(base, module=network, synsets=None), None
+        if size is not None or (isinstance(channels, str) and channels != "default"):
+            raise OptionError(
+                "size and channels: a model's size is that of its preprocessing (lucidcam.wrap), channels are a number or None."
+            )
+        base = backbone if isinstance(backbone, Model) else Model(backbone, Preprocess(), name=type(backbone).__name__)
+        model = on_top(base, at, channels if isinstance(channels, int) else None, pooling, None, classes)
+        architecture = None
     if fit_photos is not None:
         model = replace(model, preprocess=_steps(model).refit(fit_photos))
     if _steps(model).fit == "whole":
@@ -308,11 +338,11 @@ def _loaders(train: Labelled, check: Labelled, model: Model, augment: Augment, s
     in_memory = not isinstance(train.samples[0].image, (str, os.PathLike))
     workers = how.workers if how.workers is not None else 0 if in_memory else min(WORKERS, os.cpu_count() or 1)
     changed = steps if augment == "none" else steps.refit("squash")  # the crop is the augmentation's
-    photos = Photos(train, changed, _augmentation(augment, steps), how.seed)
+    photos = Photos(train.lean(), changed, _augmentation(augment, steps), how.seed)
     shared: dict[str, Any] = {"batch_size": how.batch_size, "num_workers": workers, "persistent_workers": workers > 0}
     pinned = torch.cuda.is_available()
     drawn = Drawn(len(train), train.sampling_weights(sampling), how.seed)
-    fixed = Photos(check, steps)
+    fixed = Photos(check.lean(), steps)
     return (
         torch.utils.data.DataLoader(photos, sampler=drawn, collate_fn=photos.collate, pin_memory=pinned, **shared),
         torch.utils.data.DataLoader(fixed, collate_fn=fixed.collate, pin_memory=pinned, **shared),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,14 @@ class Labelled:
     def part(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Labelled:
         """Some of the samples."""
         return replace(self, samples=tuple(self.samples[i] for i in rows), labels=self.labels[np.asarray(rows, np.int64)])
+
+    def lean(self) -> Labelled:
+        """Without what is marked in the images: for processes that read photos, which need none of it."""
+        return replace(self, samples=tuple(Sample(each.image, each.name, each.labels) for each in self.samples))
+
+    def digest(self) -> str:
+        """A short text that changes with the samples."""
+        return hashlib.blake2b("".join(each.identity() for each in self.samples).encode(), digest_size=8).hexdigest()
 
     def split(self, share: float, seed: int) -> tuple[Labelled, Labelled]:
         """Split off a share, taken from each combination of labels alike; a combination's only image stays in the first part.
@@ -108,6 +117,7 @@ def read(
     multi_label: bool | None = None,
     limit: int | None = None,
     format: str | None = None,
+    complete: bool = True,
     **options: Any,
 ) -> Labelled:
     """Read a data set's labels; no image is opened.
@@ -118,6 +128,7 @@ def read(
         multi_label: whether an image may hold several classes, or none; None: whether one does.
         limit: at most so many samples.
         format: the data's format; None: found out.
+        complete: every class must have an image.
         options: the format's own.
 
     Raises:
@@ -139,7 +150,7 @@ def read(
         names = tuple(sorted(found))
     else:
         names = tuple(dataset.classes or () if classes is None else classes)
-    _check_classes(dataset.name, names, found)
+    _check_classes(dataset.name, names, found, complete)
     several = any(len(sample.labels) > 1 for sample in samples)
     if multi_label is False and several:
         raise DataError(f"{dataset.name}: some images have several labels; train multi-label, or give data with one label each.")
@@ -154,13 +165,13 @@ def read(
     return Labelled(dataset.name, tuple(samples), labels, names, multi_label, problems)
 
 
-def _check_classes(data: str, names: tuple[str, ...], found: Counter[str]) -> None:
+def _check_classes(data: str, names: tuple[str, ...], found: Counter[str], complete: bool) -> None:
     strange = {label: count for label, count in found.items() if label not in names}
     if strange:
         shown = ", ".join(f"{label!r} ({count} images)" for label, count in list(strange.items())[:5])
         raise DataError(f"{data}: labels outside the list of classes: {shown}; the list is {', '.join(names[:10])}. Add them, or relabel.")
     empty = [name for name in names if name not in found]
-    if empty:
+    if empty and complete:
         shown = ", ".join(map(repr, empty[:5])) + (", …" if len(empty) > 5 else "")
         raise DataError(
             f"{data}: {len(empty)} of {len(names)} classes have no images: {shown}; add images, or train on those that have some "

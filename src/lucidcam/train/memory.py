@@ -14,17 +14,16 @@ from torch import Tensor
 from lucidcam.data import ClassMap
 from lucidcam.errors import DataError, ModelError, OptionError
 from lucidcam.nn import Memory
-from lucidcam.nn.memory import Belongs, Loss, Losses, Read
+from lucidcam.nn.memory import FILE, Belongs, Loss, Losses, Read
 from lucidcam.preprocess import Preprocess
 from lucidcam.samples import Problem
-from lucidcam.train._lightning import Task
+from lucidcam.train._lightning import Task, leads
 from lucidcam.train.features import Features, features_of
 from lucidcam.train.labelled import Drawn, Sampling, read
 from lucidcam.train.slots import Slots, slots_of
-from lucidcam.train.trainer import Training, checked, fit, schedule
+from lucidcam.train.trainer import Training, begin, checked, fit, schedule
 from lucidcam.types import Model
 
-FILE = "memory.safetensors"
 USUAL = {"epochs": 20, "batch_size": 64, "lr": 3e-3}
 """A memory is small, and its features are at hand."""
 
@@ -68,6 +67,7 @@ def train_memory(
     class_weights: bool = False,
     class_map: Any = None,
     classes: Sequence[str] | Literal["present"] | None = None,
+    multi_label: bool | None = None,
     validation_share: float = 0.1,
     limit: int | None = None,
     format: str | None = None,
@@ -97,11 +97,12 @@ def train_memory(
         class_weights: rare classes weigh more in the classifiers' losses.
         class_map: from the data's class names to the model's, where they differ (see `lucidcam.data.ClassMap`).
         classes: which of the data's; "present": those that have images; None: those that the data lists.
+        multi_label: an image may hold several classes, or none; None: where an image has several.
         validation_share: of the data, to choose the best epoch by.
         limit: at most so many samples.
         format: the data's format; None: found out.
         data_options: of the format.
-        training: the fields of `Training`; by default 20 epochs of batches of 64, lr 0.003.
+        training: the fields of `Training`; by default 20 epochs of batches of 64, lr 0.003 (0.01 where `unbiased`).
 
     Raises:
         DataError: the data cannot be used, or names classes that the network does not have; the folder cannot be written.
@@ -111,18 +112,32 @@ def train_memory(
     form = {**(UNBIASED if unbiased else PAPER)}
     given = {"slots": slots, "temperature": temperature, "read": read_at, "whiten": whiten, "sampling": sampling}
     form |= {name: value for name, value in given.items() if value is not None}
-    how, folder = Training.of({**USUAL, **({"lr": UNBIASED_LR} if unbiased else {}), **training}), Path(out)
+    how, folder = Training.of({**USUAL, **({"lr": UNBIASED_LR} if unbiased else {}), **training}), Path(out).expanduser()
     if not isinstance(model.preprocess, Preprocess):
         raise OptionError(f"a memory's features need a lucidcam.preprocess.Preprocess; {model.name} brings code of its own, or none.")
     if not 0 < validation_share < 1:
         raise OptionError(f"expected 0 < validation_share < 1; got {validation_share}.")
-    everything = read(data, classes, None, limit, format, **dict(data_options or {}))
+    everything = read(data, classes, multi_label, limit, format, **dict(data_options or {}))
     ids = _ids(model, everything.classes, class_map, everything.name)
     if loss == "cross_entropy" and everything.multi_label:
         raise OptionError("cross_entropy is for one label per image; this data has several: leave the loss out, or give bce.")
     loss = loss or ("bce" if everything.multi_label else "cross_entropy")
     before = model.fingerprint()
-    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "data": everything.name,
+        "samples": len(everything),
+        "digest": everything.digest(),
+        "classes": dict(zip(everything.classes, ids)),
+        "model": model.name,
+        "weights": before,
+        "layer": layer or model.layer,
+        "preprocess": repr(model.preprocess),
+        **form,
+        "loss": loss,
+        "class_weights": class_weights,
+        **how.described(),
+    }
+    begin(folder, settings, how, "memory")
     features = features_of(model, everything, layer, folder, "features", how.progress)
     known, check = _split(features, validation_share, how.seed)
     belongs = Belongs(before, model.name, features.layer, everything.classes, ids)
@@ -130,29 +145,17 @@ def train_memory(
     memory = Memory(form["slots"], features.maps.shape[1], features.maps.shape[2:], len(ids), form["temperature"], form["read"], belongs)
     if form["whiten"]:
         memory.whiten(torch.cat([maps.flatten(2).mean(-1) for maps, _ in known.loader()]))
-    settings = {
-        "data": everything.name,
-        "samples": f"{len(known)} for training, {len(check)} for validation",
-        "classes": dict(zip(everything.classes, ids)),
-        "model": model.name,
-        "weights": before,
-        "layer": features.layer,
-        "preprocess": repr(model.preprocess),
-        **form,
-        "loss": loss,
-        "class_weights": class_weights,
-        **how.described(),
-    }
     weights = known.data.class_weights() if class_weights else None
-    fitted = fit(MemoryTask(memory, loss, weights, how), *_loaders(known, check, form["sampling"], how), how, folder, settings, "memory")
+    fitted = fit(MemoryTask(memory, loss, weights, how), *_loaders(known, check, form["sampling"], how), how, folder, "memory")
     memory.load_state_dict({name.removeprefix("memory."): value for name, value in fitted.state.items() if name.startswith("memory.")})
     memory.cpu().eval()
-    try:
-        memory.save(folder / FILE)
-        views = slots_of(memory, known)
-        views.save(folder)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error.strerror or error}; mend that and run again.") from error
+    views = slots_of(memory, known)
+    if leads():
+        try:
+            memory.save(folder / FILE)
+            views.save(folder)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be written: {error.strerror or error}; mend that and run again.") from error
     if fitted.diverged is not None:
         raise ModelError(f"{fitted.diverged} Epoch {fitted.epoch}, the best before, is kept in {folder}.") from fitted.diverged
     return TrainedMemory(memory, folder / FILE, fitted.metrics, views, (*everything.problems, *features.problems))
@@ -219,6 +222,11 @@ def _ids(model: Model, classes: tuple[str, ...], class_map: Any, data: str) -> t
         raise DataError(
             f"{data}: the network {model.name} has no class {name!r}: {known.reasons.get(name, '')} Give class_map (--class-map), leave "
             "the class out (classes, --classes), or train a network on these classes first (lucidcam train gap)."
+        )
+    if len(set(found)) < len(found):
+        twice = next(name for name, id in zip(classes, found) if found.count(id) > 1)
+        raise DataError(
+            f"{data}: several classes, {twice!r} among them, stand for one class of the network; give each its own, or relabel."
         )
     return tuple(each for each in found if each is not None)
 

@@ -12,12 +12,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lucidcam.compat import first_line
 from lucidcam.errors import DataError, ModelError, OptionError, unknown
 from lucidcam.storage import claim
 from lucidcam.train._lightning import Callback, lightning
 
 CHECKPOINTS = "checkpoints"
 MONITOR = "val_loss"
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 METRICS = "lucidcam_metrics"
 
 
@@ -31,12 +33,12 @@ class Training:
         lr: the largest learning rate of AdamW; it rises over the first twentieth of the steps and falls along a cosine.
         weight_decay: of AdamW.
         patience: stop after so many epochs without a smaller validation loss; None: never.
-        precision: of Lightning: "32-true", "16-mixed", "bf16-mixed", ….
+        precision: "32-true", "16-mixed" or "bf16-mixed".
         accelerator: "auto", "cpu", "gpu", ….
         devices: how many, or which; "auto": all.
         strategy: "auto", "ddp", ….
         workers: processes that read photos; None: as many as there are processors, up to 4, none for data in memory.
-        logger: "csv" (metrics.csv) or "tensorboard".
+        logger: "csv" (`log/version_N/metrics.csv`, a file for each run) or "tensorboard".
         seed: of every draw.
         restart: forget an earlier training in the folder instead of going on with it.
         progress: a line per epoch, and a bar where standard error is a terminal; False: silent.
@@ -63,6 +65,10 @@ class Training:
             raise OptionError(f"expected epochs ≥ 1, batch_size ≥ 1, lr > 0, weight_decay ≥ 0; got {given}.")
         if self.logger not in ("csv", "tensorboard"):
             raise OptionError(unknown("logger", str(self.logger), ("csv", "tensorboard")))
+        if self.precision not in PRECISIONS:
+            raise OptionError(unknown("precision", str(self.precision), PRECISIONS))
+        if self.seed < 0:
+            raise OptionError(f"expected seed ≥ 0; got {self.seed}.")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Training:
@@ -133,16 +139,13 @@ def schedule(task: Any, groups: list[dict[str, Any]], training: Training) -> dic
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, settings: Mapping[str, Any], what: str) -> Fitted:
-    """Train, or go on with what a killed training left in the folder.
+def begin(out: Path, settings: Mapping[str, Any], training: Training, what: str) -> None:
+    """Make the folder of a training, or find that it holds the same one.
 
     Args:
-        task: a Lightning module that logs `val_loss`.
-        train: a loader.
-        validation: a loader.
-        training: how.
         out: the folder.
-        settings: of all that decides the result: a training with others is refused.
+        settings: all that decides the result: a training with others is refused.
+        training: how; with `restart` what an earlier one left is taken away.
         what: is trained, for messages.
 
     Raises:
@@ -150,24 +153,60 @@ def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, s
         DataError: the folder cannot be written: a full disk, say.
     """
     claim(out, settings, f"the training of a {what}", training.restart)
-    folder = out / CHECKPOINTS
     if training.restart:
-        for old in folder.glob("*.ckpt"):
+        for old in (*(out / CHECKPOINTS).glob("*.ckpt"), *out.glob("model.*"), *out.glob("memory.*"), *out.glob("slots*")):
             old.unlink()
-    best = lightning.callbacks.ModelCheckpoint(
-        folder, filename="best", monitor=MONITOR, mode="min", save_last=True, enable_version_counter=False, save_on_exception=False
-    )
-    callbacks = [best, Told(what, training.progress)]
+
+
+def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, what: str) -> Fitted:
+    """Train, or go on with what a killed training left in the folder.
+
+    Args:
+        task: a Lightning module that logs `val_loss`.
+        train: a loader.
+        validation: a loader.
+        training: how.
+        out: the folder; see `begin`.
+        what: is trained, for messages.
+
+    Raises:
+        OptionError: Lightning refuses the precision, devices or strategy.
+        DataError: the folder cannot be written: a full disk, say.
+    """
+    folder = out / CHECKPOINTS
+    newest = _newest(folder)
+    diverged = None
+    if newest is None or not _finished(newest[1], training):
+        task.train()  # Lightning leaves modules in the mode they come in, and loaded networks come in evaluation mode
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Lightning's advice about workers, intervals and folders that are not empty
+            trainer = _trainer(training, out, folder, what)
+            try:
+                trainer.fit(task, train, validation, ckpt_path=None if newest is None else newest[0], weights_only=True)
+            except DivergedError as error:
+                diverged = error
+            except OSError as error:
+                raise DataError(
+                    f"{out} cannot be written: {error.strerror or error}; mend that and run again: training goes on from its last epoch."
+                ) from error
+    kept = _read(folder / "best.ckpt")
+    if kept is None:
+        raise diverged or ModelError(f"training left no checkpoint in {folder}; was the validation loss never a number?")
+    return Fitted(kept["state_dict"], int(kept["epoch"]) + 1, kept[METRICS], diverged)
+
+
+def _trainer(training: Training, out: Path, folder: Path, what: str) -> Any:
+    shown = sys.stderr.isatty() and training.progress is not False
+    callbacks: list[Any] = [Told(what, training.progress)]
     if training.patience is not None:
         callbacks.append(lightning.callbacks.EarlyStopping(MONITOR, patience=training.patience, mode="min", check_finite=False))
-    shown = sys.stderr.isatty() and training.progress is not False
     if shown:
         callbacks.append(lightning.callbacks.RichProgressBar(leave=False))
-    diverged = None
-    task.train()  # Lightning leaves modules in the mode they come in, and loaded networks come in evaluation mode
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's advice about workers, intervals and folders that are not empty
-        trainer = lightning.Trainer(
+    shared = {"enable_version_counter": False, "save_on_exception": False}
+    callbacks.append(Best(folder, filename="best", monitor=MONITOR, mode="min", **shared))
+    callbacks.append(lightning.callbacks.ModelCheckpoint(folder, filename="last", every_n_epochs=1, **shared))
+    try:
+        return lightning.Trainer(
             max_epochs=training.epochs,
             precision=training.precision,
             accelerator=training.accelerator,
@@ -180,32 +219,42 @@ def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, s
             num_sanity_val_steps=0,
             log_every_n_steps=10,
         )
-        try:
-            trainer.fit(task, train, validation, ckpt_path=_latest(folder), weights_only=True)
-        except DivergedError as error:
-            diverged = error
-        except OSError as error:
-            raise DataError(
-                f"{out} cannot be written: {error.strerror or error}; mend that and run again: training goes on from its last checkpoint."
-            ) from error
-    kept = _read(folder / "best.ckpt")
-    if kept is None:
-        raise diverged or ModelError(f"training left no checkpoint in {folder}; was the validation loss never a number?")
-    return Fitted(kept["state_dict"], int(kept["epoch"]) + 1, kept[METRICS], diverged)
+    except (ValueError, RuntimeError, TypeError, ImportError) as error:  # Lightning's own errors are among them
+        raise OptionError(f"Lightning cannot train so: {first_line(error)}") from error
 
 
 def _logger(training: Training, out: Path) -> Any:
+    """A log of this run; one that goes on has another beside it."""
     if training.logger == "tensorboard":
-        return lightning.loggers.TensorBoardLogger(out, name="tensorboard", version="")
-    return lightning.loggers.CSVLogger(out, name="log", version="")
+        return lightning.loggers.TensorBoardLogger(out, name="log")
+    return lightning.loggers.CSVLogger(out, name="log")
 
 
-def _latest(folder: Path) -> Path | None:
+def _finished(checkpoint: Mapping[str, Any], training: Training) -> bool:
+    """Whether a training that has come so far has nothing left to do."""
+    waited = [state.get("wait_count", 0) for name, state in checkpoint["callbacks"].items() if name.startswith("EarlyStopping")]
+    return int(checkpoint["epoch"]) + 1 >= training.epochs or (
+        training.patience is not None and any(w >= training.patience for w in waited)
+    )
+
+
+def _newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that is whole: a kill may have left half of the last one."""
     for path in sorted(folder.glob("*.ckpt"), key=lambda each: each.stat().st_mtime, reverse=True):
-        if _read(path) is not None:
-            return path
+        found = _read(path)
+        if found is not None:
+            return path, found
     return None
+
+
+class Best(lightning.callbacks.ModelCheckpoint):  # type: ignore[misc]
+    """Keeps the best epoch, also in a folder that was moved since: Lightning would forget which that was."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `lightning.Callback`."""
+        path, score = str(Path(self.dirpath) / "best.ckpt"), state_dict["best_model_score"]
+        moved = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path, "best_k_models": {path: score}}
+        super().load_state_dict({**state_dict, **moved})
 
 
 def _read(path: Path) -> dict[str, Any] | None:
