@@ -228,7 +228,7 @@ def rising(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     epochs: list[int] = []
 
     def worse(self: Any, *args: Any) -> Any:
-        return loss(self, *args) * (1 if self.training else 10**self.current_epoch)
+        return loss(self, *args) * (1 if self.training else 1000**self.current_epoch)
 
     monkeypatch.setattr(GAPTask, "_loss", worse)
     monkeypatch.setattr(GAPTask, "on_train_epoch_start", lambda self: (epochs.append(self.current_epoch), begun(self)))
