@@ -2,8 +2,8 @@
 
 Two generated data sets, each learnt from image-level labels alone. Concepts: broken patterns among whole ones, and a lonely one beside a
 crowd; the test's shapes are not in training. Birds: three species that differ in their beak and in nothing else. `lucidcam.discover`
-shows what speaks most for each class; where that peaks is compared with the boxes, which training never sees. Offline; about three
-minutes of processor time.
+shows what speaks most for each class; where that peaks is compared with the boxes, which training never sees. Offline; about five
+minutes of processor time for each.
 
     python examples/discover_parts.py [FOLDER] [birds|concepts]
 """
@@ -284,14 +284,14 @@ def study(out: Path, training: Any, test: Sequence[lucidcam.Sample], epochs: int
 
 
 def main(
-    folder: str | Path = "out/discover-parts", which: str = "both", train: int = 800, test: int = 480, epochs: int = 4
+    folder: str | Path = "out/discover-parts", which: str = "both", train: int = 800, test: int = 480, epochs: int = 4, top: int = 40
 ) -> dict[str, Any]:
     """Study the data sets; the contact sheets are in `concepts` and `birds`."""
     drawn: dict[str, Callable[[], tuple[Any, Any]]] = {
         "concepts": lambda: (concept_samples(train, 1, TRAINING_SHAPES), concept_samples(test, 2, UNSEEN_SHAPES)),
         "birds": lambda: (bird_samples(train, 1), bird_samples(test, 2)),
     }
-    return {name: study(Path(folder) / name, *draw(), epochs) for name, draw in drawn.items() if which in (name, "both")}
+    return {name: study(Path(folder) / name, *draw(), epochs, top) for name, draw in drawn.items() if which in (name, "both")}
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ def main(out: str | Path = "out/mcam", count: int = 4000, epochs: int = 3, test:
     unbiased = train_memory(data, model, out=folder / "unbiased", unbiased=True, epochs=12)
     methods = {
         "Grad-CAM": "gradcam",
-        "M-CAM, published": ("mcam", {"memory": published.file}),
-        "M-CAM, unbiased": ("mcam", {"memory": unbiased.file, "weights": "evidence"}),
+        "published": ("mcam", {"memory": published.file}),
+        "unbiased": ("mcam", {"memory": unbiased.file, "weights": "evidence"}),
     }
     scenes = both(test, seed=1000)
     report = lucidcam.evaluate(model, scenes, methods, ["companion"], target="label", baselines=[])

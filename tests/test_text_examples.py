@@ -80,3 +80,15 @@ def test_species_differ_in_their_beaks_only():
             left, top, right, bottom = map(round, each.objects[0].box)
             differ[top:bottom, left:right] = False
         assert not differ.any()
+
+
+@pytest.mark.slow
+def test_text_is_found_by_a_network_that_was_told_no_box(tmp_path):
+    _, report, right = text.main(tmp_path, train=160, test=24, epochs=2)
+    assert right > 60
+    cam = report.row("cam", "pointing_game:tolerance=0").mean
+    assert cam > 50
+    assert cam > max(report.row(trivial, "pointing_game:tolerance=0").mean for trivial in report.trivial)
+    for name in ("generated.png", "photos.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert np.asarray(picture.convert("L")).std() > 20
