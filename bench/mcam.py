@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,26 +106,20 @@ class Trial:
         model: the network.
         methods: by label, as `lucidcam.evaluate` takes them.
         metrics: of training.
-        seconds: that the network and the unbiased memory took.
     """
 
     model: lucidcam.Model
     methods: Mapping[str, Any]
     metrics: Mapping[str, float]
-    seconds: tuple[float, float]
 
 
 def trial(data: Any, folder: Path, seed: int, backbone: dict[str, Any], sampling: str = "decorrelated", **options: Any) -> Trial:
     """Train a network, then on its features: the paper's memory, the unbiased one, and the linear probe."""
-    start = time.perf_counter()
     quiet = {"progress": False, "seed": seed, **options}
     short = {"epochs": MEMORY_EPOCHS}
     trained = train_gap(data, out=folder / "net", **{**quiet, **backbone})
-    middle = time.perf_counter()
     paper = train_memory(data, trained.model, out=folder / "paper", **quiet, **short)
-    later = time.perf_counter()
     unbiased = train_memory(data, trained.model, out=folder / "unbiased", unbiased=True, sampling=sampling, **quiet, **short)
-    done = time.perf_counter()
     labelled = read(data, options.get("classes"), options.get("multi_label"))
     features = features_of(trained.model, labelled, None, folder / "unbiased", "features", False)
     methods = {
@@ -136,7 +129,7 @@ def trial(data: Any, folder: Path, seed: int, backbone: dict[str, Any], sampling
         "mcam evidence (unbiased)": ("mcam", {"memory": unbiased.file, "weights": "evidence"}),
         "linear probe": (probe(unbiased.memory, features, sampling, seed), {}),
     }
-    return Trial(trained.model, methods, trained.metrics, (middle - start, done - later))
+    return Trial(trained.model, methods, trained.metrics)
 
 
 def judged(trials: Sequence[Trial], tests: Sequence[Any], metrics: Sequence[str], limit: int) -> list[lucidcam.Report]:
@@ -212,11 +205,10 @@ def together(data: Path, options: argparse.Namespace) -> str:
             trials.append(trial(spec, options.work / f"together-{rate}-{seed}", seed, backbone))
             tests.append(_pairs(options.test, 1000 + seed))
         reports = judged(trials, tests, ["companion", *PAPER], options.masked)
-        network, memory = np.mean([each.seconds for each in trials], axis=0)
         known = ", ".join(f"{each.metrics['val_map']:.3f}" for each in trials)
         parts += [
-            f"**Rate {rate}**, {len(trials)} seed(s); validation mean average precision {known}; training took {network:.0f} s, the "
-            f"unbiased memory {memory:.0f} s.",
+            f"**Rate {rate}**, {len(trials)} seed{'s' * (len(trials) > 1)}; the networks' mean average precision on (biased) validation "
+            f"data: {known}.",
             combined(reports, figures),
             "Paired differences on companion, seed by seed, with 95 % intervals: evidence − gradcam "
             f"{differences(reports, 'companion', 'mcam evidence (unbiased)', 'gradcam')}; evidence − linear probe "
@@ -270,8 +262,8 @@ def photos(title: str, about: str, source: Path, options: argparse.Namespace, me
     return "\n\n".join(
         [
             f"### {title}",
-            f"{about} The demo network's trunk, with a head trained here ({one.seconds[0]:.0f} s; mean average precision on a tenth kept "
-            f"apart {one.metrics.get('val_map', float('nan')):.2f}). {reports[0].row('gradcam', figures[-1]).n} images counted, {skipped} "
+            f"{about} The demo network's trunk, with a head trained here (mean average precision on a tenth kept apart: "
+            f"{one.metrics.get('val_map', float('nan')):.2f}). {reports[0].row('gradcam', figures[-1]).n} images counted, {skipped} "
             f"skipped; what masks images on the first {options.masked}. Judged on the photos that were trained on, there being so few.",
             combined(reports, figures),
         ]
