@@ -23,7 +23,8 @@ from lucidcam.samples import Sample
 from lucidcam.train import features as features_
 from lucidcam.train import train_gap, train_memory
 from lucidcam.train.gap import GAPTask
-from lucidcam.train.labelled import Drawn, Labelled, Photos, read
+from lucidcam.train.labelled import Labelled, read
+from lucidcam.train.loading import Drawn, Photos, augmentation
 from lucidcam.train.trainer import Training
 
 QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 1e-2, "augment": "none", "size": 32, "progress": False, "workers": 0}
@@ -121,9 +122,9 @@ def test_draws_hang_on_the_seed_and_the_epoch_alone() -> None:
 
 def test_augmentation_does_not_hang_on_workers() -> None:
     model = lucidcam.load("gap:small", size=32, num_classes=3)
-    from lucidcam.train.gap import _augmentation, _steps
+    from lucidcam.train.gap import _steps
 
-    photos = Photos(read(data(6)), _steps(model), _augmentation("standard", _steps(model)), 1)
+    photos = Photos(read(data(6)), _steps(model), augmentation("standard", _steps(model)), 1)
     keys = list(Drawn(6, None, 0))
     torch.manual_seed(5)
     one = [photos[key].tensor for key in keys]

@@ -21,7 +21,8 @@ from lucidcam.preprocess import Preprocess
 from lucidcam.progress import bar
 from lucidcam.samples import Problem
 from lucidcam.storage import write_whole
-from lucidcam.train.labelled import Labelled, Photos
+from lucidcam.train.labelled import Labelled
+from lucidcam.train.loading import Photos
 from lucidcam.types import Model
 
 Maps = npt.NDArray[Any]

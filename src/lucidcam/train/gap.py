@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lucidcam.compat import import_optional
 from lucidcam.errors import DataError, ModelError, OptionError, unknown
 from lucidcam.metrics import State
 from lucidcam.metrics._localization import Located
@@ -28,18 +27,16 @@ from lucidcam.preprocess import Fit, Preprocess
 from lucidcam.samples import Problem
 from lucidcam.storage import write_whole
 from lucidcam.train._lightning import Task, leads, torchmetrics
-from lucidcam.train.labelled import Batch, Drawn, Labelled, Photos, Sampling, read
+from lucidcam.train.labelled import Labelled, Sampling, read
+from lucidcam.train.loading import Augment, Batch, loaders
 from lucidcam.train.trainer import Training, begin, checked, fit, schedule
 from lucidcam.types import Model, fingerprint
 
-Augment = Literal["standard", "shift", "none"]
 BACKBONE_RATE = 0.1
 """Of the learning rate, for a backbone whose weights were trained before."""
 
 LOCATED = 200
 """Validation photos with boxes that are localised after each epoch."""
-
-WORKERS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +148,7 @@ def train_gap(
     begin(folder, settings, how, "network")
     fresh = not pretrained or (architecture or "").removeprefix("gap:") in OWN
     task = GAPTask(network, check, how, train.class_weights() if class_weights else None, freeze, 1.0 if fresh else BACKBONE_RATE)
-    fitted = fit(task, *_loaders(train, check, model, augment, sampling, how), how, folder, "network")
+    fitted = fit(task, *loaders(train, check, _steps(model), augment, sampling, how), how, folder, "network")
     network.load_state_dict({name.removeprefix("network."): value for name, value in fitted.state.items() if name.startswith("network.")})
     card = Card(architecture, built, train.classes, network.layer, _steps(model), train.multi_label, fitted.metrics, settings)
     network.requires_grad_()
@@ -331,38 +328,6 @@ def _steps(model: Model) -> Preprocess:
             f"training needs a preprocessing of known steps (lucidcam.preprocess.Preprocess); {model.name} brings its own code."
         )
     return model.preprocess
-
-
-def _loaders(train: Labelled, check: Labelled, model: Model, augment: Augment, sampling: Sampling, how: Training) -> tuple[Any, Any]:
-    steps = _steps(model)
-    in_memory = not isinstance(train.samples[0].image, (str, os.PathLike))
-    workers = how.workers if how.workers is not None else 0 if in_memory else min(WORKERS, os.cpu_count() or 1)
-    changed = steps if augment == "none" else steps.refit("squash")  # the crop is the augmentation's
-    photos = Photos(train.lean(), changed, _augmentation(augment, steps), how.seed)
-    shared: dict[str, Any] = {"batch_size": how.batch_size, "num_workers": workers, "persistent_workers": workers > 0}
-    pinned = torch.cuda.is_available()
-    drawn = Drawn(len(train), train.sampling_weights(sampling), how.seed)
-    fixed = Photos(check.lean(), steps)
-    return (
-        torch.utils.data.DataLoader(photos, sampler=drawn, collate_fn=photos.collate, pin_memory=pinned, **shared),
-        torch.utils.data.DataLoader(fixed, collate_fn=fixed.collate, pin_memory=pinned, **shared),
-    )
-
-
-def _augmentation(augment: Augment, steps: Preprocess) -> Callable[[Any], Any] | None:
-    if augment == "none":
-        return None
-    transforms = import_optional("torchvision.transforms.v2", "train", "augmentation")
-    if augment == "shift":
-        fill = tuple(round(value / steps.scale) for value in (steps.mean * 3)[:3])
-        return transforms.RandomAffine(0, translate=(0.1, 0.1), scale=(0.9, 1.1), fill=fill)  # type: ignore[no-any-return]
-    return transforms.Compose(  # type: ignore[no-any-return]
-        [
-            transforms.RandomResizedCrop(steps.size, scale=(0.4, 1.0), antialias=True),
-            transforms.RandomHorizontalFlip(),
-            transforms.ColorJitter(0.2, 0.2, 0.2),
-        ]
-    )
 
 
 def _scores(check: Labelled) -> nn.ModuleDict:

@@ -1,10 +1,10 @@
-"""A data set as training takes it: photos with (multi-)hot labels, split, and drawn so that rare classes or combinations count."""
+"""A data set as training takes it: samples with (multi-)hot labels, split, and weighed so that rare classes or combinations count."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,14 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
 
-from lucidcam import images
 from lucidcam.data import open_data
-from lucidcam.errors import DataError, InputError
-from lucidcam.preprocess import Preprocess
+from lucidcam.errors import DataError
 from lucidcam.samples import Problem, Sample
-from lucidcam.types import Frame
 
 Array = npt.NDArray[np.float64]
 Sampling = Literal["uniform", "balanced", "decorrelated"]
@@ -179,118 +175,3 @@ def _check_classes(data: str, names: tuple[str, ...], found: Counter[str], compl
         )
     if len(names) < 2 or len(set(names)) < len(names):
         raise DataError(f"{data}: expected two classes or more, each once; got {', '.join(names)}.")
-
-
-@dataclass(frozen=True, eq=False)
-class Item:
-    """One photo, ready.
-
-    Attributes:
-        row: of the sample.
-        tensor: `[C, h, w]`; None where it cannot be read.
-        frame: where in the photo the input lies.
-        problem: why it cannot be read.
-    """
-
-    row: int
-    tensor: Tensor | None
-    frame: Frame | None = None
-    problem: Problem | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Photos that could be read, and what could not.
-
-    Attributes:
-        inputs: `[B, C, h, w]`; None where none could.
-        labels: `[B, K]`.
-        rows: of the samples.
-        frames: where in the photos the inputs lie.
-        problems: with the others.
-    """
-
-    inputs: Tensor | None
-    labels: Tensor
-    rows: tuple[int, ...]
-    frames: tuple[Frame, ...]
-    problems: tuple[Problem, ...]
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
-        """On another device; Lightning asks for it."""
-        inputs = None if self.inputs is None else self.inputs.to(device, non_blocking=non_blocking)
-        return replace(self, inputs=inputs, labels=self.labels.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Batch:
-        """In pinned memory; the data loader asks for it."""
-        return replace(self, inputs=None if self.inputs is None else self.inputs.pin_memory(), labels=self.labels.pin_memory())
-
-
-@dataclass(frozen=True, eq=False)
-class Photos(Dataset[Item]):
-    """Photos of samples, pre-processed.
-
-    Attributes:
-        data: the samples.
-        preprocess: from photo to input.
-        augment: a random change of the photo before; None: none.
-        seed: of the changes; each depends on the seed, the epoch and the place in it alone, not on workers or interruptions.
-    """
-
-    data: Labelled
-    preprocess: Preprocess
-    augment: Callable[[Any], Any] | None = None
-    seed: int = 0
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, key: Any) -> Item:
-        row, place, epoch = key if isinstance(key, tuple) else (key, key, 0)
-        sample = self.data.samples[row]
-        try:
-            photo, _ = images.read(sample.image)
-            size = photo.size
-            if self.augment is not None:
-                with torch.random.fork_rng(devices=[]):
-                    torch.default_generator.manual_seed(hash((self.seed, epoch, place)) % 2**63)
-                    photo = self.augment(photo)
-            tensor = self.preprocess(photo)
-        except InputError as error:
-            return Item(row, None, problem=Problem.of(sample.name, error))
-        return Item(row, tensor, self.preprocess.frame(size))
-
-    def collate(self, items: Sequence[Item]) -> Batch:
-        """Put photos into a batch, without those that could not be read."""
-        good = [each for each in items if each.tensor is not None]
-        rows = tuple(each.row for each in good)
-        labels = torch.from_numpy(self.data.labels[list(rows)]).float()
-        inputs = torch.stack([each.tensor for each in good if each.tensor is not None]) if good else None
-        frames = tuple(each.frame for each in good if each.frame is not None)
-        return Batch(inputs, labels, rows, frames, tuple(each.problem for each in items if each.problem is not None))
-
-
-class Drawn(Sampler[Any]):
-    """Draws as many samples as there are, anew in each epoch: (row, place, epoch).
-
-    Args:
-        count: how many samples there are.
-        weights: how often each is drawn, relative to the others; None: each once, in random order.
-        seed: of the draws; an epoch's draws depend on it and on the epoch alone.
-    """
-
-    def __init__(self, count: int, weights: Array | None, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
-        self.chances = None if weights is None else weights / weights.sum()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls it before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[Any]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        rows = rng.permutation(self.count) if self.chances is None else rng.choice(self.count, self.count, p=self.chances)
-        return iter([(int(row), place, self.epoch) for place, row in enumerate(rows)])

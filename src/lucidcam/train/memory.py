@@ -19,7 +19,8 @@ from lucidcam.preprocess import Preprocess
 from lucidcam.samples import Problem
 from lucidcam.train._lightning import Task, leads
 from lucidcam.train.features import Features, features_of
-from lucidcam.train.labelled import Drawn, Sampling, read
+from lucidcam.train.labelled import Sampling, read
+from lucidcam.train.loading import Drawn
 from lucidcam.train.slots import Slots, slots_of
 from lucidcam.train.trainer import Training, begin, checked, fit, schedule
 from lucidcam.types import Model
