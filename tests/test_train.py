@@ -69,6 +69,13 @@ def test_bad_labels_are_told(labels: list[tuple[str, ...]], options: dict[str, A
         read([sample(str(i), *each) for i, each in enumerate(labels)], **options)
 
 
+def test_a_limit_takes_samples_of_all_classes(tmp_path: Path) -> None:
+    found = read(scenes.folder(tmp_path / "data", 30), limit=12)
+    assert len(found) == 12
+    assert (found.labels.sum(0) > 0).all()
+    assert [each.name for each in found.samples] == [each.name for each in read(tmp_path / "data", limit=12).samples]
+
+
 def test_classes_without_images_can_be_left_out(tmp_path: Path) -> None:
     scenes.folder(tmp_path / "data")
     (tmp_path / "data" / "purple").mkdir()

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from lucidcam import Model
     from lucidcam.data import Dataset
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="[b]demo[/b], timm:NAME, torchvision:NAME, hf:REPO, or a checkpoint file.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="[b]demo[/b], timm:NAME, torchvision:NAME, hf:REPO, a folder of [b]lucidcam train[/b], or a checkpoint."
+    ),
+]
 ArchitectureOption = Annotated[
     str | None, typer.Option(help="For a checkpoint file: timm:NAME, torchvision:NAME or package.module:function.")
 ]

@@ -220,7 +220,7 @@ def _unless_stopped(work: Callable[[], T]) -> T:
     try:
         return work()
     except (KeyboardInterrupt, SystemExit):
-        err.print("stopped; the same command goes on from the last checkpoint")
+        err.print("stopped; the same command goes on after the last whole epoch")
         raise typer.Exit(130) from None
 
 

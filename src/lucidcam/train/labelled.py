@@ -122,7 +122,7 @@ def read(
         data: as for `lucidcam.data.open_data`.
         classes: which, in this order; "present": those that have images, sorted; None: those the data set lists, else "present".
         multi_label: whether an image may hold several classes, or none; None: whether one does.
-        limit: at most so many samples.
+        limit: at most so many samples, drawn from all of them; always the same ones.
         format: the data's format; None: found out.
         complete: every class must have an image.
         options: the format's own.
@@ -130,7 +130,7 @@ def read(
     Raises:
         DataError: a class without images, a label outside the list, fewer than two classes, several labels where one is asked for.
     """
-    dataset = open_data(data, format, **options).first(limit)
+    dataset = open_data(data, format, **options)
     samples: list[Sample] = []
     problems: list[Problem] = []
     for each in dataset:
@@ -138,6 +138,8 @@ def read(
             problems.append(each)
         else:
             samples.append(each)
+    if limit is not None and limit < len(samples):  # of all of them: a folder's first images are of one class
+        samples = [samples[i] for i in sorted(np.random.default_rng(0).permutation(len(samples))[:limit])]
     found = Counter(label for sample in samples for label in sample.labels)
     if not found:
         first = f" Of {len(problems)} that cannot be used the first: {problems[0].error}" if problems else ""

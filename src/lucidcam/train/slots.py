@@ -77,7 +77,7 @@ class Slots:
                 except InputError:
                     continue
             if cells:
-                cells[0] = (f"slot {i}: {likely}", cells[0][1])
+                cells[0] = (f"slot {i}: {likely}; {cells[0][0]}", cells[0][1])
                 rows.append(cells)
         return render.panel(rows, "Training images nearest to each slot", height=120) if rows else None
 
@@ -121,7 +121,7 @@ def _histogram(slots: Slots) -> Any:
     figure = Figure(figsize=(8, 1.2 + 0.35 * len(slots.classes)), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    shown = axis.imshow(slots.addresses[:, order], aspect="auto", cmap="viridis", vmin=0)
+    shown = axis.imshow(slots.addresses[:, order], aspect="auto", cmap="viridis")
     axis.set_yticks(range(len(slots.classes)), slots.classes)
     axis.set_xlabel(f"slots, sorted by class ({len(slots.dead)} of {len(slots.read)} dead)")
     figure.colorbar(shown, ax=axis, label="mean address")

@@ -15,7 +15,7 @@ from torch import Tensor
 from lucidcam.compat import first_line
 from lucidcam.errors import DataError, ModelError, OptionError, unknown
 from lucidcam.storage import claim
-from lucidcam.train._lightning import Callback, lightning
+from lucidcam.train._lightning import Callback, leads, lightning
 
 CHECKPOINTS = "checkpoints"
 MONITOR = "val_loss"
@@ -176,7 +176,9 @@ def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, w
     folder = out / CHECKPOINTS
     newest = _newest(folder)
     diverged = None
-    if newest is None or not _finished(newest[1], training):
+    if newest is not None and _finished(newest[1], training):
+        _say(training, f"{what}: trained to its end before; --restart begins anew")
+    else:
         task.train()  # Lightning leaves modules in the mode they come in, and loaded networks come in evaluation mode
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Lightning's advice about workers, intervals and folders that are not empty
@@ -192,7 +194,13 @@ def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, w
     kept = _read(folder / "best.ckpt")
     if kept is None:
         raise diverged or ModelError(f"training left no checkpoint in {folder}; was the validation loss never a number?")
+    _say(training, f"{what}: epoch {int(kept['epoch']) + 1}, of the smallest validation loss, is kept")
     return Fitted(kept["state_dict"], int(kept["epoch"]) + 1, kept[METRICS], diverged)
+
+
+def _say(training: Training, text: str) -> None:
+    if training.progress is not False and leads():
+        sys.stderr.write(f"{text}\n")
 
 
 def _trainer(training: Training, out: Path, folder: Path, what: str) -> Any:
