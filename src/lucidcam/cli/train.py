@@ -28,7 +28,7 @@ OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the resu
 ClassesOption = Annotated[
     list[str] | None, typer.Option("--classes", help="A class, repeatable; or [b]present[/b]: those with images. [dim]default: all[/dim]")
 ]
-EpochsOption = Annotated[int | None, typer.Option(min=1, help="Passes over the data. [dim]default: 20[/dim]")]
+EpochsOption = Annotated[int | None, typer.Option(min=1, help="Passes over the data. [dim]default: 20; memory: 15[/dim]")]
 BatchOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images at a time. [dim]default: 32; memory: 64[/dim]")]
 RateOption = Annotated[float | None, typer.Option("--lr", help="Learning rate. [dim]default: 0.001; memory: 0.003, unbiased 0.01[/dim]")]
 PatienceOption = Annotated[int | None, typer.Option(min=1, help="Stop after so many epochs without a smaller validation loss.")]

@@ -25,7 +25,7 @@ from lucidcam.train.slots import Slots, slots_of
 from lucidcam.train.trainer import Training, begin, checked, fit, schedule
 from lucidcam.types import Model
 
-USUAL = {"epochs": 20, "batch_size": 64, "lr": 3e-3}
+USUAL = {"epochs": 15, "batch_size": 64, "lr": 3e-3}
 """A memory is small, and its features are at hand."""
 
 PAPER: dict[str, Any] = {"slots": 100, "temperature": 1.0, "read": "query", "whiten": False, "sampling": "uniform"}
@@ -103,7 +103,7 @@ def train_memory(
         limit: at most so many samples.
         format: the data's format; None: found out.
         data_options: of the format.
-        training: the fields of `Training`; by default 20 epochs of batches of 64, lr 0.003 (0.01 where `unbiased`).
+        training: the fields of `Training`; by default 15 epochs of batches of 64, lr 0.003 (0.01 where `unbiased`).
 
     Raises:
         DataError: the data cannot be used, or names classes that the network does not have; the folder cannot be written.
