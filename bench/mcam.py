@@ -121,7 +121,7 @@ def trial(data: Any, folder: Path, seed: int, backbone: dict[str, Any], sampling
     paper = train_memory(data, trained.model, out=folder / "paper", **quiet, **short)
     unbiased = train_memory(data, trained.model, out=folder / "unbiased", unbiased=True, sampling=sampling, **quiet, **short)
     labelled = read(data, options.get("classes"), options.get("multi_label"))
-    features = features_of(trained.model, labelled, None, folder / "unbiased", "features", False)
+    features = features_of(trained.model, labelled, None, folder / "unbiased", False)
     methods = {
         **{name: (name, {}) for name in USUAL},
         "mcam (published)": ("mcam", {"memory": paper.file}),

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from commands import run
 from lucidcam.cli import main
 
 
@@ -25,18 +26,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(data.chelsea()).save(folder / "cat.png")
     Image.fromarray(data.coffee()).save(folder / "cup.jpg")
     return folder
-
-
-def run(*words: object, code: int = 0) -> None:
-    """Run the command line in this process; it must end with `code`."""
-    old = sys.argv
-    sys.argv = ["lucidcam", *map(str, words)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert (ended.value.code or 0) == code
-    finally:
-        sys.argv = old
 
 
 def test_explain_a_folder(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
-import sys
 import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from torch import nn
 
+import commands
 import lucidcam
 import scenes
-from lucidcam.cli import main
 from lucidcam.data import Dataset
 from lucidcam.errors import DataError, LayerError, ModelError, OptionError, TargetError
 from lucidcam.localization.sheets import ROWS, save_sheets
@@ -252,16 +252,7 @@ def test_many_classes_have_several_overviews(tmp_path):
 # The command line
 
 
-def run(*words, code=0):
-    """Run `lucidcam discover` in this process; it must end with `code`."""
-    old = sys.argv
-    sys.argv = ["lucidcam", "discover", *map(str, words)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert (ended.value.code or 0) == code
-    finally:
-        sys.argv = old
+run = partial(commands.run, "discover")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 import lucidcam
+from by_example import load
 from lucidcam import registry
 from lucidcam.evaluation.presets import PRESETS
 from lucidcam.evaluation.trivial import TRIVIAL
@@ -42,19 +42,11 @@ def folder(tmp_path, monkeypatch):
     cup.save(tmp_path / "cup.jpg", quality=92)
     cat.save(tmp_path / "photos" / "cat.jpg")
     (tmp_path / "photos" / "broken.jpg").write_bytes((tmp_path / "photo.jpg").read_bytes()[:20000])
-    written_by_example().write_data(tmp_path / "data")
+    load("evaluate").write_data(tmp_path / "data")
     len(registry.formats)  # filled before it is copied: what a page registers is forgotten afterwards
     monkeypatch.setattr(registry.formats, "_things", dict(registry.formats._things))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def written_by_example():
-    """The example whose photos with boxes the pages use."""
-    spec = importlib.util.spec_from_file_location("example_evaluate", ROOT / "examples" / "evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])

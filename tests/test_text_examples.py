@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from by_example import load
 
 pytest.importorskip("skimage")
 pytest.importorskip("cv2")
-if importlib.util.find_spec("lightning") is None:  # importing it here would import torchvision, which may not load
-    pytest.skip("training needs the extra 'train'", allow_module_level=True)
 
-
-def example(name: str):
-    """Import an example by its path."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-text = example("text_detector")
-parts = example("discover_parts")
+text = load("text_detector")
+parts = load("discover_parts")
 
 
 def test_nothing_of_the_test_is_in_training():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from PIL import Image
 
 import lucidcam
 import scenes
-from lucidcam.cli import main
+from commands import run
 from lucidcam.errors import DataError, LucidcamError, ModelError, OptionError
 from lucidcam.models._card import Card
 from lucidcam.nn import to_gap
@@ -129,9 +128,9 @@ def test_draws_hang_on_the_seed_and_the_epoch_alone() -> None:
 
 def test_augmentation_does_not_hang_on_workers() -> None:
     model = lucidcam.load("gap:small", size=32, num_classes=3)
-    from lucidcam.train.gap import _steps
+    from lucidcam.train.loading import steps_of
 
-    photos = Photos(read(data(6)), _steps(model), augmentation("standard", _steps(model)), 1)
+    photos = Photos(read(data(6)), steps_of(model), augmentation("standard", steps_of(model)), 1)
     keys = list(Drawn(6, None, 0))
     torch.manual_seed(5)
     one = [photos[key].tensor for key in keys]
@@ -494,17 +493,6 @@ def test_classes_that_the_network_lacks_are_told(trained: Any, tmp_path: Path) -
 
 
 # ------------------------------------------------------------------------------------------------------- the command line
-
-
-def run(*words: object, code: int = 0) -> None:
-    old = sys.argv
-    sys.argv = ["lucidcam", *map(str, words)]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert (ended.value.code or 0) == code
-    finally:
-        sys.argv = old
 
 
 def test_the_command_line_trains_explains_and_refuses(

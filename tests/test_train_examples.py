@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +12,8 @@ from PIL import Image
 from torch import nn
 
 import lucidcam
+from by_example import load
 from nets import FunctionalGAP, Residual, build, images
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-
-
-@pytest.fixture
-def example(monkeypatch):
-    """Import an example by its path."""
-    needs_lightning()
-
-    def load(name: str):
-        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, name, module)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
-
-
-def needs_lightning() -> None:
-    """Skip without it; it is looked for and not imported, as only lucidcam knows how, where torchvision's operators do not load."""
-    if importlib.util.find_spec("lightning") is None:
-        pytest.skip("needs lightning")
 
 
 def spread(path: Path) -> float:
@@ -47,10 +23,9 @@ def spread(path: Path) -> float:
 
 
 @pytest.mark.slow
-def test_digits(example, tmp_path):
+def test_digits(tmp_path):
     """It recognises digits it has never seen, and where its maps point is what its decision hangs on."""
-    pytest.importorskip("sklearn")
-    module = example("train_digits")
+    module = load("train_digits")
     figures, path = module.main(tmp_path, "sklearn", count=1200, epochs=4)
     assert figures["test accuracy"] > 60  # of ten classes, after 64 steps
     assert figures["lead lost where CAM points"] > figures["lead lost elsewhere"]
@@ -65,9 +40,9 @@ def test_digits(example, tmp_path):
     assert float(right.raw.mean() + bias) == pytest.approx(right.score, abs=1e-3)
 
 
-def test_digits_of_a_folder(example, tmp_path):
+def test_digits_of_a_folder(tmp_path):
     """MNIST's own files, as they are published."""
-    module = example("train_digits")
+    module = load("train_digits")
 
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (5, 28, 28)).astype(np.uint8), rng.integers(0, 10, 5).astype(np.uint8)
@@ -80,8 +55,8 @@ def test_digits_of_a_folder(example, tmp_path):
         module.from_folder(tmp_path / "nothing")
 
 
-def test_a_source_that_cannot_be_had_gives_way_to_the_next(example, monkeypatch, capsys):
-    module = example("train_digits")
+def test_a_source_that_cannot_be_had_gives_way_to_the_next(monkeypatch, capsys):
+    module = load("train_digits")
 
     def offline():
         raise OSError("no route to host")
@@ -92,9 +67,9 @@ def test_a_source_that_cannot_be_had_gives_way_to_the_next(example, monkeypatch,
     assert "torchvision: no route to host" in capsys.readouterr().out
 
 
-def test_boxes_of_beams_hold_their_parts(example):
+def test_boxes_of_beams_hold_their_parts():
     """A part's box covers what is darker with it than without; all parts are about as frequent as each other."""
-    module = example("train_beams")
+    module = load("train_beams")
     drawn = module.samples(200, seed=5)
     names = [label for each in drawn for label in each.labels]
     assert all(70 < names.count(part) < 130 for part in module.PARTS)
@@ -110,9 +85,9 @@ def test_boxes_of_beams_hold_their_parts(example):
 
 
 @pytest.mark.slow
-def test_beams(example, tmp_path):
+def test_beams(tmp_path):
     """Told labels only, its maps find the parts; maps that know nothing do not."""
-    figures, path = example("train_beams").main(tmp_path, count=700, test_count=80, epochs=7)
+    figures, path = load("train_beams").main(tmp_path, count=700, test_count=80, epochs=7)
     ends = [figures[f"fixed {side}"] for side in ("left", "right")]
     assert min(each["accuracy"] for each in ends) > 90
     assert min(each["cam ≤ 8 px"] for each in ends) >= 80
@@ -122,9 +97,9 @@ def test_beams(example, tmp_path):
 
 
 @pytest.mark.slow
-def test_gap_or_gmp(example, tmp_path, capsys):
+def test_gap_or_gmp(tmp_path, capsys):
     """Both poolings are trained and judged alike; the maximum's map is no map of the mean."""
-    module = example("gap_or_gmp")
+    module = load("gap_or_gmp")
     results, path = module.main(tmp_path, count=300, test_count=30, epochs=3, seeds=1, poolings=("gap", "gmp"))
     assert list(results) == ["gap", "gmp"]
     names = ["accuracy", *module.FIGURES.values()]
@@ -139,7 +114,6 @@ def test_gap_or_gmp(example, tmp_path, capsys):
 
 def test_training_trains_in_training_mode(tmp_path):
     """Batch normalisation takes its statistics from the data; a network left in evaluation mode never does."""
-    needs_lightning()
     from lucidcam.train import train_gap
 
     rng = np.random.default_rng(0)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar, get_args, get_type_hints, overload
+from dataclasses import replace
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lucidcam import registry
 from lucidcam.engine.inputs import all_finite
 from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.optimize import optimize as optimized_copy
 from lucidcam.engine.run import Run, open_run
-from lucidcam.errors import LayerError, MissingExtraError, ModelError, OptionError, TargetError, unknown
+from lucidcam.errors import LayerError, MissingExtraError, ModelError, OptionError, TargetError
 from lucidcam.explanation import Explanation
 from lucidcam.methods._base import Method
 from lucidcam.methods._pixel import PixelMethod
-from lucidcam.methods._wrap import Fusion, augmented, fused, smoothed
+from lucidcam.methods._wrap import augmented, fused, smoothed
+from lucidcam.settings import Settings, resolve_method
 from lucidcam.targets import Classes, Contrast, Probability, Target, as_target, by_word, logits
 from lucidcam.types import Model, Prepared, stands_for
 
@@ -33,36 +33,6 @@ GRADIENT_BYTES = 2**28
 
 IMAGES_AT_ONCE = 16
 """Images that `explain` sends through the model together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Options that every method has.
-
-    Attributes:
-        batch_size: masked images that go through the network together; None: 128 on a GPU, on a CPU about a million numbers (6 images
-            of 224²). Halved when the memory does not suffice.
-        seed: of every random draw.
-        progress: a bar for anything over two seconds; None: when standard error is a terminal.
-        fusion: how the maps of several layers become one: "mean", "max" or "product".
-        augment: average over changed copies: "hflip", "vflip", "gain", separated by commas; "": none.
-        smooth: average over this many noisy copies; 0: none.
-        smooth_noise: their noise, as a fraction of each image's value range.
-    """
-
-    batch_size: int | None = None
-    seed: int = 0
-    progress: bool | None = None
-    fusion: Fusion = "mean"
-    augment: str = ""
-    smooth: int = 0
-    smooth_noise: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.fusion not in ("mean", "max", "product"):
-            raise OptionError(f'expected fusion "mean", "max" or "product"; got {self.fusion!r}.')
-        if self.batch_size is not None and self.batch_size < 1:
-            raise OptionError(f"expected batch_size ≥ 1; got {self.batch_size}.")
 
 
 def attribute(
@@ -250,51 +220,6 @@ def compute(run: Run, method: Method, settings: Settings) -> Tensor:
             f"{method.name} gave NaN or infinite values: the network's gradients or activations overflow; try float32 or another layer."
         )
     return found
-
-
-def resolve_method(method: str | Method, options: dict[str, Any]) -> tuple[Method, Settings]:
-    """Split options into those of the method and those every method has.
-
-    Raises:
-        OptionError: for an unknown method or option, with the nearest names.
-    """
-    general = {f.name for f in fields(Settings)}
-    _check_types(Settings, {name: value for name, value in options.items() if name in general})
-    own = {name: value for name, value in options.items() if name not in general}
-    settings = Settings(**{name: value for name, value in options.items() if name in general})
-    if isinstance(method, Method):
-        if own:
-            raise OptionError(f"give {', '.join(own)} to the method object itself: {type(method).__name__}({', '.join(own)}=…).")
-        return method, settings
-    if not isinstance(method, str):
-        raise OptionError(f"expected a method's name or a method object; got {type(method).__name__}.")
-    kind: type[Method] = registry.methods[method]
-    known = {f.name for f in fields(kind)}
-    for name in own:
-        if name not in known:
-            raise OptionError(f"{method}: {unknown('option', name, [*sorted(known), *sorted(general)])}")
-    _check_types(kind, own)
-    try:
-        return kind(**own), settings
-    except TypeError as error:
-        raise OptionError(f"{method}: {error}") from None
-
-
-def _check_types(kind: type, options: dict[str, Any]) -> None:
-    """Refuse a value that is not of its option's type: numbers for numbers, text for text.
-
-    Raises:
-        OptionError: with what was expected.
-    """
-    hints = get_type_hints(kind)
-    for name, value in options.items():
-        wanted = [each for each in (get_args(hints[name]) or (hints[name],)) if isinstance(each, type)]
-        fits = {int: (int, np.integer), float: (int, float, np.number), bool: (bool, np.bool_)}
-        allowed = tuple(t for each in wanted for t in (fits.get(each, (each,))))
-        whole = bool not in wanted and isinstance(value, bool) and bool(wanted)
-        if allowed and (whole or not isinstance(value, allowed)):
-            names = " or ".join("None" if each is type(None) else each.__name__ for each in wanted)
-            raise OptionError(f"{name} expects {names}; got {value!r}.")
 
 
 def _opened(module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any) -> AbstractContextManager[Run]:

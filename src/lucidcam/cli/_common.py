@@ -112,7 +112,7 @@ def method_flags(
     command: Callable[..., Any], names: Sequence[str], words: Sequence[str]
 ) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
     """Each method with the flags that are its own (or every method's), checked; and what is left of the words."""
-    from lucidcam.runner import Settings, resolve_method
+    from lucidcam.settings import Settings, resolve_method
 
     general = option_types(Settings)
     own = {name: option_types(registry.methods[name]) for name in names}

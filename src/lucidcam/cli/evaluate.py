@@ -149,7 +149,7 @@ def parsed(text: str, known: Mapping[str, type]) -> tuple[str, dict[str, Any]]:
     from lucidcam import registry
     from lucidcam.cli._common import convert, option_types
     from lucidcam.errors import OptionError, unknown
-    from lucidcam.runner import Settings
+    from lucidcam.settings import Settings
 
     name, _, rest = text.partition(":")
     types = option_types(known[name])

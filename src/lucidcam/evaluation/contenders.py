@@ -16,7 +16,8 @@ from lucidcam.errors import OptionError
 from lucidcam.evaluation.trivial import TRIVIAL, Trivial
 from lucidcam.methods._base import Method
 from lucidcam.metrics import Figure, Metric
-from lucidcam.runner import Settings, resolve_method, spatial_maps
+from lucidcam.runner import spatial_maps
+from lucidcam.settings import Settings, resolve_method
 from lucidcam.types import Model
 
 

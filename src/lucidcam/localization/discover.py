@@ -25,8 +25,9 @@ from lucidcam.localization.parts import Concept, Part, cut_out
 from lucidcam.localization.sheets import save_sheets
 from lucidcam.methods._base import Method
 from lucidcam.progress import bar
-from lucidcam.runner import explain, resolve_method
+from lucidcam.runner import explain
 from lucidcam.samples import Problem
+from lucidcam.settings import resolve_method
 from lucidcam.types import Model
 
 

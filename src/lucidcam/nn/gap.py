@@ -33,7 +33,6 @@ class Trunk(nn.Module):
         module: the copy; modules that never ran are `nn.Identity`.
         at: the layer's name.
         channels: of its output.
-        grid: (h, w) of its output for the example.
 
     Raises:
         LayerError: the layer does not exist, does not run, or holds no spatial map.
@@ -56,7 +55,6 @@ class Trunk(nn.Module):
             raise LayerError(f"the layer {self.at!r} holds no spatial map{layers.suggestion(self.module, given)}.")
         self._layout = layout
         self.channels = int(layout.to_maps(tensor).shape[1])
-        self.grid = layout.grid
         ran.update(parent for name, parent in self.module.named_modules() if self.at == name or self.at.startswith(f"{name}.") or not name)
         _take_out_idle(self.module, ran)
 

@@ -17,12 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from lucidcam.engine.run import open_run
 from lucidcam.errors import DataError
-from lucidcam.preprocess import Preprocess
 from lucidcam.progress import bar
 from lucidcam.samples import Problem
 from lucidcam.storage import write_whole
 from lucidcam.train.labelled import Labelled
-from lucidcam.train.loading import Photos
+from lucidcam.train.loading import Photos, steps_of
 from lucidcam.types import Model
 
 Maps = npt.NDArray[Any]
@@ -71,25 +70,23 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def features_of(model: Model, data: Labelled, layer: str | None, folder: Path, name: str, progress: bool | None) -> Features:
+def features_of(model: Model, data: Labelled, layer: str | None, folder: Path, progress: bool | None) -> Features:
     """Features of all photos of a data set; those that are in the folder already are not made again.
 
     Args:
         model: the network; it is left as it is.
         data: the photos.
         layer: whose activations; None: the model's own, or the last spatial one.
-        folder: where `NAME.npy` and `NAME.json` are kept.
-        name: of the files.
+        folder: where `features.npy` and `features.json` are kept.
         progress: a bar; None: when standard error is a terminal.
 
     Raises:
         DataError: no photo can be read, or the folder cannot be written.
     """
-    steps = model.preprocess
-    assert isinstance(steps, Preprocess)
+    steps = steps_of(model)
     asked = [each.identity() for each in data.samples]
     key = hashlib.blake2b(repr((model.fingerprint(), layer or model.layer, repr(steps), asked)).encode(), digest_size=12).hexdigest()
-    path, told = folder / f"{name}.npy", folder / f"{name}.json"
+    path, told = folder / "features.npy", folder / "features.json"
     state = _state(told, key, path)
     if state is None or state["done"] < len(data):
         state = _made(model, data, layer or model.layer, path, told, key, state, progress)
@@ -121,8 +118,7 @@ def _made(
     progress: bool | None,
 ) -> dict[str, Any]:
     """Run the network over the photos that are left, and note every now and then how far it got."""
-    assert isinstance(model.preprocess, Preprocess)
-    photos = Photos(data, model.preprocess)
+    photos = Photos(data, steps_of(model))
     state = state or {"key": key, "done": 0, "rows": [], "problems": [], "layer": layer}
     maps: Any = np.load(path, mmap_mode="r+") if state["done"] else None
     try:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lucidcam.errors import DataError, ModelError, OptionError, unknown
+from lucidcam.errors import DataError, OptionError, unknown
 from lucidcam.metrics import State
 from lucidcam.metrics._localization import Located
 from lucidcam.metrics.maxboxacc import MaxBoxAcc
@@ -28,7 +28,7 @@ from lucidcam.samples import Problem
 from lucidcam.storage import write_whole
 from lucidcam.train._lightning import Task, leads, torchmetrics
 from lucidcam.train.labelled import Labelled, Sampling, read
-from lucidcam.train.loading import Augment, Batch, loaders
+from lucidcam.train.loading import Augment, Batch, loaders, steps_of
 from lucidcam.train.trainer import Training, begin, checked, fit, schedule
 from lucidcam.types import Model, fingerprint
 
@@ -116,8 +116,6 @@ def train_gap(
     """
     if augment not in ("standard", "shift", "none"):
         raise OptionError(unknown("augmentation", str(augment), ("standard", "shift", "none")))
-    if not 0 < validation_share < 1:
-        raise OptionError(f"expected 0 < validation_share < 1; got {validation_share}.")
     how, folder, options = Training.of(training), Path(out).expanduser(), dict(data_options or {})
     everything = read(data, classes, multi_label, limit, format, **options)
     if validation is None:
@@ -148,14 +146,13 @@ def train_gap(
     begin(folder, settings, how, "network")
     fresh = not pretrained or (architecture or "").removeprefix("gap:") in OWN
     task = GAPTask(network, check, how, train.class_weights() if class_weights else None, freeze, 1.0 if fresh else BACKBONE_RATE)
-    fitted = fit(task, *loaders(train, check, _steps(model), augment, sampling, how), how, folder, "network")
-    network.load_state_dict({name.removeprefix("network."): value for name, value in fitted.state.items() if name.startswith("network.")})
-    card = Card(architecture, built, train.classes, network.layer, _steps(model), train.multi_label, fitted.metrics, settings)
+    fitted = fit(task, *loaders(train, check, steps_of(model), augment, sampling, how), how, folder, "network")
+    network.load_state_dict(fitted.weights("network"))
+    card = Card(architecture, built, train.classes, network.layer, steps_of(model), train.multi_label, fitted.metrics, settings)
     network.requires_grad_()
     if leads():
         _export(network, card, folder)
-    if fitted.diverged is not None:
-        raise ModelError(f"{fitted.diverged} Epoch {fitted.epoch}, the best before, is kept in {folder}.") from fitted.diverged
+    fitted.check(folder)
     found = replace(model, module=network.cpu().eval(), labels=train.classes, layer=network.layer, name=folder.resolve().name)
     return Trained(found, folder, fitted.metrics, (*everything.problems, *task.problems.values()))
 
@@ -190,10 +187,6 @@ class GAPTask(Task):  # type: ignore[misc]
         if self.frozen:
             self.network.trunk.eval()
         return self
-
-    def on_train_epoch_start(self) -> None:
-        """Dropout's draws hang on the epoch alone, so that a training that goes on is the one that was not interrupted."""
-        torch.manual_seed(self.training_options.seed + 1 + self.current_epoch)
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
         """The loss of a batch."""
@@ -314,20 +307,12 @@ def _network(
         model = on_top(base, at, channels if isinstance(channels, int) else None, pooling, None, classes)
         architecture = None
     if fit_photos is not None:
-        model = replace(model, preprocess=_steps(model).refit(fit_photos))
-    if _steps(model).fit == "whole":
+        model = replace(model, preprocess=steps_of(model).refit(fit_photos))
+    if steps_of(model).fit == "whole":
         raise OptionError(
             "training needs inputs of one size: give fit 'squash' or 'crop'; a trained network takes 'whole' when it is loaded."
         )
     return replace(model, labels=classes), architecture, built
-
-
-def _steps(model: Model) -> Preprocess:
-    if not isinstance(model.preprocess, Preprocess):
-        raise OptionError(
-            f"training needs a preprocessing of known steps (lucidcam.preprocess.Preprocess); {model.name} brings its own code."
-        )
-    return model.preprocess
 
 
 def _scores(check: Labelled) -> nn.ModuleDict:

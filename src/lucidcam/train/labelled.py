@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lucidcam.data import open_data
-from lucidcam.errors import DataError
+from lucidcam.errors import DataError, OptionError
 from lucidcam.samples import Problem, Sample
 
 Array = npt.NDArray[np.float64]
@@ -64,8 +64,11 @@ class Labelled:
         Where that gives no image, one of the most frequent combination is taken.
 
         Raises:
+            OptionError: a share that is none.
             DataError: no combination has two images.
         """
+        if not 0 < share < 1:
+            raise OptionError(f"expected 0 < validation_share < 1; got {share}.")
         rng = np.random.default_rng(seed)
         groups = [rng.permutation(group).tolist() for group in self._combinations().values()]
         largest = max(groups, key=len)

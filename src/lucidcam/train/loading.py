@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lucidcam import images
 from lucidcam.compat import import_optional
-from lucidcam.errors import InputError
+from lucidcam.errors import InputError, OptionError
 from lucidcam.preprocess import Preprocess
 from lucidcam.samples import Problem
 from lucidcam.train.labelled import Array, Labelled, Sampling
 from lucidcam.train.trainer import Training
-from lucidcam.types import Frame
+from lucidcam.types import Frame, Model
 
 Augment = Literal["standard", "shift", "none"]
 WORKERS = 4
@@ -138,6 +138,17 @@ class Drawn(Sampler[Any]):
         rng = np.random.default_rng([self.seed, self.epoch])
         rows = rng.permutation(self.count) if self.chances is None else rng.choice(self.count, self.count, p=self.chances)
         return iter([(int(row), place, self.epoch) for place, row in enumerate(rows)])
+
+
+def steps_of(model: Model) -> Preprocess:
+    """The preprocessing of a model, whose steps are known.
+
+    Raises:
+        OptionError: it brings its own code, or none.
+    """
+    if not isinstance(model.preprocess, Preprocess):
+        raise OptionError(f"training needs a lucidcam.preprocess.Preprocess, whose steps are known; {model.name} brings code of its own.")
+    return model.preprocess
 
 
 def loaders(

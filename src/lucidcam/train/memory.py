@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from lucidcam.data import ClassMap
-from lucidcam.errors import DataError, ModelError, OptionError
+from lucidcam.errors import DataError, OptionError
 from lucidcam.nn import Memory
 from lucidcam.nn.memory import FILE, Belongs, Loss, Losses, Read
-from lucidcam.preprocess import Preprocess
 from lucidcam.samples import Problem
 from lucidcam.train._lightning import Task, leads
 from lucidcam.train.features import Features, features_of
 from lucidcam.train.labelled import Sampling, read
-from lucidcam.train.loading import Drawn
+from lucidcam.train.loading import Drawn, steps_of
 from lucidcam.train.slots import Slots, slots_of
 from lucidcam.train.trainer import Training, begin, checked, fit, schedule
 from lucidcam.types import Model
@@ -114,10 +113,6 @@ def train_memory(
     given = {"slots": slots, "temperature": temperature, "read": read_at, "whiten": whiten, "sampling": sampling}
     form |= {name: value for name, value in given.items() if value is not None}
     how, folder = Training.of({**USUAL, **({"lr": UNBIASED_LR} if unbiased else {}), **training}), Path(out).expanduser()
-    if not isinstance(model.preprocess, Preprocess):
-        raise OptionError(f"a memory's features need a lucidcam.preprocess.Preprocess; {model.name} brings code of its own, or none.")
-    if not 0 < validation_share < 1:
-        raise OptionError(f"expected 0 < validation_share < 1; got {validation_share}.")
     everything = read(data, classes, multi_label, limit, format, **dict(data_options or {}))
     ids = _ids(model, everything.classes, class_map, everything.name)
     if loss == "cross_entropy" and everything.multi_label:
@@ -132,14 +127,14 @@ def train_memory(
         "model": model.name,
         "weights": before,
         "layer": layer or model.layer,
-        "preprocess": repr(model.preprocess),
+        "preprocess": repr(steps_of(model)),
         **form,
         "loss": loss,
         "class_weights": class_weights,
         **how.described(),
     }
     begin(folder, settings, how, "memory")
-    features = features_of(model, everything, layer, folder, "features", how.progress)
+    features = features_of(model, everything, layer, folder, how.progress)
     known, check = _split(features, validation_share, how.seed)
     belongs = Belongs(before, model.name, features.layer, everything.classes, ids)
     torch.manual_seed(how.seed)
@@ -148,7 +143,7 @@ def train_memory(
         memory.whiten(torch.cat([maps.flatten(2).mean(-1) for maps, _ in known.loader()]))
     weights = known.data.class_weights() if class_weights else None
     fitted = fit(MemoryTask(memory, loss, weights, how), *_loaders(known, check, form["sampling"], how), how, folder, "memory")
-    memory.load_state_dict({name.removeprefix("memory."): value for name, value in fitted.state.items() if name.startswith("memory.")})
+    memory.load_state_dict(fitted.weights("memory"))
     memory.cpu().eval()
     views = slots_of(memory, known)
     if leads():
@@ -157,8 +152,7 @@ def train_memory(
             views.save(folder)
         except OSError as error:
             raise DataError(f"{folder} cannot be written: {error.strerror or error}; mend that and run again.") from error
-    if fitted.diverged is not None:
-        raise ModelError(f"{fitted.diverged} Epoch {fitted.epoch}, the best before, is kept in {folder}.") from fitted.diverged
+    fitted.check(folder)
     return TrainedMemory(memory, folder / FILE, fitted.metrics, views, (*everything.problems, *features.problems))
 
 
@@ -176,10 +170,6 @@ class MemoryTask(Task):  # type: ignore[misc]
         super().__init__()
         self.memory, self.loss, self.training_options = memory, loss, training
         self.register_buffer("weights", weights, persistent=False)
-
-    def on_train_epoch_start(self) -> None:
-        """As in `GAPTask`: what is drawn hangs on the epoch alone."""
-        torch.manual_seed(self.training_options.seed + 1 + self.current_epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
         """The sum of the three losses, each of which is logged."""

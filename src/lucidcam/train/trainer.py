@@ -109,6 +109,19 @@ class Fitted:
     metrics: dict[str, float]
     diverged: DivergedError | None
 
+    def weights(self, part: str) -> dict[str, Tensor]:
+        """The state of one of the task's modules, by its own names."""
+        return {name.removeprefix(f"{part}."): value for name, value in self.state.items() if name.startswith(f"{part}.")}
+
+    def check(self, folder: Path) -> None:
+        """Say that training did not come to its end, once the best epoch is written.
+
+        Raises:
+            ModelError: the loss was no number any more.
+        """
+        if self.diverged is not None:
+            raise ModelError(f"{self.diverged} Epoch {self.epoch}, the best before, is kept in {folder}.") from self.diverged
+
 
 def checked(loss: Tensor, task: Any, where: str) -> Tensor:
     """The loss, when it is a number.
@@ -205,7 +218,7 @@ def _say(training: Training, text: str) -> None:
 
 def _trainer(training: Training, out: Path, folder: Path, what: str) -> Any:
     shown = sys.stderr.isatty() and training.progress is not False
-    callbacks: list[Any] = [Told(what, training.progress)]
+    callbacks: list[Any] = [Told(what, training.progress), Seeded(training.seed)]
     if training.patience is not None:
         callbacks.append(lightning.callbacks.EarlyStopping(MONITOR, patience=training.patience, mode="min", check_finite=False))
     if shown:
@@ -288,6 +301,17 @@ class Told(Callback):  # type: ignore[misc]
     def on_save_checkpoint(self, trainer: Any, task: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the figures with the weights they are of."""
         checkpoint[METRICS] = _metrics(trainer)
+
+
+class Seeded(Callback):  # type: ignore[misc]
+    """What networks draw hangs on the seed and the epoch alone, so that a training that goes on is the one that was not interrupted."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Any, task: Any) -> None:
+        """Seed dropout and the like."""
+        torch.manual_seed(self.seed + 1 + trainer.current_epoch)
 
 
 def _metrics(trainer: Any) -> dict[str, float]:
