@@ -101,7 +101,7 @@ def localize(
     Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
     """
     import lucidcam.localization as localization
-    from lucidcam.localization.explained import asked_of
+    from lucidcam.explainer import asked_of
 
     chosen, words = method_flags(localize, [method], data)
     [(kind, options)] = chosen

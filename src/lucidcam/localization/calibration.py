@@ -11,7 +11,7 @@ from lucidcam import maps
 from lucidcam.data import open_data
 from lucidcam.data._classes import Given
 from lucidcam.errors import DataError, InputError
-from lucidcam.localization.explained import LABEL, Explained, Explainer, OnProblem
+from lucidcam.explainer import LABEL, Explained, Explainer, OnProblem
 from lucidcam.localization.regions import Keep, Regions
 from lucidcam.methods._base import Method
 from lucidcam.metrics._base import Array

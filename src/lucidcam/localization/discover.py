@@ -19,8 +19,8 @@ from lucidcam import maps
 from lucidcam.data import open_data
 from lucidcam.data._classes import Given
 from lucidcam.errors import OptionError, TargetError, unknown
+from lucidcam.explainer import PREDICTED, Explainer, asked_of
 from lucidcam.explanation import Explanation
-from lucidcam.localization.explained import PREDICTED, Explainer, asked_of
 from lucidcam.localization.parts import Concept, Part, cut_out
 from lucidcam.localization.sheets import save_sheets
 from lucidcam.methods._base import Method

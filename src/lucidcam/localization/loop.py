@@ -9,7 +9,7 @@ from typing import Any
 
 from lucidcam.data import open_data
 from lucidcam.data._classes import Given
-from lucidcam.localization.explained import Explained, Explainer, OnProblem
+from lucidcam.explainer import Explained, Explainer, OnProblem
 from lucidcam.localization.regions import Keep, Refine, Regions
 from lucidcam.methods._base import Method
 from lucidcam.outputs._labels import Labels

@@ -72,12 +72,23 @@ class Explainer:
             DataError: when nothing of it can be used.
             LucidcamError: at once, for a method, option or class that does not exist.
         """
+        return self._stream(data, on_problem or _raise, self.asking())
+
+    def asking(self) -> Asking:
+        """The questions, checked: what to ask of each sample.
+
+        Raises:
+            LucidcamError: for a method, option or class that does not exist.
+        """
         resolve_method(self.method, dict(self.options))
         classes = ClassMap.of(self.model, self.class_map)
-        fixed = None if isinstance(self.target, str) and self.target == LABEL else self._fixed(classes)
-        return self._stream(data, on_problem or _raise, classes, fixed)
+        return Asking(classes, None if isinstance(self.target, str) and self.target == LABEL else self._fixed(classes))
 
-    def _stream(self, data: Dataset, tell: OnProblem, classes: ClassMap, fixed: _Question | None) -> Iterator[Explained]:
+    def explained(self, ready: Sequence[Ready], failed: OnProblem) -> list[Explained]:
+        """Explain some samples together; where that fails, one by one, and those that fail by themselves go to `failed`."""
+        return together(ready, self._explained, lambda each, error: failed(Problem.of(each.sample.name, error)))
+
+    def _stream(self, data: Dataset, tell: OnProblem, asking: Asking) -> Iterator[Explained]:
         first: Problem | None = None
         count = told = 0
 
@@ -89,23 +100,31 @@ class Explainer:
         samples = iter(data)
         while chunk := list(islice(samples, IMAGES_AT_ONCE)):
             ready = []
-            for sample in chunk:
-                try:
-                    ready.append(self._ready(sample, classes, fixed))
-                except _Unusable as unusable:
-                    failed(unusable.problem)
-            for found in together(ready, self._explained, lambda each, error: failed(Problem.of(each.sample.name, error))):
-                count, told = count + 1, told + bool(found.maps)
-                yield found
+            for each in chunk:
+                found = self._ready(each, asking)
+                if isinstance(found, Problem):
+                    failed(found)
+                else:
+                    ready.append(found)
+            for done in self.explained(ready, failed):
+                count, told = count + 1, told + bool(done.maps)
+                yield done
         if not count:
             raise DataError(f"{data.name}: no image could be used{'; it is empty.' if first is None else f', {first.error}'}")
         if not told:
             raise DataError(f"{data.name}: it tells no classes of its images; give target=None for the predicted ones, or a class.")
-        if classes.unmatched and fixed is None:
-            names = ", ".join(sorted(classes.unmatched))
+        unmatched = asking.classes.unmatched
+        if unmatched and asking.fixed is None:
+            names = ", ".join(sorted(unmatched))
             tell(
                 Problem(data.name, f"{data.name}: these labels are no classes of {self.model.name}: {names}; give class_map (--class-map).")
             )
+
+    def _ready(self, sample: Sample | Problem, asking: Asking) -> Ready | Problem:
+        if isinstance(sample, Problem):
+            return sample
+        prepared = prepare(self.model, sample)
+        return prepared if isinstance(prepared, Problem) else asking.ready(sample, prepared, self.model)
 
     def _fixed(self, classes: ClassMap) -> _Question:
         """The target that is the same for every image."""
@@ -121,30 +140,7 @@ class Explainer:
             ids[found] = str(each) if mapped is not None else self.model.label(found)
         return _Question(list(ids), ids)
 
-    def _ready(self, sample: Sample | Problem, classes: ClassMap, fixed: _Question | None) -> _Ready:
-        if isinstance(sample, Problem):
-            raise _Unusable(sample)
-        try:
-            prepared = replace(self.model.prepare([sample.image])[0], name=sample.name)
-        except ModelError:  # no preprocessing at all
-            raise
-        except Exception as error:
-            raise _Unusable(Problem.of(sample.name, error)) from error
-        question = fixed
-        if question is None:
-            ids: dict[int | None, str] = {}
-            for label in sample.labels:
-                id = classes.resolve(label)
-                if id is not None:
-                    ids.setdefault(id, label)
-            if sample.labels and not ids:
-                why = classes.reasons.get(sample.labels[0], "")
-                told = f"none of its labels ({', '.join(sample.labels)}) is a class of {self.model.name}: {why} See --class-map, class_map."
-                raise _Unusable(Problem(sample.name, f"{sample.name}: {told}"))
-            question = _Question(list(ids), ids)
-        return _Ready(sample, prepared, question)
-
-    def _explained(self, ready: Sequence[_Ready]) -> list[Explained]:
+    def _explained(self, ready: Sequence[Ready]) -> list[Explained]:
         asked = [each for each in ready if each.question.target != []]
         found: dict[str, list[Explanation]] = {}
         if asked:
@@ -173,15 +169,54 @@ class _Question:
 
 
 @dataclass(frozen=True, eq=False)
-class _Ready:
+class Ready:
+    """A sample that can be explained: its image prepared, its question asked."""
+
     sample: Sample
     prepared: Prepared
     question: _Question
 
 
-class _Unusable(Exception):  # noqa: N818 - it never leaves this file
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+@dataclass(frozen=True, eq=False)
+class Asking:
+    """What to ask of each sample.
+
+    Attributes:
+        classes: from the data's names of classes to the model's.
+        fixed: the same for every image; None: each image's own labels.
+    """
+
+    classes: ClassMap
+    fixed: _Question | None
+
+    def ready(self, sample: Sample, prepared: Prepared, model: Model) -> Ready | Problem:
+        """A prepared sample with its question; a problem where none of its labels is a class of the model."""
+        if self.fixed is not None:
+            return Ready(sample, prepared, self.fixed)
+        ids: dict[int | None, str] = {}
+        for label in sample.labels:
+            id = self.classes.resolve(label)
+            if id is not None:
+                ids.setdefault(id, label)
+        if sample.labels and not ids:
+            why = self.classes.reasons.get(sample.labels[0], "")
+            told = f"none of its labels ({', '.join(sample.labels)}) is a class of {model.name}: {why} See --class-map, class_map."
+            return Problem(sample.name, f"{sample.name}: {told}")
+        return Ready(sample, prepared, _Question(list(ids), ids))
+
+
+def prepare(model: Model, sample: Sample) -> Prepared | Problem:
+    """A sample's image, ready for the network; or what is wrong with it.
+
+    Raises:
+        ModelError: the model has no preprocessing at all.
+    """
+    try:
+        return replace(model.prepare([sample.image])[0], name=sample.name)
+    except ModelError:
+        raise
+    except Exception as error:
+        return Problem.of(sample.name, error)
 
 
 def _raise(problem: Problem) -> None:
