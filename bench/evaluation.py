@@ -25,9 +25,9 @@ from pathlib import Path
 import torch
 
 import lucidcam
+from lucidcam.costs.timing import Ratio, paired
 from lucidcam.metrics.deletion import Deletion, Insertion
 from lucidcam.metrics.road import ROAD
-from measure import Ratio, paired
 from report import circumstances, table, write_section
 
 PARTS = ("kangaroo", "grid", "sanity", "speed", "road", "memory")

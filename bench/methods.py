@@ -27,7 +27,8 @@ from torch import Tensor, nn
 import lucidcam
 import peers
 from lucidcam.compat import import_torchvision
-from measure import Clock, Ratio, Step, paired, peak_of
+from lucidcam.costs.memory import peak_of
+from lucidcam.costs.timing import Clock, Ratio, Step, paired
 from report import circumstances, table, write_section
 
 NETS = ("resnet18", "resnet50", "vgg16", "mobilenet_v2")

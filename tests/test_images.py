@@ -210,7 +210,7 @@ def test_one_bit_grey_and_bool(tmp_path):
 def test_paths_that_lead_nowhere(tmp_path):
     assert "does not exist" in refused(tmp_path / "none.jpg")
     assert "is a folder" in refused(tmp_path)
-    assert "web address" in refused("https://example.org/cat.jpg")
+    assert "fsspec knows" in refused("nowhere://example.org/cat.jpg")
     assert "PIL image" in refused(3)
 
 

@@ -9,6 +9,7 @@ pass, and the user's model comes back as it was.
     torch.Size([1, 30, 30])
 """
 
+from lucidcam.costs import Cost, Costs, bench
 from lucidcam.engine.layers import describe as layers
 from lucidcam.engine.run import Run
 from lucidcam.errors import LucidcamError
@@ -17,6 +18,7 @@ from lucidcam.explanation import Explanation
 from lucidcam.localization import discover, localize
 from lucidcam.methods._base import Method, register
 from lucidcam.models import load, wrap
+from lucidcam.pipeline import Results, run
 from lucidcam.registry import methods as _methods
 from lucidcam.registry import metrics as _metrics
 from lucidcam.runner import attribute, explain, optimize
@@ -30,6 +32,8 @@ __all__ = [
     "All",
     "Classes",
     "Contrast",
+    "Cost",
+    "Costs",
     "Explanation",
     "LucidcamError",
     "Method",
@@ -37,11 +41,13 @@ __all__ = [
     "Object",
     "Probability",
     "Report",
+    "Results",
     "Run",
     "Sample",
     "Target",
     "TopK",
     "attribute",
+    "bench",
     "discover",
     "evaluate",
     "explain",
@@ -52,6 +58,7 @@ __all__ = [
     "metrics",
     "optimize",
     "register",
+    "run",
     "wrap",
 ]
 

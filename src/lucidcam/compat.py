@@ -96,6 +96,22 @@ def import_transformers(purpose: str = "this model") -> ModuleType:
         return _import("transformers", "hf", purpose)
 
 
+class Loaded:
+    """Goes before a model into another process: there, libraries that are loaded here are loaded first, in the way that works."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load, (tuple(name for name in _LOADERS if name in sys.modules),)
+
+
+def _load(names: tuple[str, ...]) -> Loaded:
+    for name in names:
+        _LOADERS[name]()
+    return Loaded()
+
+
+_LOADERS = {"torchvision": import_torchvision, "timm": import_timm, "transformers": import_transformers}
+
+
 def import_optional(name: str, extra: str, purpose: str) -> ModuleType:
     """Import a library, or one of its modules, that an extra brings.
 

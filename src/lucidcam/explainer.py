@@ -12,9 +12,9 @@ from lucidcam.data._classes import ClassMap, Given
 from lucidcam.errors import DataError, ModelError, TargetError
 from lucidcam.explanation import Explanation
 from lucidcam.methods._base import Method
-from lucidcam.runner import IMAGES_AT_ONCE, explain, named, together
+from lucidcam.runner import explain, named, together
 from lucidcam.samples import Problem, Sample
-from lucidcam.settings import resolve_method
+from lucidcam.settings import IMAGES_AT_ONCE, resolve_method
 from lucidcam.targets import by_word
 from lucidcam.types import Model, Prepared, fold
 

@@ -33,6 +33,9 @@ class Explanation:
         layer: the layer's dotted name; "input" for methods that go down to the pixels.
         name: the image's name, usually its file's.
         ranged: the map's values have no zero of their own (RISE): the heatmap starts at their minimum.
+        error: of a map made with fewer passes than the exact one: its estimated distance from that one, as a share of its size (root of
+            the expected sum of squares over the map's cells, before what is negative is cut off; see the method). Where several maps were
+            averaged, the largest of theirs. None: the map is exact, or its error is not estimated.
         pixels: signed values `[C, H, W]` of pixel methods (Guided Backprop, …), else None.
     """
 
@@ -48,17 +51,23 @@ class Explanation:
     name: str
     pixels: Tensor | None = field(default=None, repr=False)
     ranged: bool = field(default=False, repr=False)
+    error: float | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the original image."""
+        return self.frame.height, self.frame.width
 
     @cached_property
     def map(self) -> maps.Array:
         """The raw map in the original image's size `[H, W]`, float32; 0 where the network did not look (outside its centre crop)."""
-        return maps.finish(self.raw, self.image.size[::-1], self.frame.box)
+        return maps.finish(self.raw, self.size, self.frame.box)
 
     @cached_property
     def heatmap(self) -> maps.Array:
         """Positive evidence as a share of its maximum `[H, W]`, in [0, 1]."""
         if self.ranged:
-            return maps.normalise(maps.finish(self.raw - self.raw.min(), self.image.size[::-1], self.frame.box))
+            return maps.normalise(maps.finish(self.raw - self.raw.min(), self.size, self.frame.box))
         return maps.normalise(self.map)
 
     @cached_property
@@ -66,8 +75,7 @@ class Explanation:
         """Signed colours around mid-grey, in the original image's size, for methods that have them (`pixels` with three colours)."""
         if self.pixels is None or self.pixels.shape[0] != 3:
             return None
-        height, width = self.image.size[::-1]
-        return render.signed_rgb(np.stack([maps.finish(p, (height, width), self.frame.box) for p in self.pixels], axis=-1))
+        return render.signed_rgb(np.stack([maps.finish(p, self.size, self.frame.box) for p in self.pixels], axis=-1))
 
     def overlay(self, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
         """Blend the coloured heatmap over the image; what the network did not see (outside its centre crop) is left as it is.
@@ -106,6 +114,7 @@ class Explanation:
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pixels, for JSON."""
         found = self.boxes(0.2)
+        known = {} if self.error is None else {"error": self.error}
         return {
             "image": self.name,
             "label": self.label,
@@ -114,8 +123,9 @@ class Explanation:
             "probability": self.probability,
             "method": self.method,
             "layer": self.layer,
-            "size": list(self.image.size),
+            "size": [self.frame.width, self.frame.height],
             "box": list(found[0]) if found else None,
+            **known,
         }
 
     def save(self, path: str | Path, **options: Any) -> Path:

@@ -9,7 +9,7 @@ import re
 import threading
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from lucidcam.errors import InputError
+from lucidcam.sources import Stored, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,17 +52,20 @@ def read(source: Any) -> tuple[Image.Image, str]:
     """Read one picture.
 
     Args:
-        source: a path; `bytes` or a binary file with the contents of an image file; a PIL image; a NumPy array `[H, W]`
-            or `[H, W, C]` with 1, 3 or 4 channels (RGB, RGBA); or a torch tensor `[H, W]` or `[C, H, W]`. Numbers are
+        source: a path, or an address that fsspec knows ("s3://…", "https://…"); `bytes` or a binary file with the contents of an image
+            file; anything else whose `read()` gives them, a `lucidcam.sources.Stored` for instance; a PIL image; a NumPy array
+            `[H, W]` or `[H, W, C]` with 1, 3 or 4 channels (RGB, RGBA); or a torch tensor `[H, W]` or `[C, H, W]`. Numbers are
             uint8, uint16 or bool, or floats in 0–1.
 
     Returns:
         The picture as RGB, EXIF orientation applied, transparency on white, the first frame of an animation, 16-bit
-        values scaled to 8; and its name: the path, or "bytes", "image", "array", "tensor".
+        values scaled to 8; and its name: the path or address, or "bytes", "image", "array", "tensor".
 
     Raises:
         InputError: one line that says what was expected, what came, and what to do.
     """
+    if is_url(source):
+        source = Stored(source)
     if isinstance(source, (str, os.PathLike)):
         return _read_path(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -131,7 +135,7 @@ def _in_folder(folder: Path) -> list[Path]:
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(root, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES]
-    return sorted(found, key=_natural)
+    return sorted(found, key=natural)
 
 
 def _in_glob(pattern: str) -> list[Path]:
@@ -144,18 +148,17 @@ def _in_glob(pattern: str) -> list[Path]:
             found += _in_folder(path)
         elif any_suffix or path.suffix.lower() in SUFFIXES:
             found.append(path)
-    return sorted(dict.fromkeys(found), key=_natural)
+    return sorted(dict.fromkeys(found), key=natural)
 
 
-def _natural(path: Path) -> list[Any]:
+def natural(path: PurePath) -> list[Any]:
+    """The key of natural order: 2 before 10, case aside."""
     parts = (re.split(r"(\d+)", part.casefold()) for part in path.parts)
     return [[(int(piece), "") if piece.isdigit() else (-1, piece) for piece in part] for part in parts]
 
 
 def _read_path(source: str | os.PathLike[str]) -> tuple[Image.Image, str]:
     name = str(os.fspath(source))
-    if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
-        raise InputError(f"{name!r} is a web address; download the image and give its path.")
     path = Path(name).expanduser()
     try:
         if path.is_dir():
@@ -177,6 +180,8 @@ def _read_file(file: Any) -> tuple[Image.Image, str]:
     name = name if isinstance(name, str) else "bytes"
     try:
         data = file.read()
+    except InputError:
+        raise
     except (OSError, ValueError) as error:  # closed, or text mode on bytes that are no text
         raise InputError(f"{name} cannot be read as an image ({error}); open it with mode 'rb'.") from error
     if not isinstance(data, bytes):

@@ -1,27 +1,63 @@
-"""The bar that is shown while many images are worked on."""
+"""What is shown while many images are worked on: a bar in a terminal, a line a minute elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+MINUTE = 60.0
+"""Seconds between two lines where there is no terminal."""
 
 
 @contextmanager
 def bar(count: int | None, title: str, shown: bool | None = None) -> Iterator[Callable[[float], None]]:
-    """A bar with the time left, gone when the work is done; gives what to tell how many images, with fractions, were done since.
+    """A bar with images per second and the time left, gone when the work is done; gives what to tell how many were done since.
 
     Args:
         count: how many there are; None: not known.
         title: what is going on.
-        shown: None: when standard error is a terminal.
+        shown: None: a bar when standard error is a terminal, else a line every minute.
     """
-    if not (sys.stderr.isatty() if shown is None else shown):
+    if shown is False:
         yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
+    elif shown is None and not sys.stderr.isatty():
+        yield _Lines(count, title)
+    else:
+        yield from _bar(count, title)
 
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), transient=True) as shown_bar:
+
+def _bar(count: int | None, title: str) -> Iterator[Callable[[float], None]]:
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, Task
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), Speed())
+    with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=120) as shown_bar:
         task = shown_bar.add_task(title, total=count)
         yield lambda done: shown_bar.advance(task, done)
+
+
+class _Lines:
+    """Tells in lines, for logs."""
+
+    def __init__(self, count: int | None, title: str) -> None:
+        self.count, self.title = count, title
+        self.began = self.told = time.monotonic()
+        self.done = 0.0
+
+    def __call__(self, done: float) -> None:
+        self.done += done
+        now = time.monotonic()
+        if now - self.told < MINUTE:
+            return
+        self.told = now
+        speed = self.done / (now - self.began)
+        of = "" if self.count is None else f" of {self.count}"
+        left = "" if self.count is None else f", {(self.count - self.done) / speed / MINUTE:.0f} minutes left"
+        print(f"{self.title}: {self.done:.0f}{of}, {speed:.1f}/s{left}", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from lucidcam.engine.inputs import all_finite
 from lucidcam.engine.layers import LayerSpec
+from lucidcam.engine.masked import out_of_memory
 from lucidcam.engine.optimize import optimize as optimized_copy
 from lucidcam.engine.run import Run, open_run
 from lucidcam.errors import LayerError, MissingExtraError, ModelError, OptionError, TargetError
@@ -29,10 +31,6 @@ R = TypeVar("R")
 
 GRADIENT_BYTES = 2**28
 """Gradients of many targets are made and reduced a part at a time, each of at most this size."""
-
-
-IMAGES_AT_ONCE = 16
-"""Images that `explain` sends through the model together."""
 
 
 def attribute(
@@ -155,12 +153,26 @@ def explain(
     targets = _per_image(target, len(prepared), model)
     found: list[list[Explanation]] = [[] for _ in prepared]
     layer = chosen.layer_of(model.module, layer, model.layer)
-    for rows in _batches(prepared, targets, IMAGES_AT_ONCE):
-        inputs = torch.stack([prepared[i].tensor for i in rows]).to(model.device, model.dtype)
+    waiting = deque(_batches(prepared, targets, settings.images_at_once))
+    most = settings.images_at_once
+    while waiting:
+        rows = waiting.popleft()
+        if len(rows) > most:
+            waiting.appendleft(rows[most:])
+            rows = rows[:most]
+        inputs = _stacked([prepared[i].tensor for i in rows], model)
         asked = [targets[i] for i in rows] if isinstance(targets[rows[0]], list) else targets[rows[0]]
-        with _opened(model.module, inputs, chosen, settings, asked, layer) as run:
-            for i, explained in zip(rows, _explanations(run, chosen, settings, model, [prepared[i] for i in rows]), strict=True):
-                found[i] = explained
+        try:
+            with _opened(model.module, inputs, chosen, settings, asked, layer) as run:
+                for i, explained in zip(rows, _explanations(run, chosen, settings, model, [prepared[i] for i in rows]), strict=True):
+                    found[i] = explained
+        except (RuntimeError, MemoryError) as error:
+            if len(rows) == 1 or not out_of_memory(error):
+                raise
+            most = len(rows) // 2
+            waiting.appendleft(rows)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
     return [explanation for group in found for explanation in group]
 
 
@@ -242,32 +254,36 @@ def _parts(run: Run, method: Method) -> Iterator[slice]:
 
 def _explanations(run: Run, method: Method, settings: Settings, model: Model, prepared: list[Prepared]) -> Iterator[list[Explanation]]:
     found = compute(run, method, settings)
-    pixels = found if isinstance(method, PixelMethod) else None
-    maps = _one_channel(found, method)
-    bound, scores = run.bound, run.clean_scores()
-    probabilities = run.probabilities(logits(run.outputs())) if bound.ids is not None else None
-    if probabilities is not None and model.labels is not None and len(model.labels) != probabilities.shape[1]:
-        raise ModelError(f"{model.name} has {len(model.labels)} labels for {probabilities.shape[1]} classes; give one label per class.")
+    bound, scores = run.bound.on_host(), run.clean_scores().tolist()
+    chosen = run.probabilities(logits(run.outputs())) if bound.ids is not None else None
+    if chosen is not None and model.labels is not None and len(model.labels) != chosen.shape[1]:
+        raise ModelError(f"{model.name} has {len(model.labels)} labels for {chosen.shape[1]} classes; give one label per class.")
+    ids = None if bound.ids is None else bound.ids.tolist()
+    probabilities = None if chosen is None or bound.ids is None else chosen.gather(1, bound.ids.to(chosen.device)).tolist()
     at_layer = method.layered == "always" or (method.layered == "optional" and run.named_layers)
     layer = "+".join(each.name for each in run.layers) if at_layer else "input"
+    # A batch leaves its device in one piece: copying every map by itself would make a GPU wait for each.
+    maps = _one_channel(found, method).float().cpu()
+    pixels = found.float().cpu() if isinstance(method, PixelMethod) else None
+    errors = torch.stack(run.errors).amax(0).tolist() if run.errors else None
     for i, one in enumerate(prepared):
         explained = []
         for t in range(bound.count):
-            number = None if bound.ids is None else int(bound.ids[i, t])
             explained.append(
                 Explanation(
-                    raw=maps[i, t].float().cpu(),
+                    raw=maps[i, t],
                     image=one.image,
                     frame=one.frame,
-                    target=number,
+                    target=None if ids is None else ids[i][t],
                     label=bound.name(i, t, model.label),
-                    score=float(scores[i, t]),
-                    probability=None if probabilities is None or number is None else float(probabilities[i, number]),
+                    score=scores[i][t],
+                    probability=None if probabilities is None else probabilities[i][t],
                     method=method.name,
                     layer=layer,
                     name=one.name,
-                    pixels=None if pixels is None else pixels[i, t].float().cpu(),
+                    pixels=None if pixels is None else pixels[i, t],
                     ranged=method.ranged,
+                    error=None if errors is None else errors[i][t],
                 )
             )
         yield explained
@@ -291,6 +307,14 @@ def _same(target: Target) -> Any:
     except TypeError:
         return id(target)
     return target
+
+
+def _stacked(tensors: Sequence[Tensor], model: Model) -> Tensor:
+    """Images `[B, C, h, w]` where the model is; to a GPU from pinned memory, so that nobody waits for the copy."""
+    if model.device.type != "cuda":
+        return torch.stack(list(tensors)).to(model.device, model.dtype)
+    pinned = torch.empty((len(tensors), *tensors[0].shape), dtype=tensors[0].dtype, pin_memory=True)
+    return torch.stack(list(tensors), out=pinned).to(model.device, model.dtype, non_blocking=True)
 
 
 def _per_image(target: Any, count: int, model: Model) -> list[Any]:

@@ -45,7 +45,8 @@ class Sample:
     """One image of a data set.
 
     Attributes:
-        image: whatever `lucidcam.images.read` takes, usually a path.
+        image: whatever `lucidcam.images.read` takes, usually a path. One that is to be read late has `read()`, which gives the bytes
+            of an image file, a `name` and `identity()`, a text that changes with it; `lucidcam.sources.Stored` is one.
         name: what it is called in reports; no two samples of a data set share a name.
         labels: the classes that are in the image, in the data set's words, each once. Empty: those of the objects.
         objects: what is marked in it.
@@ -63,13 +64,18 @@ class Sample:
             object.__setattr__(self, "labels", labels_of(self.objects))
 
     def identity(self) -> str:
-        """A short text that changes with the sample: its name, classes and boxes; its file's size and date, or the pixels in memory."""
+        """A short text that changes with the sample: its name, classes and boxes; its file's size and date, or the pixels in memory.
+
+        Of images that are read late it is their own: nothing is read for it.
+        """
         things = [(each.label, each.box, each.difficult, each.mask is not None) for each in self.objects]
         file: tuple[Any, ...] = ()
         if isinstance(self.image, (str, os.PathLike)):
             with contextlib.suppress(OSError):
                 status = Path(self.image).expanduser().stat()
                 file = (status.st_size, status.st_mtime_ns)
+        elif hasattr(self.image, "identity"):
+            file = (self.image.identity(),)
         else:
             file = _pixels(self.image)
         digest = hashlib.blake2b(repr((self.name, self.labels, things, file)).encode(), digest_size=8).hexdigest()

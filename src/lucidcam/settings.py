@@ -12,6 +12,9 @@ from lucidcam.errors import OptionError, unknown
 from lucidcam.methods._base import Method
 from lucidcam.methods._wrap import Fusion
 
+IMAGES_AT_ONCE = 16
+"""Images that go through the network together, unless told otherwise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -20,6 +23,7 @@ class Settings:
     Attributes:
         batch_size: masked images that go through the network together; None: 128 on a GPU, on a CPU about a million numbers (6 images
             of 224²). Halved when the memory does not suffice.
+        images_at_once: images that `explain` sends through the network together; halved when the memory does not suffice.
         seed: of every random draw.
         progress: a bar for anything over two seconds; None: when standard error is a terminal.
         fusion: how the maps of several layers become one: "mean", "max" or "product".
@@ -29,6 +33,7 @@ class Settings:
     """
 
     batch_size: int | None = None
+    images_at_once: int = IMAGES_AT_ONCE
     seed: int = 0
     progress: bool | None = None
     fusion: Fusion = "mean"
@@ -41,6 +46,8 @@ class Settings:
             raise OptionError(f'expected fusion "mean", "max" or "product"; got {self.fusion!r}.')
         if self.batch_size is not None and self.batch_size < 1:
             raise OptionError(f"expected batch_size ≥ 1; got {self.batch_size}.")
+        if self.images_at_once < 1:
+            raise OptionError(f"expected images_at_once ≥ 1; got {self.images_at_once}.")
 
 
 def resolve_method(method: str | Method, options: dict[str, Any]) -> tuple[Method, Settings]:

@@ -1,16 +1,20 @@
-"""Files that are written whole or not at all, and folders that belong to one run, which may be killed and go on."""
+"""Files that are written whole or not at all, here or wherever fsspec reaches; folders that belong to one run, which may go on."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lucidcam.errors import DataError, OptionError
+from lucidcam.errors import DataError, MissingExtraError, OptionError
 
 SETTINGS = "settings.json"
+HALF = ".tmp"
+"""What half a file ends with; a kill may leave one."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -19,7 +23,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         DataError: when it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{HALF}")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -28,16 +32,139 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise DataError(
-            f"{path} cannot be written: {error.strerror or error}; mend that and run again: what was written before is kept."
-        ) from error
+        raise _unwritable(str(path), error) from error
 
 
-def claim(folder: Path, settings: Mapping[str, Any], what: str, restart: bool = False) -> None:
+class Store(ABC):
+    """A folder, here or elsewhere, of files that are written whole or not at all. Names have slashes, "index/000001.parquet"."""
+
+    @abstractmethod
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file.
+
+        Raises:
+            DataError: when it cannot be written: a full disk, say; the file is then what it was before.
+        """
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    @abstractmethod
+    def names(self, folder: str = "") -> Iterator[str]:
+        """Names of the files in a folder of the store and below it, in order; none where there is no such folder."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove a file, if there is one."""
+
+
+class Folder(Store):
+    """A folder of this machine.
+
+    Args:
+        root: made when something is written.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).expanduser()
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `Store.write`."""
+        path = self.root / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(str(path), error) from error
+        write_whole(path, content)
+
+    def read(self, name: str) -> bytes:
+        """See `Store.read`."""
+        return (self.root / name).read_bytes()
+
+    def names(self, folder: str = "") -> Iterator[str]:
+        """See `Store.names`."""
+        found = (each for each in (self.root / folder).rglob("*") if each.is_file())
+        yield from sorted(each.relative_to(self.root).as_posix() for each in found)
+
+    def remove(self, name: str) -> None:
+        """See `Store.remove`."""
+        (self.root / name).unlink(missing_ok=True)
+
+
+class Remote(Store):
+    """A folder of any file system that fsspec knows; object stores put an object whole or not at all.
+
+    Args:
+        url: "s3://bucket/folder", "gs://…", "memory://…".
+
+    Raises:
+        OptionError: for a protocol that fsspec does not know.
+        MissingExtraError: when the protocol's library is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(self.url)
+        except ValueError as error:
+            raise OptionError(f"cannot keep results in {url!r}: {error}.") from None
+        except ImportError as error:
+            raise MissingExtraError(str(error), "run", f"a folder at {url.partition(':')[0]}://") from None
+
+    def __str__(self) -> str:
+        return self.url
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `Store.write`."""
+        path = f"{self._root}/{name}"
+        try:
+            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._files.pipe_file(path, content)
+        except OSError as error:
+            raise _unwritable(f"{self.url}/{name}", error) from error
+
+    def read(self, name: str) -> bytes:
+        """See `Store.read`."""
+        return bytes(self._files.cat_file(f"{self._root}/{name}"))
+
+    def names(self, folder: str = "") -> Iterator[str]:
+        """See `Store.names`."""
+        self._files.invalidate_cache()
+        try:
+            found = self._files.find(f"{self._root}/{folder}".rstrip("/"))
+        except FileNotFoundError:
+            found = []
+        root = self._files._strip_protocol(self._root)
+        yield from sorted(each[len(root) :].lstrip("/") for each in found)
+
+    def remove(self, name: str) -> None:
+        """See `Store.remove`."""
+        path = f"{self._root}/{name}"
+        if self._files.exists(path):
+            self._files.rm_file(path)
+
+
+def open_store(place: str | os.PathLike[str]) -> Store:
+    """A folder by its path, or by a URL that fsspec knows."""
+    text = os.fspath(place)
+    return Remote(text) if "://" in text else Folder(text)
+
+
+def claim(place: Path | Store, settings: Mapping[str, Any], what: str, restart: bool = False) -> None:
     """Make a folder for a run, or find that it holds the same one.
 
     Args:
-        folder: where the run keeps things.
+        place: where the run keeps things.
         settings: of the run; one with others must not go on here.
         what: is going on, for messages: "an evaluation".
         restart: forget the settings of an earlier run; its files are the caller's to forget.
@@ -46,21 +173,42 @@ def claim(folder: Path, settings: Mapping[str, Any], what: str, restart: bool = 
         OptionError: the folder holds a run with other settings, or cannot be made.
         DataError: the settings cannot be written.
     """
+    store = Folder(place) if isinstance(place, Path) else place
     text = json.dumps(settings, indent=2, sort_keys=True, default=str)
-    told = folder / SETTINGS
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if told.exists() and not restart:
-            old, new = json.loads(told.read_text(encoding="utf-8")), json.loads(text)
-            changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-            if changed:
-                raise OptionError(
-                    f"{folder} holds {what} with other settings ({', '.join(sorted(changed))}); choose another folder, or restart it "
-                    "(restart=True, --restart)."
-                )
-        else:
-            write_whole(told, text.encode())
+        old = None if restart else claimed(store)
+        if old is None:
+            if isinstance(store, Folder):
+                store.root.mkdir(parents=True, exist_ok=True)
+            store.write(SETTINGS, text.encode())
+            return
+        new = json.loads(text)
+        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     except OSError as error:
-        raise OptionError(f"cannot keep results in {folder}: {error.strerror or error}.") from None
-    except json.JSONDecodeError as error:
-        raise OptionError(f"{told} cannot be read ({error}); take it away, or restart (restart=True, --restart).") from None
+        raise OptionError(f"cannot keep results in {store}: {error.strerror or error}.") from None
+    if changed:
+        raise OptionError(
+            f"{store} holds {what} with other settings ({', '.join(sorted(changed))}); choose another folder, or restart it "
+            "(restart=True, --restart)."
+        )
+
+
+def claimed(store: Store) -> dict[str, Any] | None:
+    """The settings of the run that a folder holds; None: it holds none.
+
+    Raises:
+        OptionError: they cannot be read.
+    """
+    try:
+        found = json.loads(store.read(SETTINGS))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OptionError(f"cannot keep results in {store}: {error.strerror or error}.") from None
+    except ValueError as error:
+        raise OptionError(f"{store}/{SETTINGS} cannot be read ({error}); take it away, or restart (restart=True, --restart).") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _unwritable(what: str, error: OSError) -> DataError:
+    return DataError(f"{what} cannot be written: {error.strerror or error}; mend that and run again: what was written before is kept.")

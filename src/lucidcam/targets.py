@@ -62,15 +62,31 @@ class Bound:
         """The same target read from probabilities that are made of logits, where it is a class logit; else itself."""
         return replace(self, read=lambda out, rows: self.read(of(logits(out)), rows), logit=False) if self.logit else self
 
+    def on_host(self) -> Bound:
+        """The same target with its class ids in the host's memory, where asking for one waits for no device."""
+        return replace(self, ids=None if self.ids is None else self.ids.cpu(), against=None if self.against is None else self.against.cpu())
+
     def scores(self, outputs: Any, rows: Tensor | None = None) -> Tensor:
-        """Return the scores `[n, T]` of n rows of outputs."""
-        scores = self.read(outputs, rows)
-        if not bool(torch.isfinite(scores).all()):
-            raise ModelError(
-                "the model's score for the target is NaN or infinite; check its weights, its precision (float16 overflows: "
-                "try float32) and the preprocessing of the inputs."
-            )
-        return scores
+        """Return the scores `[n, T]` of n rows of outputs.
+
+        Raises:
+            ModelError: one of them is NaN or infinite.
+        """
+        return sound(self.read(outputs, rows))
+
+
+def sound(scores: Tensor) -> Tensor:
+    """Return scores, all of which must be finite numbers. Asking a GPU waits for it: for many batches ask once, at the end.
+
+    Raises:
+        ModelError: one is NaN or infinite.
+    """
+    if not bool(torch.isfinite(scores).all()):
+        raise ModelError(
+            "the model's score for the target is NaN or infinite; check its weights, its precision (float16 overflows: "
+            "try float32) and the preprocessing of the inputs."
+        )
+    return scores
 
 
 class Target(ABC):

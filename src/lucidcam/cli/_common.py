@@ -260,14 +260,22 @@ def open_words(words: Sequence[str], format: str | None, split: str | None) -> D
     """The data set that one word names, or the images that several do."""
     from lucidcam.data import generated, open_data
     from lucidcam.images import SUFFIXES, find
+    from lucidcam.sources import is_url
 
     options = {} if split is None else {"split": split}
     there = len(words) == 1 and Path(words[0]).expanduser().exists() and Path(words[0]).suffix.lower() not in SUFFIXES
     if there or (len(words) == 1 and generated(words[0])):
         return open_data(words[0], format, **options)
     if not words:
-        raise OptionError("expected a data set: a folder, an annotation file, or images.")
-    found, problems = find(words)
-    if problems:
-        raise DataError(problems[0])
-    return open_data(found, format, **options)
+        raise OptionError("expected a data set: a folder, an annotation file, tar files, or images; paths or addresses (s3://…).")
+    sources: list[Any] = []
+    for word in words:
+        if is_url(word) or word.lower().endswith(".tar"):
+            sources.append(word)
+            continue
+        found, problems = find([word])
+        if problems:
+            raise DataError(problems[0])
+        sources += found
+    one = len(words) == len(sources) == 1 and isinstance(sources[0], str)
+    return open_data(sources[0] if one else list(dict.fromkeys(sources)), format, **options)

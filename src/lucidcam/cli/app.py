@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lucidcam.cli import discover, evaluate, explain, layers, localize, methods, metrics, models, train
+from lucidcam.cli import bench, discover, evaluate, explain, layers, localize, methods, metrics, models, run, train
 
 app = typer.Typer(
     name="lucidcam",
@@ -21,7 +21,9 @@ app.command("explain", context_settings=explain.CONTEXT, no_args_is_help=True)(e
 app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
 app.command("localize", context_settings=localize.CONTEXT, no_args_is_help=True)(localize.localize)
 app.command("discover", context_settings=discover.CONTEXT, no_args_is_help=True)(discover.discover)
+app.command("run", context_settings=run.CONTEXT, no_args_is_help=True)(run.run)
 app.add_typer(train.app, name="train")
+app.command("bench")(bench.bench)
 app.command("methods")(methods.methods)
 app.command("metrics")(metrics.metrics)
 app.command("models")(models.models)

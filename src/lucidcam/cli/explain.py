@@ -38,7 +38,7 @@ CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
 
 
 def explain(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, globs, folders, or - for standard input.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, globs, folders, addresses, or - for standard input.")],
     model: ModelOption = "demo",
     method: Annotated[
         list[str] | None, typer.Option("--method", help="Repeatable; see [b]lucidcam methods[/b]. [dim]default: gradcam[/dim]")
@@ -76,15 +76,19 @@ def explain(
     """
     import lucidcam
     from lucidcam.images import find
+    from lucidcam.sources import is_url
 
     methods, words = method_flags(explain, method or ["gradcam"], paths)
     if not words:
         raise OptionError("expected at least one image, folder or glob, or - for standard input.")
     look = _Look(out, format or ["png"], colormap, alpha, threshold, boxes)
     look.check()
-    sources: list[Path] = []
+    sources: list[Path | str] = []
     failures: list[dict[str, str]] = []
     for word in words:
+        if is_url(word):
+            sources.append(word)
+            continue
         found, problems = find([word] if word != "-" else [])
         sources += found
         failures += [{"image": word, "error": problem} for problem in problems]

@@ -14,6 +14,7 @@ from lucidcam import registry
 from lucidcam.compat import first_line
 from lucidcam.errors import DataError, LucidcamError, unknown
 from lucidcam.samples import Problem, Sample
+from lucidcam.sources import is_url, local
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,8 @@ def open_data(source: Any, format: str | None = None, **options: Any) -> Dataset
 
     Args:
         source: a folder, an annotation file, a list of samples, a list of images (paths, PIL images, arrays), a Hugging Face data set,
-            a `Dataset`, which is returned as it is, or the name of a generated one ("synthetic:count=500").
+            a `Dataset`, which is returned as it is, or the name of a generated one ("synthetic:count=500"). For folders of images and tar
+            files also a pattern ("shards-{000..127}.tar"), or an address that fsspec knows ("s3://bucket/photos").
         format: a name of `lucidcam.registry.formats`; None: the first that recognises the source.
         options: the format's own, `split="val"` for instance.
 
@@ -109,9 +111,7 @@ def open_data(source: Any, format: str | None = None, **options: Any) -> Dataset
         format, _, given = str(source).partition(":")
         source, options = format, {**_written(registry.formats[format], given), **options}
     elif isinstance(source, (str, os.PathLike)):
-        source = Path(source).expanduser()
-        if not source.exists():
-            raise DataError(f"the data set {str(source)!r} does not exist; give a folder of images, or an annotation file.")
+        source = _place(source)
     kind = registry.formats[format] if format is not None else _recognised(source, options)
     known = [each.name for each in fields(kind)]
     for name in options:
@@ -119,6 +119,22 @@ def open_data(source: Any, format: str | None = None, **options: Any) -> Dataset
             raise DataError(f"{kind.name}: {unknown('option', name, known)}")
     opened: Dataset = kind(**options).open(source)
     return opened
+
+
+def _place(source: str | os.PathLike[str]) -> Path | str:
+    """A path that exists; or the text of an address or pattern, which some formats know."""
+    if is_url(source):
+        path = local(str(source))
+        if path is None:
+            return str(source)
+        source = path
+    path = os.fspath(source)
+    found = Path(path).expanduser()
+    if found.exists():
+        return found
+    if any(sign in path for sign in "{*?["):
+        return path
+    raise DataError(f"the data set {path!r} does not exist; give a folder of images, or an annotation file.")
 
 
 def generated(source: Any) -> bool:
@@ -149,5 +165,5 @@ def _recognised(source: Any, options: Iterable[str]) -> type[Format]:
     for kind in kinds:
         if kind().recognises(source):
             return kind
-    what = f"{str(source)!r}" if isinstance(source, Path) else f"a {type(source).__name__}"
+    what = f"{str(source)!r}" if isinstance(source, (str, Path)) else f"a {type(source).__name__}"
     raise DataError(f"{what} is no data set that is known; expected one of: {'; '.join(f'{k.name} ({k.about})' for k in kinds)}.")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lucidcam import images
+from lucidcam import images, sources
 from lucidcam.compat import first_line, import_optional
 from lucidcam.errors import DataError, InputError
 from lucidcam.samples import Mask, Problem, Sample
+from lucidcam.sources import Stored
 
 IMAGE_FOLDERS = ("JPEGImages", "images", "imgs", "img", "image")
 """Names of the folder that holds a data set's images, the most telling first."""
@@ -90,6 +91,22 @@ def _inside(root: Any, names: Iterable[str]) -> list[Path]:
 def images_in(folder: Path) -> list[Path]:
     """Return all images below a folder in natural order, hidden ones aside."""
     return images.find([folder])[0]
+
+
+def images_at(url: str) -> dict[PurePath, Stored]:
+    """Return all images below a folder behind an address by their paths in it, in natural order, hidden ones aside.
+
+    Raises:
+        DataError: the storage cannot list it, or it is a file.
+    """
+    found: dict[PurePath, Stored] = {}
+    for name, each in sources.below(url).items():
+        path = PurePosixPath(name)
+        if not name:
+            raise DataError(f"{url!r} is a file; expected a folder of images, or give the image with format='images'.")
+        if path.suffix.lower() in images.SUFFIXES and not any(part.startswith(".") for part in path.parts):
+            found[path] = each
+    return {path: found[path] for path in sorted(found, key=images.natural)}
 
 
 def by_stem(folder: Path) -> dict[str, Path]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from lucidcam import images
+from lucidcam import images, sources
 from lucidcam.data._base import Dataset, Format, register
-from lucidcam.data._files import IMAGE_FOLDERS, SPLITS, folder_in, folders_in, images_in, name_in, path_of
+from lucidcam.data._files import IMAGE_FOLDERS, SPLITS, folder_in, folders_in, images_at, images_in, path_of
 from lucidcam.errors import DataError
 from lucidcam.samples import Problem, Sample
+from lucidcam.sources import is_url
 
 
 @register("folder")
 @dataclass(frozen=True, kw_only=True)
 class Folder(Format):
     """A folder of images; the name of the sub-folder they lie in, at any depth, is their class (ImageNet's layout, names or synset ids).
+
+    A path, or an address that fsspec knows ("s3://bucket/photos"); images there are read when they are decoded.
 
     Images directly in the folder have no label. A single sub-folder called "images" is no class.
 
@@ -31,37 +35,74 @@ class Folder(Format):
     split: str = ""
 
     def recognises(self, source: Any) -> bool:
-        """Any folder."""
-        return isinstance(source, Path) and source.is_dir()
+        """Any folder; any address that no other format has taken."""
+        return is_url(source) or (isinstance(source, Path) and source.is_dir())
 
     def open(self, source: Any) -> Dataset:
         """See `Format.open`."""
-        given = root = path_of(source, "folder", "a folder of images")
-        if self.split:
-            found = folder_in(root, self.split)
-            if found is None:
-                raise DataError(f"folder: {str(root)!r} has no sub-folder {self.split!r}; give split='' or one of its sub-folders.")
-            root = found
-        files = images_in(root) if root.is_dir() else []
+        found = _at(source, self.split) if is_url(source) else _in(path_of(source, "folder", "a folder of images"), self.split)
+        files = found.files
         if not files:
-            raise DataError(f"no images are in {str(root)!r}; looked for {', '.join(sorted(images.SUFFIXES))} in it and its sub-folders.")
-        while _is_shell(root, files):
-            root = root / files[0].relative_to(root).parts[0]
-        used = {parts[0] for path in files if len(parts := path.relative_to(root).parts) > 1}
-        if used and {each.casefold() for each in used} <= SPLITS and all(len(path.relative_to(root).parts) > 2 for path in files):
-            raise DataError(f"folder: {str(root)!r} holds the parts {', '.join(sorted(used))}; give one of them with split=….")
-        classes = tuple(each.name for each in folders_in(root))
+            raise DataError(f"no images are in {found.root!r}; looked for {', '.join(sorted(images.SUFFIXES))} in it and its sub-folders.")
+        shell = PurePath()
+        while _is_shell(files):
+            shell /= files[0].parts[0]
+            files = [path.relative_to(path.parts[0]) for path in files]
+        used = {path.parts[0] for path in files if len(path.parts) > 1}
+        if used and {each.casefold() for each in used} <= SPLITS and all(len(path.parts) > 2 for path in files):
+            raise DataError(f"folder: {found.root!r} holds the parts {', '.join(sorted(used))}; give one of them with split=….")
 
         def stream() -> Iterator[Sample | Problem]:
             for path in files:
-                parts = path.relative_to(root).parts
-                yield Sample(path, name_in(root, path), parts[:1] if len(parts) > 1 else ())
+                yield Sample(found.image(shell / path), path.as_posix(), path.parts[:1] if len(path.parts) > 1 else ())
 
-        return Dataset(given.resolve().name, "folder", stream, len(files), classes or None)
+        classes = found.classes(shell) or tuple(sorted(used))
+        return Dataset(found.name, "folder", stream, len(files), classes or None)
 
 
-def _is_shell(root: Path, files: list[Path]) -> bool:
+@dataclass(frozen=True)
+class _Found:
+    """What is in a folder.
+
+    Attributes:
+        name: what the data set is called.
+        root: the folder, for errors.
+        files: its images' paths in it, in natural order.
+        image: from such a path to what reads it.
+        classes: from a folder in it to that one's sub-folders, where empty ones are known too.
+    """
+
+    name: str
+    root: str
+    files: list[PurePath]
+    image: Callable[[PurePath], Any]
+    classes: Callable[[PurePath], tuple[str, ...]]
+
+
+def _in(given: Path, split: str) -> _Found:
+    root = given
+    if split:
+        found = folder_in(given, split)
+        if found is None:
+            raise DataError(f"folder: {str(given)!r} has no sub-folder {split!r}; give split='' or one of its sub-folders.")
+        root = found
+    files: list[PurePath] = [path.relative_to(root) for path in images_in(root)] if root.is_dir() else []
+    return _Found(given.resolve().name, str(root), files, partial(Path, root), lambda inner: _names(root / inner))
+
+
+def _names(folder: Path) -> tuple[str, ...]:
+    return tuple(each.name for each in folders_in(folder))
+
+
+def _at(given: str, split: str) -> _Found:
+    root = sources.child(given, split) if split else given
+    images_there = images_at(root)
+    name = PurePosixPath(sources.filesystem(given)[1]).name or given
+    return _Found(name, root, list(images_there), images_there.__getitem__, lambda _: ())
+
+
+def _is_shell(files: list[PurePath]) -> bool:
     """Whether all that is in a folder is one sub-folder that is called "images" or the like."""
-    first = files[0].relative_to(root).parts
+    first = files[0].parts
     inner = {name.casefold() for name in IMAGE_FOLDERS}
-    return len(first) > 1 and first[0].casefold() in inner and all(path.relative_to(root).parts[0] == first[0] for path in files)
+    return len(first) > 1 and first[0].casefold() in inner and all(path.parts[0] == first[0] for path in files)

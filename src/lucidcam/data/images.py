@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,26 +18,29 @@ from lucidcam.data._files import missing
 from lucidcam.errors import DataError
 from lucidcam.images import SUFFIXES
 from lucidcam.samples import Problem, Sample
+from lucidcam.sources import Stored, is_url, without_query
 
 
 @register("images")
 @dataclass(frozen=True, kw_only=True)
 class Images(Format):
-    """A list or tuple of images (paths, bytes, PIL images, arrays, tensors), without labels; or of `lucidcam.samples.Sample`s.
+    """A list or tuple of images (paths, addresses, bytes, PIL images, arrays, tensors), without labels; or of `lucidcam.samples.Sample`s.
 
-    Images are called by their paths; others by their place, "image 0". Samples and problems pass through as they are.
+    Images are called by their paths or addresses; others by their place, "image 0". Samples and problems pass through as they are.
     """
 
     about = "an image, or a list of images or samples"
     precedence = 10
 
     def recognises(self, source: Any) -> bool:
-        """Any list or tuple, or one image file."""
+        """Any list or tuple, or one image file, or its address."""
+        if is_url(source):
+            return PurePosixPath(without_query(source)).suffix.lower() in SUFFIXES
         return isinstance(source, (list, tuple)) or (isinstance(source, Path) and source.suffix.lower() in SUFFIXES and source.is_file())
 
     def open(self, source: Any) -> Dataset:
         """See `Format.open`."""
-        if self.recognises(source) and isinstance(source, Path):
+        if is_url(source) or (isinstance(source, Path) and self.recognises(source)):
             source = [source]
         if not isinstance(source, (list, tuple)):
             raise DataError(f"images: expected a list of images or samples; got a {type(source).__name__}.")
@@ -58,8 +61,13 @@ class Images(Format):
 
 
 def _entry(i: int, thing: Any) -> Sample | Problem:
+    if isinstance(thing, Sample) and is_url(thing.image):
+        return replace(thing, image=Stored(thing.image))
     if isinstance(thing, (Sample, Problem)):
         return thing
+    if is_url(thing) or isinstance(thing, Stored):
+        stored = thing if isinstance(thing, Stored) else Stored(thing)
+        return Sample(stored, stored.name)
     if isinstance(thing, (str, os.PathLike)):
         return Sample(thing, str(os.fspath(thing)))
     if isinstance(thing, (Image.Image, np.ndarray, Tensor, bytes, bytearray, memoryview)) or hasattr(thing, "read"):

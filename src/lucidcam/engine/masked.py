@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from lucidcam.engine.capture import Cut
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hooks
-from lucidcam.engine.trace import replace_first, run_forward, tensors_of
+from lucidcam.engine.trace import replace_first, run_forward, tensors_of, trace
 
 SLOW = 2.0
 """Seconds after which a stream shows a progress bar."""
@@ -36,23 +37,30 @@ class Stream:
     title: str = "explaining"
     _bar: Any = field(default=None, repr=False)
 
-    def run(self, count: int, step: Callable[[slice], Tensor]) -> Tensor:
+    def run(self, count: int, step: Callable[[slice], Tensor], times: int = 1) -> Tensor:
         """Return the rows of `step(slice)` for all of `range(count)`, concatenated.
+
+        Args:
+            count: how many rows.
+            step: makes some of them.
+            times: how many of these rows take the place of one of a batch.
 
         Raises:
             torch.OutOfMemoryError: when not even one row fits.
         """
         found: list[Tensor] = []
         start = 0
+        size = self.batch * times
         with self._watched(count) as tell:
             while start < count:
-                rows = slice(start, min(start + self.batch, count))
+                rows = slice(start, min(start + size, count))
                 try:
                     found.append(step(rows))
                 except (RuntimeError, MemoryError) as error:
-                    if self.batch == 1 or not out_of_memory(error):
+                    if size == 1 or not out_of_memory(error):
                         raise
-                    self.batch = max(1, min(self.batch, rows.stop - rows.start) // 2)
+                    size = max(1, min(size, rows.stop - rows.start) // 2)
+                    self.batch = max(1, size // times)
                     if torch.cuda.is_available():
                         torch.cuda.empty_cache()
                     continue
@@ -108,11 +116,27 @@ class Substitute:
     copies of the image, which are then used for good.
     """
 
-    def __init__(self, module: nn.Module, kept: Cut, calls: int) -> None:
+    def __init__(self, module: nn.Module, kept: Cut, inputs: Inputs) -> None:
         self.module = module
         self.kept = kept
-        self.call = calls - 1 if kept.layer.call is None else kept.layer.call
+        calls = trace(module, inputs).calls
+        places = [i for i, call in enumerate(calls) if call.name == kept.layer.name]
+        self.call = len(places) - 1 if kept.layer.call is None else kept.layer.call
+        sizes = [0 if call.shape is None else prod(call.shape[1:]) for call in calls]
+        self._lighter = max(1, max(sizes) // max(1, *sizes[places[self.call] :]))
         self._copies: bool | None = None
+
+    def times(self, one: Inputs, tensor: Tensor, maps: Tensor) -> int:
+        """How many rows above the layer take the memory of one that runs through the whole network.
+
+        Args:
+            one: as for `outputs`, like `tensor`.
+            tensor: its layer's output.
+            maps: any one activation to put there `[1, C, *grid]`.
+        """
+        if self._copies is None:
+            self._copies = not self._agrees(one, torch.cat([tensor, self.kept.layout.from_maps(maps, tensor)]))
+        return 1 if self._copies else self._lighter
 
     def outputs(self, one: Inputs, tensor: Tensor, maps: Tensor) -> Any:
         """Return the module's outputs (n rows) with the layer's maps replaced.
@@ -122,10 +146,8 @@ class Substitute:
             tensor: the layer's own output for that image `[1, …]`.
             maps: activations to use instead `[n, C, *grid]`.
         """
-        values = self.kept.layout.from_maps(maps, tensor)
-        if self._copies is None:
-            self._copies = not self._agrees(one, torch.cat([tensor, values[:1]]))
-        return self._forward(one, values, copies=self._copies)
+        self.times(one, tensor, maps[:1])
+        return self._forward(one, self.kept.layout.from_maps(maps, tensor), copies=bool(self._copies))
 
     def _forward(self, one: Inputs, values: Tensor, copies: bool) -> Any:
         seen = 0

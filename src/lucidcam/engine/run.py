@@ -19,9 +19,9 @@ from lucidcam.engine.masked import Stream, Substitute
 from lucidcam.engine.recording import depends_on
 from lucidcam.engine.rules import Rule, refuse
 from lucidcam.engine.session import hooks, plain, session
-from lucidcam.engine.trace import Layer, remembered, run_forward, trace
+from lucidcam.engine.trace import Layer, remembered, run_forward
 from lucidcam.errors import LayerError, ModelError
-from lucidcam.targets import Bound, Target, as_target, logits
+from lucidcam.targets import Bound, Target, as_target, logits, sound
 
 CPU_NUMBERS = 2**20
 """Numbers in a batch of masked images on a CPU."""
@@ -111,6 +111,7 @@ class Run:
         seed: for every random draw.
         index: which of the layers this view is about.
         targets: which of the targets this view is about.
+        errors: estimated errors `[B, T]` of the maps made so far, by all views alike; none: the maps are exact.
     """
 
     module: nn.Module
@@ -120,6 +121,7 @@ class Run:
     _pass: _Pass
     index: int = 0
     targets: slice = field(default_factory=lambda: slice(None))
+    errors: list[Tensor] = field(default_factory=list)
 
     # ------------------------------------------------------------------------------------------------------------- views
 
@@ -221,8 +223,11 @@ class Run:
 
     def scores(self, image: Tensor, rows: Tensor) -> Tensor:
         """Scores `[n, T]` of images `[n, C, *spatial]`, row i made from the image `rows[i]`."""
+        return sound(self._scores(image, rows))
+
+    def _scores(self, image: Tensor, rows: Tensor) -> Tensor:
         bound = self.bound  # to the clean images, before any others are seen
-        return _wide(bound.scores(run_forward(self.module, self.inputs.repeated(image, rows)), rows)[:, self.targets])
+        return self._chosen(bound, run_forward(self.module, self.inputs.repeated(image, rows)), rows)
 
     def as_probability(self) -> Run:
         """The same question about probabilities, where the target is a class logit."""
@@ -243,7 +248,7 @@ class Run:
             count: how many.
             make: for a slice of `range(count)`, the images `[n, C, *spatial]` and the rows `[n]` they were made from.
         """
-        return self.stream.run(count, lambda part: self.scores(*make(part)))
+        return sound(self.stream.run(count, lambda part: self._scores(*make(part))))
 
     def substituted(self, row: int, count: int, make: Callable[[slice], Tensor]) -> Tensor:
         """Scores `[count, T]` of the image `row` with the layer's activations replaced.
@@ -256,16 +261,17 @@ class Run:
         self._pass.choose_layer()
         kept = self._pass.cut(False).cuts[self.index]
         if self.index not in self._pass.above:
-            calls = sum(call.name == kept.layer.name for call in trace(self.module, self.inputs).calls)
-            self._pass.above[self.index] = Substitute(self.module, kept, calls)
+            self._pass.above[self.index] = Substitute(self.module, kept, self.inputs)
         above = self._pass.above[self.index]
         one, tensor = self.inputs.rows(slice(row, row + 1)), kept.tensor.detach()[row : row + 1]
 
         def step(part: slice) -> Tensor:
             outputs = above.outputs(one, tensor, make(part).to(tensor.dtype))
-            return self._read(outputs, torch.full((part.stop - part.start,), row, device=tensor.device))
+            return self._chosen(self.bound, outputs, torch.full((part.stop - part.start,), row, device=tensor.device))
 
-        return self.stream.run(count, step)
+        if not count:
+            return tensor.new_zeros(0, self.count)
+        return sound(self.stream.run(count, step, above.times(one, tensor, make(slice(0, 1)).to(tensor.dtype))))
 
     def backpropagate(self, rule: Rule | None = None, to_layer: bool = False) -> Tensor:
         """Send each target's score down the whole network.
@@ -310,8 +316,16 @@ class Run:
                 found = torch.stack([torch.autograd.grad(score, leaf, retain_graph=True)[0] for score in scores.sum(0)], dim=1)
         return done.cuts[0].layout.to_maps(found) if to_layer else found
 
-    def _read(self, outputs: Any, rows: Tensor | None = None) -> Tensor:
-        return _wide(self._pass.bind(outputs).scores(outputs, rows)[:, self.targets])
+    def _read(self, outputs: Any) -> Tensor:
+        return sound(self._chosen(self._pass.bind(outputs), outputs, None))
+
+    def _chosen(self, bound: Bound, outputs: Any, rows: Tensor | None) -> Tensor:
+        """Scores `[n, T]` of this view's targets, not yet known to be finite."""
+        return _wide(bound.read(outputs, rows)[:, self.targets])
+
+    def note_error(self, error: Tensor) -> None:
+        """Keep the estimated relative error `[B, T]` of maps that were made with fewer passes than exact ones take."""
+        self.errors.append(error)
 
     def generator(self) -> torch.Generator:
         """A fresh random generator on the images' device, seeded with `seed`."""

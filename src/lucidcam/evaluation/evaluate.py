@@ -23,9 +23,9 @@ from lucidcam.evaluation.report import Report
 from lucidcam.evaluation.tally import Tally
 from lucidcam.metrics import MosaicMetric
 from lucidcam.progress import bar
-from lucidcam.runner import IMAGES_AT_ONCE, named, optimize
+from lucidcam.runner import named, optimize
 from lucidcam.samples import Problem, Sample
-from lucidcam.settings import Settings
+from lucidcam.settings import IMAGES_AT_ONCE, Settings
 from lucidcam.types import Model
 
 IMAGES_ON_CPU = 4

@@ -14,14 +14,22 @@ from lucidcam.methods._base import Method, register
 from lucidcam.perturb.baselines import baseline
 from lucidcam.perturb.masks import rise_masks
 
+BLOCK = 64
+"""Masks are drawn this many at a time, so that the batch size does not change them."""
+
 
 @register("rise")
 @dataclass(frozen=True, kw_only=True)
 class RISE(Method):
     """Masks weighted by the probability they leave: `1 / (p N) Σ_i f(X ∘ M_i) M_i` (Eq. 6). Maps have the input's resolution.
 
+    The map is a mean over random masks, and how its terms vary says how far it is from the one of endless masks:
+    `Explanation.error` is the expected distance (root of the sum of squares over the pixels), as a share of how much that map varies over
+    the image; 1: nothing is known.
+
     Attributes:
         masks: N, random masks (the paper takes 4000 to 8000); every image sees the same.
+        tolerance: stop an image when its estimated error is at most this, looked at every 64 masks; 0: run all the masks.
         cells: side of the coarse grid.
         keep: p, the probability that a cell is kept.
         weigh_by: "probability" (softmax, as in the paper) or "score" (the target's own: logits unless told otherwise).
@@ -35,6 +43,7 @@ class RISE(Method):
     cost = "1 forward per mask"
 
     masks: int = 2000
+    tolerance: float = 0.0
     cells: int = 7
     keep: float = 0.5
     weigh_by: Literal["probability", "score"] = "probability"
@@ -45,6 +54,8 @@ class RISE(Method):
             raise OptionError(f'expected weigh_by "probability" or "score"; got {self.weigh_by!r}.')
         if self.masks < 1 or self.cells < 2 or not 0 < self.keep < 1:
             raise OptionError(f"expected masks ≥ 1, cells ≥ 2 and 0 < keep < 1; got {self.masks}, {self.cells}, {self.keep}.")
+        if not 0 <= self.tolerance < 1:
+            raise OptionError(f"expected 0 ≤ tolerance < 1 (0: run all the masks); got {self.tolerance}.")
 
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
@@ -53,21 +64,46 @@ class RISE(Method):
         empty = baseline(run.image, self.baseline)
         asked = run.as_probability() if self.weigh_by == "probability" else run
         generator = torch.Generator().manual_seed(run.seed)
-        total = torch.zeros(batch, run.count, height * width, dtype=torch.float64 if run.image.dtype == torch.float64 else torch.float32)
-        total = total.to(run.image.device)
-        block = 64  # masks are drawn by the block, so that the batch size does not change them
-        for number in run.stream.steps(-(-self.masks // block)):
-            count = min(block, self.masks - number * block)
-            masks = rise_masks(block, (height, width), self.cells, self.keep, generator)[:count].to(run.image)
+        wide = torch.float64 if run.image.dtype == torch.float64 else torch.float32
+        total = torch.zeros(batch, run.count, height * width, dtype=wide, device=run.image.device)
+        squares = total.new_zeros(batch, run.count)  # Σ_i ‖f_i (M_i − mean of M_i)‖²
+        counts = total.new_zeros(batch, 1)
+        error = total.new_ones(batch, run.count)
+        for number in run.stream.steps(-(-self.masks // BLOCK)):
+            open_ = ((error > self.tolerance).any(1) | (not self.tolerance)).nonzero()[:, 0]
+            if not len(open_):
+                break
+            count = min(BLOCK, self.masks - number * BLOCK)
+            masks = rise_masks(BLOCK, (height, width), self.cells, self.keep, generator)[:count].to(run.image)
 
-            def make(part: slice, masks: Tensor = masks) -> tuple[Tensor, Tensor]:
+            def make(part: slice, masks: Tensor = masks, open_: Tensor = open_) -> tuple[Tensor, Tensor]:
                 flat = torch.arange(part.start, part.stop, device=masks.device)
-                rows, which = flat % batch, flat // batch
+                rows, which = open_[flat % len(open_)], flat // len(open_)
                 return torch.lerp(empty[rows], run.image[rows], masks[which]), rows
 
-            scores = asked.masked(count * batch, make).reshape(count, batch, run.count)
-            total += torch.einsum("nbt,np->btp", scores.to(total.dtype), masks.flatten(1).to(total.dtype))
-        return (total / (self.masks * self.keep)).reshape(batch, run.count, height, width)
+            scores = asked.masked(count * len(open_), make).reshape(count, len(open_), run.count).to(wide)
+            flat = masks.flatten(1).to(wide)
+            total[open_] += torch.einsum("nbt,np->btp", scores, flat)
+            squares[open_] += torch.einsum("nbt,n->bt", scores.square(), (flat - flat.mean(1, keepdim=True)).square().sum(1))
+            counts[open_] += count
+            error[open_] = _error(total[open_], squares[open_], counts[open_])
+        run.note_error(error)
+        return (total / (counts * self.keep)[..., None]).reshape(batch, run.count, height, width)
+
+
+def _error(total: Tensor, squares: Tensor, counts: Tensor) -> Tensor:
+    """Estimated relative error `[B, T]` of means over masks, what is the same at all pixels apart.
+
+    Args:
+        total: sums over masks `[B, T, P]`.
+        squares: sums of the terms' squared norms `[B, T]`.
+        counts: how many masks `[B, 1]`.
+    """
+    mean = total / counts[..., None]
+    size = (mean - mean.mean(2, keepdim=True)).square().sum(2)
+    variance = (squares / counts - size).clamp(min=0) / (counts - 1).clamp(min=1)
+    truth = (size - variance).clamp(min=0)  # noise adds its own to the size of what is seen
+    return (variance / torch.where(variance + truth > 0, variance + truth, 1)).sqrt()
 
 
 def _picture_size(run: Run) -> tuple[int, int]:

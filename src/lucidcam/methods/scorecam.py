@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -13,11 +12,9 @@ from torch import Tensor
 from lucidcam.engine.run import Run
 from lucidcam.errors import OptionError
 from lucidcam.maps import unit
-from lucidcam.methods._base import Method, register, upsample, weighted_sum
-from lucidcam.perturb.baselines import baseline
-
-Weights = Literal["increase", "softmax", "probability"]
-Change = Callable[[Tensor, slice], Tensor]
+from lucidcam.methods._base import Method, register
+from lucidcam.methods._channels import Channels, Weights, check_weights
+from lucidcam.methods._shortcuts import Shortcut, explained
 
 
 @register("scorecam")
@@ -34,6 +31,12 @@ class ScoreCAM(Method):
             because it is what the paper defines and it can be negative; "softmax": Algorithm 1 of the paper, the softmax of the
             scores over channels; "probability": the authors' published code, the class probability of the masked image.
         baseline: `X_b`: "zeros" in pre-processed space, "mean", "blur", or a number.
+        budget: masks that are run per image at most, chosen so that they tell most of the map; the scores of the others are
+            predicted from them. 0: all of them, exactly. `Explanation.error` holds the estimated error.
+        tolerance: run masks until the estimated error is at most this, or the budget is used up; 0: use the budget.
+        clusters: group the masks into this many by k-means; the mask nearest to a group's mean is run for all of it. 0: not used.
+        top_channels: only the channels with the largest variance, this many, as published shortcuts do; all others are left out of
+            the map. 0: not used.
     """
 
     kind = "perturbation"
@@ -42,14 +45,19 @@ class ScoreCAM(Method):
 
     weights: Weights = "increase"
     baseline: str | float = "zeros"
+    budget: int = 0
+    tolerance: float = 0.0
+    clusters: int = 0
+    top_channels: int = 0
 
     def __post_init__(self) -> None:
-        _check_weights(self.weights)
+        check_weights(self.weights)
+        _shortcut(self)
 
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
-        channels = _Channels.of(run, self.baseline)
-        return channels.map(self.weights, channels.scores(self.weights))
+        channels = Channels.of(run, self.baseline)
+        return explained(channels, self.weights, partial(channels.scores, self.weights), _shortcut(self), anchored=True)
 
 
 @register("sscam")
@@ -63,6 +71,10 @@ class SSCAM(Method):
         on: "activation" (the paper's first variant) or "input" (its second).
         weights: as for `scorecam`.
         baseline: as for `scorecam`.
+        budget: as for `scorecam`, in masks; each is run with all its noisy samples. The same holds for `clusters` and `top_channels`.
+        tolerance: as for `scorecam`.
+        clusters: as for `scorecam`.
+        top_channels: as for `scorecam`.
     """
 
     kind = "perturbation"
@@ -74,9 +86,14 @@ class SSCAM(Method):
     on: Literal["activation", "input"] = "activation"
     weights: Weights = "increase"
     baseline: str | float = "zeros"
+    budget: int = 0
+    tolerance: float = 0.0
+    clusters: int = 0
+    top_channels: int = 0
 
     def __post_init__(self) -> None:
-        _check_weights(self.weights)
+        check_weights(self.weights)
+        _shortcut(self)
         if self.samples < 1 or self.noise < 0 or self.on not in ("activation", "input"):
             raise OptionError(
                 f'expected samples ≥ 1, noise ≥ 0 and on "activation" or "input"; got {self.samples}, {self.noise}, {self.on!r}.'
@@ -84,32 +101,34 @@ class SSCAM(Method):
 
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
-        channels = _Channels.of(run, self.baseline)
+        shortcut = _shortcut(self)
+        channels = Channels.of(run, self.baseline, merge=bool(shortcut))  # exactly, channels with equal masks have noise of their own
         spread = run.image.flatten(1).amax(1) - run.image.flatten(1).amin(1)
 
-        def noise(shape: torch.Size, sample: int, part: slice) -> Tensor:
+        def noise(shape: torch.Size, sample: int, numbers: Tensor) -> Tensor:
             """A draw per channel and sample: the same whatever the batch size and the other images."""
             drawn = []
-            for channel in channels.index[part].tolist():
+            for channel in channels.index[numbers].tolist():
                 generator = torch.Generator().manual_seed(((run.seed * 1009 + sample) * 1_000_003 + channel) % 2**63)
                 drawn.append(torch.randn(shape[1:], generator=generator))
             return torch.stack(drawn).to(run.image) * self.noise
 
-        total: Tensor | None = None
-        for sample in run.stream.steps(self.samples):
+        def score(numbers: Tensor) -> Tensor:
+            total = run.image.new_zeros(())
+            for sample in run.stream.steps(self.samples):
 
-            def on_mask(mask: Tensor, part: slice, sample: int = sample) -> Tensor:
-                return unit(mask + noise(mask.shape, sample, part))
+                def on_mask(mask: Tensor, some: Tensor, sample: int = sample) -> Tensor:
+                    return unit(mask + noise(mask.shape, sample, some))
 
-            def on_image(image: Tensor, part: slice, sample: int = sample) -> Tensor:
-                wide = spread[channels.rows[part]].reshape(-1, *[1] * (image.ndim - 1))
-                return image + noise(image.shape, sample, part) * wide
+                def on_image(image: Tensor, some: Tensor, sample: int = sample) -> Tensor:
+                    wide = spread[channels.rows[some]].reshape(-1, *[1] * (image.ndim - 1))
+                    return image + noise(image.shape, sample, some) * wide
 
-            keep = {"on_mask": on_mask} if self.on == "activation" else {"on_image": on_image}
-            scores = channels.scores(self.weights, **keep)
-            total = scores if total is None else total + scores
-        assert total is not None
-        return channels.map(self.weights, total / self.samples)
+                keep = {"on_mask": on_mask} if self.on == "activation" else {"on_image": on_image}
+                total = total + channels.scores(self.weights, numbers, **keep)
+            return total / self.samples
+
+        return explained(channels, self.weights, score, shortcut)
 
 
 @register("iscam")
@@ -121,6 +140,10 @@ class ISCAM(Method):
         steps: N (the paper takes 10).
         weights: as for `scorecam`.
         baseline: as for `scorecam`.
+        budget: as for `scorecam`, in masks; each is run with all its strengths. The same holds for `clusters` and `top_channels`.
+        tolerance: as for `scorecam`.
+        clusters: as for `scorecam`.
+        top_channels: as for `scorecam`.
     """
 
     kind = "perturbation"
@@ -130,80 +153,32 @@ class ISCAM(Method):
     steps: int = 10
     weights: Weights = "increase"
     baseline: str | float = "zeros"
+    budget: int = 0
+    tolerance: float = 0.0
+    clusters: int = 0
+    top_channels: int = 0
 
     def __post_init__(self) -> None:
-        _check_weights(self.weights)
+        check_weights(self.weights)
+        _shortcut(self)
         if self.steps < 1:
             raise OptionError(f"expected steps ≥ 1; got {self.steps}.")
 
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
-        channels = _Channels.of(run, self.baseline)
-        strengths = ((i + 1) / self.steps for i in run.stream.steps(self.steps))
-        scores = [channels.scores(self.weights, on_mask=partial(_faded, strength)) for strength in strengths]
-        return channels.map(self.weights, torch.stack(scores).mean(0))
+        channels = Channels.of(run, self.baseline)
+
+        def score(numbers: Tensor) -> Tensor:
+            strengths = ((i + 1) / self.steps for i in run.stream.steps(self.steps))
+            found = [channels.scores(self.weights, numbers, on_mask=partial(_faded, strength)) for strength in strengths]
+            return torch.stack(found).mean(0)
+
+        return explained(channels, self.weights, score, _shortcut(self))
 
 
-@dataclass(frozen=True)
-class _Channels:
-    """The live channels of a batch: those whose activations are not constant.
-
-    Attributes:
-        run: the question.
-        activations: `[B, 1, C, *grid]`.
-        rows: image of each live channel `[L]`.
-        index: its number in the image `[L]`.
-        empty: the baseline `[B, C, *spatial]`.
-    """
-
-    run: Run
-    activations: Tensor
-    rows: Tensor
-    index: Tensor
-    empty: Tensor
-
-    @classmethod
-    def of(cls, run: Run, name: str | float) -> _Channels:
-        activations = run.capture().activations
-        flat = activations[:, 0].flatten(2)
-        rows, index = (flat.amax(-1) > flat.amin(-1)).nonzero(as_tuple=True)
-        return cls(run, activations, rows, index, baseline(run.image, name))
-
-    def scores(self, weights: Weights, on_mask: Change | None = None, on_image: Change | None = None) -> Tensor:
-        """Scores `[L, T]` of the images masked with each live channel."""
-        run = self.run.as_probability() if weights == "probability" else self.run
-        if not len(self.rows):
-            return self.activations.new_zeros(0, self.run.count)
-
-        def make(part: slice) -> tuple[Tensor, Tensor]:
-            rows = self.rows[part]
-            mask = unit(upsample(self.activations[rows, 0, self.index[part]].unsqueeze(1), run.inputs.size))
-            mask = (on_mask(mask, part) if on_mask else mask).to(run.image.dtype)
-            image = torch.lerp(self.empty[rows], run.image[rows], mask)
-            return (on_image(image, part) if on_image else image), rows
-
-        return run.masked(len(self.rows), make)
-
-    def map(self, weights: Weights, scores: Tensor) -> Tensor:
-        """Maps `[B, T, *grid]` from the scores of the live channels."""
-        batch, channels = self.activations.shape[0], self.activations.shape[2]
-        alpha = self.activations.new_zeros(batch, channels, self.run.count)
-        if weights == "increase":
-            images = torch.arange(batch, device=self.rows.device)
-            scores = scores - self.run.scores(self.empty, images)[self.rows]
-        if weights == "softmax":
-            dense = alpha.fill_(-torch.inf)
-            dense[self.rows, self.index] = scores.to(alpha.dtype)
-            alpha = dense.softmax(1).nan_to_num(0)  # an image without live channels
-        else:
-            alpha[self.rows, self.index] = scores.to(alpha.dtype)
-        return weighted_sum(alpha.transpose(1, 2), self.activations).relu()
-
-
-def _faded(strength: float, mask: Tensor, _: slice) -> Tensor:
+def _faded(strength: float, mask: Tensor, _: Tensor) -> Tensor:
     return mask * strength
 
 
-def _check_weights(weights: str) -> None:
-    if weights not in ("increase", "softmax", "probability"):
-        raise OptionError(f'expected weights "increase", "softmax" or "probability"; got {weights!r}.')
+def _shortcut(method: ScoreCAM | SSCAM | ISCAM) -> Shortcut:
+    return Shortcut(method.budget, method.tolerance, method.clusters, method.top_channels)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lucidcam.explanation import Explanation
-from lucidcam.registry import writers
+from lucidcam.outputs._packs import Array, Pack, Packable, Read
+from lucidcam.registry import packs, writers
 
 
 @writers.register("npz")
@@ -19,3 +22,27 @@ def write(explanation: Explanation, path: Path) -> None:
     if explanation.pixels is not None:
         arrays["pixels"] = explanation.pixels.numpy()
     np.savez_compressed(path, **arrays)
+
+
+@packs.register_class("npz")
+class NpzPack(Pack):
+    """`maps/000012.npz`: `maps` `[n, h, w]` where all have one size, else one array per map, "0", "1", …."""
+
+    about = "NumPy archives of raw maps, one per unit"
+
+    def files(self, number: int, maps: Sequence[Packable]) -> Iterator[tuple[str, bytes]]:
+        """See `Pack.files`."""
+        alike = len({each.raw.shape for each in maps}) == 1
+        arrays = {"maps": np.stack([each.raw for each in maps])} if alike else {str(i): each.raw for i, each in enumerate(maps)}
+        content = io.BytesIO()
+        np.savez(content, **arrays)  # type: ignore[arg-type]
+        yield _path(number), content.getvalue()
+
+    def maps(self, read: Read, number: int) -> list[Array]:
+        """See `Pack.maps`."""
+        with np.load(io.BytesIO(read(_path(number)))) as found:
+            return list(found["maps"]) if "maps" in found else [found[str(i)] for i in range(len(found.files))]
+
+
+def _path(number: int) -> str:
+    return f"maps/{number:06d}.npz"

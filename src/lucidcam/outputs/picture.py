@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lucidcam import render
 from lucidcam.explanation import Explanation
 from lucidcam.maps import Box
-from lucidcam.registry import writers
+from lucidcam.outputs._packs import Pack, Packable
+from lucidcam.registry import packs, writers
 
 
 @writers.register("png")
@@ -18,3 +21,23 @@ def write(explanation: Explanation, path: Path, *, colormap: str = "turbo", alph
     """Write the method's picture in the original image's size, with boxes (xyxy) if given; Pillow chooses the encoder by the suffix."""
     picture = explanation.picture(colormap, alpha)
     (render.draw_boxes(picture, boxes) if boxes else picture).save(path)
+
+
+@packs.register_class("png")
+class PicturePack(Pack):
+    """`pictures/000012.tar`: the overlays as PNG, under the image's name and the class."""
+
+    about = "overlays as PNG, one tar file per unit"
+    pictures = True
+    keeps = False
+
+    def files(self, number: int, maps: Sequence[Packable]) -> Iterator[tuple[str, bytes]]:
+        """See `Pack.files`."""
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w") as tar:
+            for each in maps:
+                assert each.picture is not None, "a pack of pictures asks for them"
+                member = tarfile.TarInfo(f"{each.name}.png")
+                member.size = len(each.picture)
+                tar.addfile(member, io.BytesIO(each.picture))
+        yield f"pictures/{number:06d}.tar", content.getvalue()

@@ -164,7 +164,8 @@ def loaders(
         sampling: how often each is drawn.
         how: batch size, workers and seed.
     """
-    in_memory = not isinstance(train.samples[0].image, (str, os.PathLike))
+    first = train.samples[0].image
+    in_memory = not (isinstance(first, (str, os.PathLike)) or hasattr(first, "identity"))  # images that are read late have one
     workers = how.workers if how.workers is not None else 0 if in_memory else min(WORKERS, os.cpu_count() or 1)
     changed = steps.refit("squash") if augment == "standard" else steps  # the standard change cuts out a piece by itself
     photos = Photos(train.lean(), changed, augmentation(augment, steps), how.seed)

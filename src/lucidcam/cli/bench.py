@@ -1,0 +1,99 @@
+"""`lucidcam bench`: what each method costs on a model and images of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lucidcam.cli._common import (
+    ArchitectureOption,
+    DeviceOption,
+    DtypeOption,
+    FitOption,
+    LayerOption,
+    ModelOption,
+    OptimizeOption,
+    UntrainedOption,
+)
+
+
+def bench(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGES]...", help="Images, globs or folders. [dim]default: photos of scikit-image, or noise[/dim]"),
+    ] = None,
+    model: ModelOption = "demo",
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="NAME or NAME:option=value,…; repeatable. [dim]default: all that the model supports[/dim]"),
+    ] = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="Explained together; one alone is measured, too.")] = 8,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each measurement, within about five seconds.")] = 5,
+    time_limit: Annotated[float, typer.Option(min=0, help="Seconds after which one run of a method is ended; 0: never.")] = 30.0,
+    optimize: OptimizeOption = False,
+    no_memory: Annotated[bool, typer.Option("--no-memory", help="Time only: half the wait.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of torch on the CPU. [dim]default: as torch chooses[/dim]")] = None,
+    layer: LayerOption = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for costs.json, costs.csv and costs.png.")] = None,
+    fit: FitOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    architecture: ArchitectureOption = None,
+    untrained: UntrainedOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print costs.json to standard output.")] = False,
+) -> None:
+    """What each method costs on your model and images, in plain forward passes of that model.
+
+    With --optimize also on an optimised copy, which a reduced --dtype then runs by autocast.
+
+    ±: half the distance between the quartiles. (n): measured on n images together. >: ended by the time limit. Memory: the peak above that
+    of a plain forward pass.
+    """
+    import json
+
+    import torch
+
+    import lucidcam
+    from lucidcam import registry
+    from lucidcam.cli._common import err, load_model, model_options
+    from lucidcam.cli._common import out as screen
+    from lucidcam.cli.evaluate import parsed
+    from lucidcam.errors import InputError
+    from lucidcam.images import find
+    from lucidcam.types import DTYPES
+
+    methods = [parsed(each, registry.methods) for each in method] if method else None
+    found, problems = find(paths) if paths else (None, [])
+    if problems:
+        raise InputError(problems[0])
+    if threads is not None:
+        torch.set_num_threads(threads)
+    reduced = DTYPES.get(dtype) if optimize and dtype not in ("float32", "fp32", "float64", "fp64") else None
+    loaded = load_model(model, device, dtype if reduced is None else "float32", fit, False, model_options(architecture, untrained))
+    with err.status("measuring") as status:
+        costs = lucidcam.bench(
+            loaded,
+            found,
+            methods,
+            layer=layer[0] if layer is not None and len(layer) == 1 else layer,
+            batch=images,
+            repeats=repeats,
+            time_limit=time_limit or None,
+            optimized=optimize,
+            dtype=reduced,
+            memory=not no_memory,
+            out=out,
+            told=lambda name: status.update(f"measuring {name}"),
+        )
+    if as_json:
+        typer.echo(json.dumps(costs.to_dict(), indent=2))
+        return
+    shape = "×".join(map(str, costs.shape))
+    on = f"{costs.device}, {costs.threads} thread{'s' if costs.threads != 1 else ''}" if costs.device == "cpu" else costs.device
+    screen.print(f"{costs.model} on {on}, {shape}, {costs.dtype}; {costs.inputs}", markup=False)
+    screen.print()
+    screen.print(costs.table(screen.width))
+    if out is not None:
+        screen.print(f"\ncosts.json, costs.csv and costs.png are in {out}", soft_wrap=True, markup=False)

@@ -1,0 +1,142 @@
+"""`lucidcam run`: a data set of any size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lucidcam.cli._common import (
+    ArchitectureOption,
+    ClassMapOption,
+    DataFormatOption,
+    DeviceOption,
+    DtypeOption,
+    FitOption,
+    LayerOption,
+    LimitOption,
+    ModelOption,
+    SplitOption,
+    UntrainedOption,
+    load_model,
+    method_flags,
+    model_options,
+    open_words,
+    out,
+    report,
+)
+from lucidcam.engine.layers import find as find_layer
+from lucidcam.errors import OptionError
+from lucidcam.types import DTYPES
+
+CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
+"""Flags that are a method's own are not known here: they are taken out of the paths."""
+
+REDUCED = ("bfloat16", "float16")
+"""Precisions that an optimised copy computes in by autocast."""
+
+
+def run(
+    data: Annotated[list[str], typer.Argument(metavar="DATA", help="A folder, tar shards, an annotation file, images; paths or URLs.")],
+    folder: Annotated[str, typer.Option("--out", "-o", help="Where to write: a folder, or a URL (s3://…).")],
+    model: ModelOption = "demo",
+    method: Annotated[str, typer.Option(help="See [b]lucidcam methods[/b].")] = "gradcam",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="A label, an id, top5, predicted, or label: the images' own. Repeatable. [dim]default: label, or predicted without[/dim]",
+        ),
+    ] = None,
+    write: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--write", "-w", help="npz, zarr, png, coco, voc, yolo, masks; none: the index alone. Repeatable. [dim]default: npz[/dim]"
+        ),
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Boxes are around what is above this share of the maximum.")] = 0.2,
+    regions: Annotated[Literal["all", "largest"], typer.Option(help="Of boxes and masks in label formats.")] = "all",
+    min_area: Annotated[float, typer.Option(help="Leave out smaller regions; a share of the image.")] = 0.0,
+    refine: Annotated[Literal["grabcut"] | None, typer.Option(help="Masks follow the image's colours.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that explain. [dim]default: one per GPU, or per processor[/dim]")
+    ] = None,
+    decoders: Annotated[
+        int | None, typer.Option(min=0, help="Processes per worker that read images. [dim]default: 0; processors on a GPU[/dim]")
+    ] = None,
+    images_at_once: Annotated[int | None, typer.Option(min=1, help="Images in the network together. [dim]default: what fits[/dim]")] = None,
+    max_memory: Annotated[str | None, typer.Option(help="8G: of all workers together; of each GPU.")] = None,
+    unit: Annotated[
+        int | None, typer.Option(min=1, help="Images per file: what a kill costs at most. [dim]default: 512 or fewer[/dim]")
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="The network as it is, not a faster copy with equal scores.")] = False,
+    cache: Annotated[str | None, typer.Option(help="Keep prepared images there, for other runs.")] = None,
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster. [dim]default: a new one here[/dim]")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew in a folder that holds another run.")] = False,
+    class_map: ClassMapOption = None,
+    data_format: DataFormatOption = None,
+    split: SplitOption = None,
+    limit: LimitOption = None,
+    layer: LayerOption = None,
+    fit: FitOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    architecture: ArchitectureOption = None,
+    untrained: UntrainedOption = False,
+) -> None:
+    """Explain a data set of any size: an index and maps, written as they are made.
+
+    A run that was killed goes on with the same command, and ends with the same files.
+    Images that cannot be used are listed in failures.jsonl.
+
+    A method's own options are flags too; see [b]lucidcam methods NAME[/b].
+
+    Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
+    """
+    import lucidcam
+
+    chosen, words = method_flags(run, [method], data)
+    [(kind, options)] = chosen
+    dataset = open_words(words, data_format, split).first(limit)
+    wanted = list(dict.fromkeys(write)) if write else ["npz"]
+    if "none" in wanted:
+        if len(wanted) > 1:
+            raise OptionError("--write none is for the index alone; leave the other formats out, or none.")
+        wanted = []
+    reduced = DTYPES.get(dtype) if not exact and str(DTYPES.get(dtype)).removeprefix("torch.") in REDUCED else None
+    loaded = load_model(model, device, "float32" if reduced else dtype, fit, False, model_options(architecture, untrained))
+    for name in layer or []:
+        find_layer(loaded.module, name)
+    results = lucidcam.run(
+        loaded,
+        dataset,
+        folder,
+        method=kind,
+        target=list(dict.fromkeys(target)) if target else None,
+        layer=layer,
+        class_map=class_map,
+        write=wanted,
+        threshold=threshold,
+        regions=regions,
+        min_area=min_area,
+        refine=refine or "",
+        workers=workers,
+        decoders=decoders,
+        images_at_once=images_at_once,
+        max_memory=max_memory,
+        unit=unit,
+        optimized=not exact,
+        autocast=reduced,
+        cache=cache,
+        engine=engine,
+        address=address,
+        restart=restart,
+        **options,
+    )
+    manifest = results.manifest
+    out.print(f"{manifest['images']} images, {manifest['maps']} maps, {manifest['failed']} failed")
+    out.print(f"{folder if '://' in folder else Path(folder)}", soft_wrap=True, markup=False)
+    report([each["error"] for each in results.failures()])

@@ -1,0 +1,148 @@
+"""Several workers on this machine, each a process; one that dies is replaced, and what it was at is done again."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch.multiprocessing
+
+from lucidcam.compat import Loaded
+from lucidcam.errors import DataError, LucidcamError, ModelError
+from lucidcam.pipeline.job import Job
+from lucidcam.pipeline.ledger import Record
+from lucidcam.pipeline.plan import Unit
+from lucidcam.pipeline.worker import Tell, Worker
+
+ASSIGNED = 2
+"""Units a worker has at a time: the one it is at, and the next."""
+
+TRIES = 3
+"""Workers that may die at a unit before the run stops."""
+
+
+@dataclass(eq=False)
+class _Member:
+    """A process and what it was given; its answers come through its own pipe, so that a dying process takes no lock with it."""
+
+    process: Any
+    pipe: Connection
+    assigned: deque[Unit] = field(default_factory=deque)
+    told_end: bool = False
+
+
+def crew(jobs: list[Job], units: Iterable[Unit], tell: Tell) -> Iterator[Record]:
+    """Do units by as many workers as there are jobs, which differ in the device only. Records come as units are done, in any order.
+
+    Args:
+        jobs: one per worker.
+        units: taken as they are needed.
+        tell: told how many images are done, as they are.
+
+    Raises:
+        LucidcamError: what a worker cannot go on with.
+        DataError: when workers die at the same unit again and again.
+    """
+    if len(jobs) == 1:
+        with Worker(jobs[0]) as worker:
+            yield from worker(units, tell)
+        return
+    waiting: deque[Unit] = deque()
+    rest = iter(units)
+    deaths: Counter[int] = Counter()
+
+    def following() -> Unit | None:
+        return waiting.popleft() if waiting else next(rest, None)
+
+    def feed(member: _Member) -> None:
+        try:
+            while len(member.assigned) < ASSIGNED and not member.told_end:
+                unit = following()
+                if unit is not None:
+                    member.assigned.append(unit)
+                member.told_end = unit is None
+                member.pipe.send(unit)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it died: its pipe says so when it is read
+
+    members: dict[Connection, _Member] = {}
+    jobs_of: dict[Connection, Job] = {}
+
+    def hire(job: Job) -> None:
+        member = _start(job)
+        members[member.pipe], jobs_of[member.pipe] = member, job
+        feed(member)
+
+    try:
+        for job in jobs:
+            hire(job)
+        while members:
+            for pipe in wait(list(members)):
+                assert isinstance(pipe, Connection)
+                member = members[pipe]
+                try:
+                    kind, value = pipe.recv()
+                except (EOFError, OSError):
+                    del members[pipe]
+                    member.process.join()
+                    if member.assigned:
+                        _count(member, deaths)
+                        waiting.extendleft(reversed(member.assigned))
+                        # Its successor reads images in a process of its own: what kills that one is a bad file, not the run.
+                        hire(replace(jobs_of[pipe], decoders=max(1, jobs_of[pipe].decoders)))
+                    continue
+                if kind == "record":
+                    member.assigned.popleft()
+                    feed(member)
+                    yield value
+                elif kind == "done":
+                    tell(value)
+                else:
+                    raise value
+    finally:
+        for member in members.values():
+            member.process.terminate()
+        for member in members.values():
+            member.process.join()
+
+
+def _count(member: _Member, deaths: Counter[int]) -> None:
+    unit = member.assigned[0]
+    deaths[unit.number] += 1
+    if deaths[unit.number] >= TRIES:
+        code = member.process.exitcode
+        raise DataError(
+            f"the process that explains images {unit.start} to {unit.start + len(unit.samples) - 1} died {TRIES} times (exit code {code}"
+            f"{', killed: out of memory?' if code == -9 else ''}); give less memory to it (max_memory, --max-memory), or leave these out."
+        )
+
+
+def _start(job: Job) -> _Member:
+    context = torch.multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, Loaded(), job))
+    try:
+        process.start()
+    except (AttributeError, TypeError, ImportError) as error:  # what pickle says of functions within functions
+        raise ModelError(f"the model cannot travel to other processes ({error}); run with workers=1.") from error
+    finally:
+        theirs.close()
+    return _Member(process, ours)
+
+
+def _work(pipe: Connection, _: Loaded, job: Job) -> None:
+    """What a worker's process does."""
+    try:
+        with Worker(job) as worker:
+            for record in worker(iter(pipe.recv, None), lambda count: pipe.send(("done", count)), pipe.poll):
+                pipe.send(("record", record))
+    except LucidcamError as error:
+        pipe.send(("error", error))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        os._exit(1)  # nobody waits for this any more
+    except Exception as error:
+        pipe.send(("error", ModelError(f"a worker failed: {type(error).__name__}: {error}")))

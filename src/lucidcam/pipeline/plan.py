@@ -1,0 +1,55 @@
+"""A data set cut into units of work, always the same ones, so that a run that was killed finds its place again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from lucidcam.data import Dataset
+from lucidcam.samples import Problem, Sample
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """Some samples in a row: what one worker does at a time, and what one file of each kind holds.
+
+    Attributes:
+        number: of the unit in the run, from 0.
+        start: number of its first sample in the data set.
+        samples: of the data set, problems in the place of what cannot be used.
+    """
+
+    number: int
+    start: int
+    samples: tuple[Sample | Problem, ...]
+
+    def identity(self) -> str:
+        """A short text that changes with the samples: their names, classes, boxes and files."""
+        digest = hashlib.blake2b(digest_size=12)
+        for each in self.samples:
+            digest.update(f"{each.identity()}\n".encode())
+        return digest.hexdigest()
+
+
+def units(data: Dataset, size: int) -> Iterator[Unit]:
+    """Cut a data set into units of `size` samples. Images are not read.
+
+    >>> from lucidcam.data import open_data
+    >>> import numpy as np
+    >>> [(unit.number, unit.start, len(unit.samples)) for unit in units(open_data([np.zeros((8, 8, 3), np.uint8)] * 5), 2)]
+    [(0, 0, 2), (1, 2, 2), (2, 4, 1)]
+    """
+    samples = iter(data)
+    number = 0
+    while some := tuple(islice(samples, size)):
+        yield Unit(number, number * size, tuple(map(_light, some)))
+        number += 1
+
+
+def _light(sample: Sample | Problem) -> Sample | Problem:
+    """Without masks: they are made by functions, which cannot travel to another process, and a run does not ask for them."""
+    if isinstance(sample, Problem):
+        return sample
+    return replace(sample, objects=tuple(replace(each, mask=None) for each in sample.objects), ignore=None)

@@ -1,0 +1,112 @@
+"""The index: a row for every map."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lucidcam import maps
+from lucidcam.compat import import_optional
+from lucidcam.explanation import Explanation
+from lucidcam.samples import Object
+
+COLUMNS = {
+    "sample": "int64",
+    "image": "string",
+    "width": "int32",
+    "height": "int32",
+    "label": "string",
+    "target": "int32",
+    "score": "float32",
+    "probability": "float32",
+    "box": "box",
+    "box_energy": "float32",
+    "energy": "float32",
+    "negative": "float32",
+    "peak": "float32",
+    "peak_x": "int32",
+    "peak_y": "int32",
+    "centre_x": "float32",
+    "centre_y": "float32",
+    "area": "float32",
+    "inside": "float32",
+    "error": "float32",
+}
+"""Columns of the index and their types, in order; `docs/run.md` tells what they mean."""
+
+
+def row_of(explanation: Explanation, sample: int, label: str, marked: Sequence[Object], threshold: float) -> dict[str, Any]:
+    """The row of a map, measured in the photo's size.
+
+    Args:
+        explanation: the map.
+        sample: number of the image in the data set.
+        label: what the data or the model calls the class.
+        marked: the things of this class that are marked in the image.
+        threshold: of the box, a share of the map's maximum.
+    """
+    heatmap, whole = explanation.heatmap, explanation.map
+    height, width = heatmap.shape
+    regions = maps.regions(heatmap, threshold)
+    total = float(heatmap.sum(dtype=np.float64))
+    top = float(whole.max())
+    peak_y, peak_x = divmod(int(heatmap.argmax()), width)
+
+    def share(left: float, top: float, right: float, bottom: float) -> float:
+        rows, columns = slice(max(round(top), 0), max(round(bottom), 0)), slice(max(round(left), 0), max(round(right), 0))
+        return float(heatmap[rows, columns].sum(dtype=np.float64)) / total
+
+    seen = total > 0
+    boxes = [each.box for each in marked if each.box is not None]
+    box = regions[0].box if regions else None
+    return {
+        "sample": sample,
+        "image": explanation.name,
+        "width": width,
+        "height": height,
+        "label": label,
+        "target": explanation.target,
+        "score": explanation.score,
+        "probability": explanation.probability,
+        "box": None if box is None else list(box),
+        "box_energy": share(*box) if box is not None and seen else None,
+        "energy": float(np.maximum(whole, 0).mean(dtype=np.float64)),
+        "negative": float(np.minimum(whole, 0).mean(dtype=np.float64)),
+        "peak": top,
+        "peak_x": peak_x if seen else None,
+        "peak_y": peak_y if seen else None,
+        "centre_x": float(heatmap.sum(0, dtype=np.float64) @ (np.arange(width) + 0.5)) / total if seen else None,
+        "centre_y": float(heatmap.sum(1, dtype=np.float64) @ (np.arange(height) + 0.5)) / total if seen else None,
+        "area": sum(each.area for each in regions) / heatmap.size,
+        "inside": _union(heatmap, boxes) / total if boxes and seen else None,
+        "error": getattr(explanation, "error", None),
+    }
+
+
+def encoded(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Rows as a Parquet file; the same rows give the same bytes."""
+    arrow = import_optional("pyarrow", "run", "the index of a run")
+    parquet = import_optional("pyarrow.parquet", "run", "the index of a run")
+    kinds = {"box": arrow.list_(arrow.int32(), 4)}
+    schema = arrow.schema([(name, kinds[kind] if kind in kinds else getattr(arrow, kind)()) for name, kind in COLUMNS.items()])
+    content = io.BytesIO()
+    parquet.write_table(arrow.Table.from_pylist(list(rows), schema), content, compression="zstd")
+    return content.getvalue()
+
+
+def decoded(contents: Iterable[bytes]) -> Any:
+    """The table of some Parquet files (pyarrow)."""
+    arrow = import_optional("pyarrow", "run", "the index of a run")
+    parquet = import_optional("pyarrow.parquet", "run", "the index of a run")
+    return arrow.concat_tables([parquet.read_table(io.BytesIO(each)) for each in contents])
+
+
+def _union(heatmap: maps.Array, boxes: Sequence[tuple[float, float, float, float]]) -> float:
+    """What lies in any of some boxes, once."""
+    inside = np.zeros(heatmap.shape, bool)
+    for left, top, right, bottom in boxes:
+        inside[max(round(top), 0) : max(round(bottom), 0), max(round(left), 0) : max(round(right), 0)] = True
+    return float(heatmap[inside].sum(dtype=np.float64))

@@ -1,0 +1,289 @@
+"""A whole data set through a network, in units that are done once, whatever happens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import fields, replace
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+
+import lucidcam
+from lucidcam import registry
+from lucidcam.data import Dataset, open_data
+from lucidcam.data._classes import Given
+from lucidcam.errors import DataError, OptionError, unknown
+from lucidcam.explainer import PREDICTED, asked_of
+from lucidcam.localization.regions import Keep, Refine, Regions
+from lucidcam.methods._base import Method
+from lucidcam.pipeline import ledger
+from lucidcam.pipeline.crew import crew
+from lucidcam.pipeline.job import Job
+from lucidcam.pipeline.labels import labels
+from lucidcam.pipeline.ledger import Record
+from lucidcam.pipeline.memory import bytes_of, fitted, usable_cores
+from lucidcam.pipeline.plan import Unit, units
+from lucidcam.pipeline.results import Results
+from lucidcam.pipeline.worker import Tell
+from lucidcam.progress import bar
+from lucidcam.settings import IMAGES_AT_ONCE, Settings, resolve_method
+from lucidcam.storage import Folder, Store, claim, claimed, open_store
+from lucidcam.types import Model
+
+UNIT = 512
+"""Samples per unit: what a kill costs at most, per worker."""
+
+UNITS_EACH = 4
+"""Units that each worker should get of a small data set, so that none waits long for the last one."""
+
+
+def run(
+    model: Model,
+    data: Any,
+    out: str | os.PathLike[str],
+    *,
+    method: str | Method = "gradcam",
+    target: Any = None,
+    layer: Any = None,
+    class_map: Given = None,
+    write: str | Iterable[str] = ("npz",),
+    threshold: float = 0.2,
+    regions: Keep = "all",
+    min_area: float = 0.0,
+    refine: Refine = "",
+    workers: int | None = 1,
+    decoders: int | None = None,
+    images_at_once: int | None = None,
+    max_memory: str | int | None = None,
+    unit: int | None = None,
+    optimized: bool = True,
+    autocast: torch.dtype | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    restart: bool = False,
+    progress: bool | None = None,
+    **options: Any,
+) -> Results:
+    """Explain a data set of any size: images in, an index and maps out.
+
+    Samples stream. They are done in units, each of which is written whole: its maps, its rows of the index and, last, a record that it is
+    done. A run that was killed, at whatever moment, is called again with the same arguments, does what is missing, and ends with the
+    same files, to the byte. An image that cannot be used is listed in `failures.jsonl` and does not stop it.
+
+    Args:
+        model: from `lucidcam.load` or `lucidcam.wrap`.
+        data: a folder, tar shards, an annotation file, a URL, a list of images, …, as for `lucidcam.data.open_data`.
+        out: the folder to write to, or a URL that fsspec knows ("s3://bucket/folder"). `docs/run.md` tells what is in it.
+        method: as for `lucidcam.explain`, like `layer` and `options`.
+        target: None: the images' own labels where the data has any, else the predicted class; "label", "predicted", "top5", a class label
+            or id, or a list of them.
+        layer: as for `lucidcam.explain`.
+        class_map: from the data's names of classes to the model's labels or ids, where they differ.
+        write: what to keep beside the index: "npz", "zarr" (raw maps), "png" (overlays), "coco", "voc", "yolo", "masks" (boxes and masks).
+        threshold: of boxes and masks, a share of the map's maximum.
+        regions: of boxes and masks: "all", or the "largest" of each map.
+        min_area: of boxes and masks: smaller regions are left out; a share of the image.
+        refine: "grabcut": masks follow the image's colours.
+        workers: processes that explain, each with the network; None: one per GPU, or per processor. More than one, and `decoders`, start
+            Python anew: a script that calls this needs `if __name__ == "__main__":`.
+        decoders: processes per worker that read images and finish maps; None: as many as there are processors for a GPU, else 0: the worker
+            does it.
+        images_at_once: images that go through the network together; None: what fits the memory, at most 8 on a CPU, 256 on a GPU.
+        max_memory: "8G": what all workers may take together, or each GPU; fewer images at once and fewer workers are taken to keep to it.
+        unit: samples per unit: what a kill costs at most, per worker; one file of each kind holds as many. None: 512, or fewer where every
+            worker should get some.
+        optimized: run a folded, channels-last copy that gives the same scores (see `lucidcam.optimize`).
+        autocast: `torch.bfloat16` or `torch.float16`: the optimised copy computes in it.
+        cache: a folder, or URL, where prepared images are kept for other runs over the same data.
+        engine: "local", or "ray": on a Ray cluster.
+        address: of the Ray cluster; None: the one this machine belongs to, or a new one on this machine.
+        restart: begin anew in a folder that holds another run.
+        progress: a bar with images per second and the time left; None: when standard error is a terminal.
+        options: as for `lucidcam.explain`.
+
+    Returns:
+        The index, the maps and the failures, read when they are asked for.
+
+    Raises:
+        OptionError: for a folder that holds a run with other settings; for an unknown method, format or option.
+        DataError: for a data set that cannot be read, that changed since the run was begun, or where nothing can be written.
+
+    Example:
+        >>> import lucidcam, numpy as np, tempfile, torch
+        >>> net = torch.nn.Sequential(torch.nn.Identity(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(1))  # class = colour
+        >>> def to_tensor(image):
+        ...     return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+        >>> model = lucidcam.wrap(net, to_tensor, ["red", "green", "blue"], layer="0")
+        >>> image = np.zeros((8, 8, 3), np.uint8)
+        >>> image[2:5, 1:7, 0] = 255
+        >>> results = lucidcam.run(model, [image], tempfile.mkdtemp())
+        >>> [(row["label"], row["box"]) for row in results.rows()]
+        [('red', [1, 2, 7, 5])]
+    """
+    dataset, store = open_data(data), open_store(out)
+    formats = _formats(write, store, dataset)
+    chosen, settings = resolve_method(method, {name: value for name, value in options.items() if name != "images_at_once"})
+    if unit is not None and unit < 1:
+        raise OptionError(f"expected unit ≥ 1; got {unit}.")
+    if engine not in ("local", "ray"):
+        raise OptionError(unknown("engine", engine, ("local", "ray")))
+    if autocast is not None and not optimized:
+        raise OptionError(
+            "autocast is for the optimised copy; give a model in that precision (lucidcam.load(…, dtype=…)), or optimized=True."
+        )
+    exporters = [name for name in formats if name in registry.exporters]
+    job = Job(
+        out=str(store),
+        model=model,
+        method=chosen,
+        target=asked_of(target, dataset),
+        layer=chosen.layer_of(model.module, layer, model.layer) if chosen.layered != "never" else layer,
+        class_map=class_map,
+        options={**_asked(settings), "progress": False},
+        packs=tuple(name for name in formats if name in registry.packs),
+        labels=bool(exporters),
+        regions=Regions(threshold=threshold, keep=regions, min_area=min_area, refine=refine),
+        images_at_once=IMAGES_AT_ONCE,
+        optimized=optimized,
+        autocast=autocast,
+        decoders=decoders if decoders is not None else usable_cores() if model.device.type == "cuda" else 0,
+        cache=None if cache is None else os.fspath(cache),
+    )
+    job.explainer().asking()  # what is wrong with the question is told before anything is written
+    old = None if restart else claimed(store)
+    if old is not None:  # whatever fitted then: the same batches give the same bytes
+        images_at_once = images_at_once or old.get("images_at_once")
+        unit = unit or old.get("unit")
+    together, crew_size = fitted(job, images_at_once, workers, None if max_memory is None else bytes_of(max_memory))
+    job = replace(job, images_at_once=together, options={**job.options, "images_at_once": together})
+    size = unit or _unit(dataset.count, crew_size, together)
+    told = _told(job, formats, dataset, size)
+    if restart:
+        ledger.clear(store, everything=True)
+    claim(store, told, "a run", restart)
+    ledger.clear(store, everything=False)
+    _do(job, dataset, store, told, size, _engine(engine, address, crew_size), progress)
+    for name in exporters:
+        _export(name, store)
+    return Results(out)
+
+
+def _do(
+    job: Job,
+    dataset: Dataset,
+    store: Store,
+    told: dict[str, Any],
+    size: int,
+    engine: Callable[[Job, Iterator[Unit], Tell], Iterator[Record]],
+    progress: bool | None,
+) -> None:
+    """Do the units that are not done, and summarise, also where that ends early."""
+    complete, images = False, 0
+    with bar(dataset.count, f"{job.method if isinstance(job.method, str) else job.method.name}", progress) as advance:
+        known = ledger.done(store)
+
+        def missing() -> Iterator[Unit]:
+            nonlocal images
+            for each in units(dataset, size):
+                record = ledger.checked(store, each) if each.number in known else None
+                if record is None:
+                    yield each
+                else:
+                    images += record.images
+                    advance(record.samples)
+
+        try:
+            for record in engine(job, missing(), advance):
+                images += record.images
+            complete = True
+        finally:
+            if complete:
+                ledger.summarise(store, told, complete)
+            else:
+                with suppress(DataError):  # a full disk is told of already
+                    ledger.summarise(store, told, complete)
+    if not images:
+        first = next((error for each in ledger.records(store) for _, _, error in each.failures), "it is empty")
+        raise DataError(f"{dataset.name}: no image could be used; the first: {first}")
+
+
+def _unit(count: int | None, workers: int, together: int) -> int:
+    """Samples per unit: full batches, and some units for every worker."""
+    fair = UNIT if count is None else -(-count // (UNITS_EACH * workers))
+    return max(1, min(UNIT, fair) // together) * together
+
+
+def _engine(name: str, address: str | None, workers: int) -> Callable[[Job, Iterator[Unit], Tell], Iterator[Record]]:
+    if name == "ray":
+        from lucidcam.pipeline.scale import on_ray
+
+        return lambda job, units, tell: on_ray(job, units, tell, workers, address)
+    return lambda job, units, tell: crew(_jobs(job, workers), units, tell)
+
+
+def _jobs(job: Job, workers: int) -> list[Job]:
+    """The job of each worker: its GPU, its share of the processors."""
+    if workers == 1:
+        return [job]
+    if job.model.device.type == "cuda":
+        return [replace(job, device=f"cuda:{i % torch.cuda.device_count()}") for i in range(workers)]
+    return [replace(job, threads=max(1, usable_cores() // workers)) for _ in range(workers)]
+
+
+def _export(name: str, store: Store) -> None:
+    """Put the labels of all units together in one format."""
+    assert isinstance(store, Folder)
+    with registry.exporters[name](store.root / name, overwrite=True) as exporter:
+        for each in labels(store):
+            exporter.write(each)
+
+
+def _formats(write: str | Iterable[str], store: Store, dataset: Dataset) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys([write] if isinstance(write, str) else write))
+    known = [*registry.packs, *registry.exporters]
+    for name in names:
+        if name not in known:
+            raise OptionError(unknown("format", name, known))
+        if name in registry.exporters and not isinstance(store, Folder):
+            raise OptionError(f"{name} labels are written to a folder of this machine; {store} is none: write npz or zarr there.")
+        if name in registry.exporters:
+            first = next(islice(dataset, 1), None)
+            if first is not None and not isinstance(getattr(first, "image", ""), (str, os.PathLike)):
+                raise OptionError(
+                    f"{name} labels refer to image files; the images of {dataset.name} are none: use lucidcam.localize (lucidcam localize)."
+                )
+    return names
+
+
+def _asked(settings: Settings) -> dict[str, Any]:
+    return {each.name: getattr(settings, each.name) for each in fields(settings)}
+
+
+def _told(job: Job, formats: tuple[str, ...], dataset: Dataset, size: int) -> dict[str, Any]:
+    """What decides the files of a run."""
+    assert isinstance(job.method, Method)
+    own = {each.name: getattr(job.method, each.name) for each in fields(job.method)}
+    return {
+        "lucidcam": lucidcam.__version__,
+        "data": {"name": dataset.name, "format": dataset.format, "count": dataset.count},
+        "model": {"name": job.model.name, "fingerprint": job.model.fingerprint(), "preprocess": repr(job.model.preprocess)},
+        "method": {"name": job.method.name, **own, **job.method.identity()},
+        "options": {name: value for name, value in job.options.items() if name not in ("progress", "images_at_once")},
+        "target": PREDICTED if job.target is None else str(job.target),
+        "layer": [str(each) for each in job.layer] if isinstance(job.layer, (list, tuple)) else job.layer,
+        "class_map": None if job.class_map is None else str(job.class_map),
+        "write": list(formats),
+        "regions": _asked_regions(job.regions),
+        "unit": size,
+        "images_at_once": job.images_at_once,
+        "optimized": job.optimized,
+        "autocast": None if job.autocast is None else str(job.autocast),
+    }
+
+
+def _asked_regions(regions: Regions) -> dict[str, Any]:
+    return {each.name: getattr(regions, each.name) for each in fields(regions)}

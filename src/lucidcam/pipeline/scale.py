@@ -1,0 +1,119 @@
+"""The same run on Ray Data: workers on one machine or many. The only file that imports Ray."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from lucidcam.compat import Loaded, import_optional
+from lucidcam.errors import DataError, LucidcamError, OptionError
+from lucidcam.pipeline.job import Job
+from lucidcam.pipeline.ledger import Record
+from lucidcam.pipeline.plan import Unit
+from lucidcam.pipeline.worker import Tell, Worker
+
+WAVE = 4096
+"""Units that are handed to Ray at a time: what the driver keeps in memory."""
+
+TRIES = 3
+"""Times that a worker may die at one unit before it is told of as lost."""
+
+
+def on_ray(job: Job, units: Iterator[Unit], tell: Tell, workers: int, address: str | None) -> Iterator[Record]:
+    """Do units by a pool of actors, one per GPU or processor. One that dies, or whose machine does, is replaced, and its unit done again.
+
+    The run's folder must be one that every machine reaches: a shared file system, or a URL.
+
+    Args:
+        job: what is done.
+        units: taken a wave at a time.
+        tell: told how many images are done.
+        workers: actors.
+        address: of the cluster ("auto", "ray://host:10001"); None: the one this process is connected to, or a new one on this machine.
+
+    Raises:
+        LucidcamError: what a worker cannot go on with.
+    """
+    ray = import_optional("ray", "ray", "a run on a Ray cluster")
+    data = import_optional("ray.data", "ray", "a run on a Ray cluster")
+    ours = not ray.is_initialized()
+    if ours:
+        try:
+            own: dict[str, Any] = {"include_dashboard": False} if address is None else {"address": address}
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            told = f"no Ray cluster answers at {address!r} ({error}); start one (ray start --head), or leave the address out."
+            raise OptionError(told) from None
+    try:
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        kept = ray.put((Loaded(), job))
+        while wave := list(islice(units, WAVE)):
+            yield from _wave(ray, data, kept, job, wave, tell, min(workers, len(wave)))
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _wave(ray: Any, data: Any, kept: Any, job: Job, wave: Sequence[Unit], tell: Tell, workers: int) -> Iterator[Record]:
+    on_gpu = job.model.device.type == "cuda"
+    items = [{"unit": pickle.dumps(each)} for each in wave]
+    records = data.from_items(items, override_num_blocks=len(items)).map_batches(
+        _Actor,
+        fn_constructor_args=([kept],),
+        batch_size=1,
+        compute=data.ActorPoolStrategy(size=workers),
+        num_cpus=1 + job.decoders if on_gpu else max(1, job.threads or 1),
+        num_gpus=1 if on_gpu else 0,
+        max_concurrency=2 if on_gpu else 1,  # the next unit is read while this one is explained
+        max_restarts=-1,
+        max_task_retries=TRIES,
+    )
+    try:
+        for row in records.iter_rows():
+            record: Record = pickle.loads(row["record"])
+            tell(record.samples)
+            yield record
+    except LucidcamError:
+        raise
+    except Exception as error:
+        raise _cause(error) from error
+
+
+def _cause(error: BaseException) -> LucidcamError:
+    """What a worker failed of, within what Ray wraps it in."""
+    inner: BaseException | None = error
+    while inner is not None:
+        for each in (inner, getattr(inner, "cause", None)):
+            if isinstance(each, LucidcamError):
+                return each
+        inner = inner.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return DataError(f"Ray gave up ({lines[-1].strip()}); what was written is kept: run it again.")
+
+
+class _Actor:
+    """A worker in a process of Ray's."""
+
+    def __init__(self, kept: list[Any]) -> None:
+        ray = import_optional("ray", "ray", "a run on a Ray cluster")
+        _, job = ray.get(kept[0])
+        on_gpu = bool(ray.get_gpu_ids())
+        died = ray.get_runtime_context().was_current_actor_reconstructed
+        self.worker = Worker(
+            replace(
+                job,
+                device="cuda:0" if on_gpu else job.device,
+                threads=None if on_gpu else max(1, job.threads or 1),
+                # After a death images are read in a process of their own: what kills that one is a bad file, not the run.
+                decoders=max(1, job.decoders) if died else job.decoders,
+            )
+        )
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        return {"record": [pickle.dumps(record) for record in self.worker([pickle.loads(each) for each in batch["unit"]])]}

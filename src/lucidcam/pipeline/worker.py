@@ -1,0 +1,194 @@
+"""One worker: units of samples in, files out. The same on this machine and on a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+
+import torch
+
+from lucidcam import registry
+from lucidcam.explainer import Ready
+from lucidcam.pipeline.hands import Hands
+from lucidcam.pipeline.job import Job
+from lucidcam.pipeline.labels import lines
+from lucidcam.pipeline.ledger import Record
+from lucidcam.pipeline.plan import Unit
+from lucidcam.pipeline.rows import encoded
+from lucidcam.pipeline.steps import Finished, Read, finish, made, read
+from lucidcam.runner import optimize
+from lucidcam.samples import Problem, Sample
+from lucidcam.storage import open_store
+from lucidcam.types import Prepared
+
+Tell = Callable[[int], None]
+Samples = tuple[Sample | Problem, ...]
+
+
+@dataclass(eq=False)
+class _Shard:
+    """What a unit gave so far: maps that are being finished, and problems by the number of the sample."""
+
+    unit: Unit
+    finishing: list[Callable[[], tuple[list[Finished], list[tuple[int, Problem]]]]] = field(default_factory=list)
+    problems: list[tuple[int, Problem]] = field(default_factory=list)
+    images: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """Samples that go through the network together; `first` is the number of the first one in the data set."""
+
+    shard: _Shard
+    first: int
+    samples: Samples
+    last: bool
+
+
+class _Chunks(Iterator[tuple[_Chunk, Samples]]):
+    """The samples of units, a few at a time; `ready` tells whether the next are there without waiting for a unit."""
+
+    def __init__(self, units: Iterable[Unit], size: int, unit_ready: Callable[[], bool]) -> None:
+        self._units, self._size, self._unit_ready = iter(units), size, unit_ready
+        self._shard: _Shard | None = None
+        self._start = 0
+
+    def ready(self) -> bool:
+        return self._shard is not None or self._unit_ready()
+
+    def __next__(self) -> tuple[_Chunk, Samples]:
+        if self._shard is None:
+            self._shard, self._start = _Shard(next(self._units)), 0
+        shard, start = self._shard, self._start
+        some = shard.unit.samples[start : start + self._size]
+        self._start += self._size
+        last = self._start >= len(shard.unit.samples)
+        if last:
+            self._shard = None
+        return _Chunk(shard, shard.unit.start + start, some, last), some
+
+
+class Worker:
+    """Explains units, one after the other, and writes what they give.
+
+    Args:
+        job: what is done.
+
+    Raises:
+        LucidcamError: what is asked for is wrong, whatever the images.
+    """
+
+    def __init__(self, job: Job) -> None:
+        if job.threads is not None:
+            torch.set_num_threads(job.threads)
+        self.job = job
+        self.store = open_store(job.out)
+        if job.device is not None:
+            job.model.to(job.device)
+        self.explainer = job.explainer(optimize(job.model, dtype=job.autocast) if job.optimized else job.model)
+        self.asking = self.explainer.asking()
+        self.packs = [registry.packs[name]() for name in job.packs]
+        self.hands = Hands(job.decoders, job.without_network())
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hands.close()
+
+    def __call__(self, units: Iterable[Unit], tell: Tell = lambda _: None, ready: Callable[[], bool] = lambda: True) -> Iterator[Record]:
+        """Explain and write units; each record comes when all of its unit is written.
+
+        Args:
+            units: taken one by one, some ahead of time.
+            tell: told how many images are done, as they are.
+            ready: whether the next unit is there, or has to be waited for.
+
+        Raises:
+            LucidcamError: what is asked for is wrong, whatever the images; or nothing can be written.
+        """
+        with ThreadPoolExecutor(1) as writer:
+            writing: deque[Future[Record]] = deque()
+            chunks = _Chunks(units, self.job.images_at_once, ready)
+            for chunk, found in self.hands.ahead(read, chunks, self._salvaged, chunks.ready):
+                self._explain(chunk, found.unpacked())
+                tell(len(chunk.samples))
+                if chunk.last:
+                    writing.append(writer.submit(self._write, chunk.shard))
+                while writing and (len(writing) > 1 or writing[0].done()):
+                    yield writing.popleft().result()
+            while writing:
+                yield writing.popleft().result()
+
+    def _explain(self, chunk: _Chunk, prepared: Sequence[Prepared | Problem]) -> None:
+        problems = chunk.shard.problems
+        ready: list[Ready] = []
+        numbers: dict[str, int] = {}  # by name: no two samples share one
+        for number, (sample, found) in enumerate(zip(chunk.samples, prepared, strict=True), chunk.first):
+            asked = self._asked(sample, found)
+            if isinstance(asked, Problem):
+                problems.append((number, asked))
+            else:
+                ready.append(asked)
+                numbers[asked.sample.name] = number
+        done = self.explainer.explained(ready, lambda problem: problems.append((numbers[problem.name], problem)))
+        chunk.shard.images += len(done)
+        maps = [each for explained in done for each in made(self.job, numbers[explained.sample.name], explained)]
+        chunk.shard.finishing.append(self.hands.begin(finish, maps))
+
+    def _asked(self, sample: Sample | Problem, prepared: Prepared | Problem) -> Ready | Problem:
+        if isinstance(sample, Problem):
+            return sample
+        if isinstance(prepared, Problem):
+            return prepared
+        try:
+            fitted = sample.fitted(prepared.frame.width, prepared.frame.height)
+        except Exception as error:  # a box outside the image, say
+            return Problem.of(sample.name, error)
+        return self.asking.ready(fitted, prepared, self.explainer.model)
+
+    def _write(self, shard: _Shard) -> Record:
+        """Write all files of a unit, its record last: without it the unit counts as not begun."""
+        unit = shard.unit
+        results = [result() for result in shard.finishing]
+        found = [each for finished, _ in results for each in finished]
+        problems = [*shard.problems, *(each for _, lost in results for each in lost)]
+        files: dict[str, str] = {}
+
+        def write(name: str, content: bytes) -> None:
+            self.store.write(name, content)
+            files[name] = hashlib.blake2b(content, digest_size=12).hexdigest()
+
+        packable = [each.packable for each in found]
+        for pack in self.packs if packable else ():
+            for name, content in pack.files(unit.number, packable):
+                write(name, content)
+        if self.job.labels:
+            write(f"labels/{unit.number:06d}.jsonl", lines(unit, found))
+        write(f"index/{unit.number:06d}.parquet", encoded([each.row for each in found]))
+        record = Record(
+            number=unit.number,
+            start=unit.start,
+            samples=len(unit.samples),
+            identity=unit.identity(),
+            images=shard.images,
+            maps=len(found),
+            failures=tuple((number, problem.name, problem.error) for number, problem in sorted(problems, key=lambda pair: pair[0])),
+            files=files,
+        )
+        record.write(self.store)
+        return record
+
+    def _salvaged(self, samples: Samples) -> Read:
+        """Images one by one, each read by a process of its own; one that kills it is a problem."""
+        found: list[Prepared | Problem] = []
+        for each in samples:
+            try:
+                found += self.hands.alone(read, (each,)).unpacked()
+            except BrokenProcessPool:
+                found.append(Problem(each.name, f"{each.name}: the process that read it died; look at the file."))
+        return Read.packed(found)

@@ -1,0 +1,422 @@
+"""Runs over data sets: the same maps as one by one, nothing lost or done twice, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import commands
+import lucidcam
+import runs
+from lucidcam.errors import DataError, OptionError
+from lucidcam.localization import localize
+from lucidcam.pipeline.hands import Hands
+from lucidcam.pipeline.memory import bytes_of
+from lucidcam.registry import exporters, packs
+from lucidcam.samples import Object, Sample
+from lucidcam.storage import Folder, open_store
+
+QUIET: dict[str, Any] = {"progress": False}
+
+
+def folder_of(tmp_path: Path, count: int, bad: int | None = None) -> Path:
+    root = tmp_path / "photos"
+    for i, image in enumerate(runs.images(count)):
+        path = root / runs.LABELS[i % 3] / f"{i:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if i == bad:
+            path.write_bytes(b"no image")
+        else:
+            Image.fromarray(image).save(path)
+    return root
+
+
+def test_maps_and_rows_are_those_of_explain(tmp_path: Path) -> None:
+    model, images = runs.colours(), runs.images(23)
+    results = lucidcam.run(model, images, tmp_path / "out", unit=7, images_at_once=3, optimized=False, **QUIET)
+    expected = lucidcam.explain(model, images)
+    rows, maps = list(results.rows()), list(results.maps())
+    assert len(results) == len(rows) == len(maps) == 23
+    for i, (row, made, one) in enumerate(zip(rows, maps, expected, strict=True)):
+        assert np.array_equal(made, one.raw.numpy())
+        assert (row["sample"], row["image"], row["label"], row["target"]) == (i, f"image {i}", one.label, one.target)
+        assert row["box"] == list(one.boxes(0.2)[0])
+        assert row["score"] == pytest.approx(one.score, rel=1e-6)
+        assert row["probability"] == pytest.approx(one.probability, rel=1e-6)
+        assert (row["width"], row["height"]) == (50, 40)
+    assert np.array_equal(results.map(9), maps[9])
+    assert results.index().num_rows == 23
+
+
+def test_statistics_against_loops(tmp_path: Path) -> None:
+    model, [image] = runs.colours(), runs.images(1)
+    sample = Sample(image, "one", ("red",), (Object("red", (5.0, 5.0, 20.0, 20.0)), Object("red", (10.0, 10.0, 30.0, 25.0))))
+    [row] = lucidcam.run(model, [sample], tmp_path / "out", target="label", **QUIET).rows()
+    [one] = lucidcam.explain(model, [image], target="red")
+    whole = one.map.astype(np.float64)
+    total = inside = inner = across = down = 0.0
+    left, top, right, bottom = row["box"]
+    for y in range(40):
+        for x in range(50):
+            value = max(whole[y, x], 0.0)
+            total += value
+            across += value * (x + 0.5)
+            down += value * (y + 0.5)
+            inner += value if left <= x < right and top <= y < bottom else 0
+            inside += value if (5 <= x < 20 and 5 <= y < 20) or (10 <= x < 30 and 10 <= y < 25) else 0
+    assert row["energy"] == pytest.approx(total / whole.size, rel=1e-5)
+    assert row["negative"] == pytest.approx(np.minimum(whole, 0).mean(), abs=1e-9)
+    assert row["box_energy"] == pytest.approx(inner / total, rel=1e-5)
+    assert row["inside"] == pytest.approx(inside / total, rel=1e-5)
+    assert (row["centre_x"], row["centre_y"]) == pytest.approx((across / total, down / total), rel=1e-5)
+    assert row["peak"] == pytest.approx(whole.max(), rel=1e-6)
+    assert whole[row["peak_y"], row["peak_x"]] == whole.max()
+    assert row["area"] == pytest.approx((one.heatmap >= 0.2).mean())
+
+
+def test_targets_labels_and_several_maps_an_image(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, 9)
+    by_label = list(lucidcam.run(runs.colours(), root, tmp_path / "label", **QUIET).rows())
+    assert [row["label"] for row in by_label] == [Path(row["image"]).parent.name for row in by_label]
+    two = list(lucidcam.run(runs.colours(), root, tmp_path / "two", target=["red", "blue"], **QUIET).rows())
+    assert [row["label"] for row in two] == ["red", "blue"] * 9
+    assert [row["sample"] for row in two] == [i for i in range(9) for _ in range(2)]
+
+
+def test_an_all_negative_map_has_no_box(tmp_path: Path) -> None:
+    black = np.zeros((40, 50, 3), np.uint8)
+    [row] = lucidcam.run(runs.colours(), [black], tmp_path / "out", target="red", **QUIET).rows()
+    assert row["box"] is None
+    assert row["peak_x"] is None
+    assert row["area"] == 0
+
+
+@pytest.mark.parametrize("name", ["npz", "zarr"])
+def test_maps_of_different_sizes(tmp_path: Path, name: str) -> None:
+    images = [*runs.images(3), np.full((64, 100, 3), 90, np.uint8)]
+    model = lucidcam.wrap(runs.Colours(), lucidcam.preprocess.Preprocess(size=(32, 32), resize=32, fit="whole"), runs.LABELS, layer="seen")
+    results = lucidcam.run(model, images, tmp_path / "out", write=name, unit=4, optimized=False, **QUIET)
+    for made, one in zip(results.maps(), lucidcam.explain(model, images), strict=True):
+        assert np.array_equal(made, one.raw.numpy())
+
+
+def test_pictures(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, 4)
+    results = lucidcam.run(runs.colours(), root, tmp_path / "out", write=["png"], unit=4, optimized=False, **QUIET)
+    with tarfile.open(tmp_path / "out" / "pictures" / "000000.tar") as tar:
+        members = tar.getmembers()
+        assert members[0].name == "000000000-002-blue.png"
+        with Image.open(tar.extractfile(members[0])) as picture:
+            [one] = lucidcam.explain(runs.colours(), root / "blue" / "002.png", target="blue")
+            assert np.array_equal(np.asarray(picture), np.asarray(one.overlay()))
+    with pytest.raises(DataError, match="keeps no maps"):
+        results.map(0)
+
+
+@pytest.mark.parametrize("name", ["coco", "voc", "yolo", "masks"])
+def test_labels_are_those_of_localize(tmp_path: Path, name: str) -> None:
+    root = folder_of(tmp_path, 7)
+    lucidcam.run(runs.colours(), root, tmp_path / "out", write=name, unit=3, optimized=False, **QUIET)
+    with exporters[name](tmp_path / "one" / name) as exporter:
+        for labels in localize(runs.colours(), root, target="label"):
+            exporter.write(labels)
+    made, expected = runs.digests(tmp_path / "out" / name), runs.digests(tmp_path / "one" / name)
+    differs = {each for each in expected if made.get(each) != expected[each]} | (made.keys() - expected.keys())
+    assert differs <= {"data.yaml"}  # which holds the folder's own path
+    assert len(expected) > 0
+
+
+def test_what_cannot_be_used_is_listed(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, 12, bad=4)
+    results = lucidcam.run(runs.colours(), root, tmp_path / "out", unit=5, **QUIET)
+    [failure] = results.failures()
+    assert failure["image"].endswith("004.png")
+    assert "not an image" in failure["error"]
+    assert results.manifest["images"] == 11
+    assert failure["sample"] not in {row["sample"] for row in results.rows()}
+
+
+def test_nothing_usable(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="no image could be used"):
+        lucidcam.run(runs.colours(), [tmp_path / "bad.png"], tmp_path / "out", **QUIET)
+
+
+def test_a_second_call_does_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder_of(tmp_path, 6)
+    lucidcam.run(runs.colours(), root, tmp_path / "out", unit=2, optimized=False, **QUIET)
+    before = runs.digests(tmp_path / "out")
+    (tmp_path / "out" / "units" / "000001.json").unlink()
+    asked: list[Any] = []
+    real = lucidcam.images.read
+    monkeypatch.setattr(lucidcam.images, "read", lambda source: asked.append(source) or real(source))
+    lucidcam.run(runs.colours(), root, tmp_path / "out", unit=2, optimized=False, **QUIET)
+    assert len(asked) == 2  # the one unit that had no record
+    assert runs.digests(tmp_path / "out") == before
+
+
+def test_other_settings_and_other_data_are_refused(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, 6)
+    lucidcam.run(runs.colours(), root, tmp_path / "out", unit=2, **QUIET)
+    with pytest.raises(OptionError, match="method"):
+        lucidcam.run(runs.colours(), root, tmp_path / "out", unit=2, method="layercam", **QUIET)
+    Image.fromarray(runs.images(1)[0]).resize((60, 60)).save(root / "red" / "000.png")
+    with pytest.raises(DataError, match="data changed"):
+        lucidcam.run(runs.colours(), root, tmp_path / "out", unit=2, **QUIET)
+    again = lucidcam.run(runs.colours(), root, tmp_path / "out", unit=3, method="layercam", restart=True, **QUIET)
+    assert again.manifest["settings"]["method"]["name"] == "layercam"
+    assert sorted(each.name for each in (tmp_path / "out" / "maps").iterdir()) == ["000000.npz", "000001.npz"]
+
+
+def test_half_a_record_counts_as_none(tmp_path: Path) -> None:
+    lucidcam.run(runs.colours(), runs.images(4), tmp_path / "out", unit=2, **QUIET)
+    before = runs.digests(tmp_path / "out")
+    record = tmp_path / "out" / "units" / "000000.json"
+    record.write_text(record.read_text()[:20])
+    (tmp_path / "out" / "maps" / "000000.npz.abc.tmp").write_bytes(b"half")
+    lucidcam.run(runs.colours(), runs.images(4), tmp_path / "out", unit=2, **QUIET)
+    assert runs.digests(tmp_path / "out") == before
+
+
+def test_a_folder_anywhere(tmp_path: Path) -> None:
+    images = runs.images(5)
+    here = lucidcam.run(runs.colours(), images, tmp_path / "out", write=("npz", "zarr"), unit=2, **QUIET)
+    there = lucidcam.run(runs.colours(), images, "memory://bucket/run", write=("npz", "zarr"), unit=2, **QUIET)
+    assert list(there.rows()) == list(here.rows())
+    names = list(there.store.names())
+    assert names == list(here.store.names())
+    assert all(there.store.read(name) == here.store.read(name) for name in names)
+    with pytest.raises(OptionError, match="folder of this machine"):
+        lucidcam.run(runs.colours(), images, "memory://bucket/other", write="coco", **QUIET)
+
+
+def test_a_cache_spares_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder_of(tmp_path, 6, bad=2)
+    kept = {**QUIET, "optimized": False, "cache": tmp_path / "cache"}
+    first = lucidcam.run(runs.colours(), root, tmp_path / "one", **kept)
+
+    def unreadable(_: Any) -> Any:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(lucidcam.images, "read", unreadable)
+    second = lucidcam.run(runs.colours(), root, tmp_path / "two", **kept)
+    assert list(second.rows()) == list(first.rows())
+    assert second.failures() == first.failures()
+    assert lucidcam.run(runs.colours(), root, tmp_path / "three", method="layercam", **kept).manifest["images"] == 5
+
+
+def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
+    kept = {**QUIET, "cache": tmp_path / "cache"}
+    first = lucidcam.run(runs.colours(), runs.images(4), tmp_path / "one", **kept)
+    for each in (tmp_path / "cache").rglob("*.safetensors"):
+        each.write_bytes(each.read_bytes()[:100])
+    second = lucidcam.run(runs.colours(), runs.images(4), tmp_path / "two", **kept)
+    assert list(second.rows()) == list(first.rows())
+
+
+def test_nowhere_to_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises((OptionError, DataError), match="file"):
+        lucidcam.run(runs.colours(), runs.images(2), tmp_path / "file" / "out", **QUIET)
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_is_there(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk: the write itself fails."""
+    script = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import lucidcam, runs
+from lucidcam.errors import DataError
+def images(count):
+    return runs.images(count)
+out = {str(tmp_path / "out")!r}
+lucidcam.run(runs.colours(), images(4), out, unit=2, progress=False)
+import pathlib
+(pathlib.Path(out) / "units" / "000001.json").unlink()
+(pathlib.Path(out) / "index" / "000001.parquet").unlink()
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    lucidcam.run(runs.colours(), images(4), out, unit=2, progress=False)
+except DataError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "cannot be written" in done.stdout, done.stderr
+    assert "kept" in done.stdout
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+    results = lucidcam.run(runs.colours(), runs.images(4), tmp_path / "out", unit=2, **QUIET)
+    assert results.manifest["complete"]
+    assert len(list(results.maps())) == 4
+
+
+def test_options_are_checked(tmp_path: Path) -> None:
+    asked = runs.colours(), runs.images(2), tmp_path / "out"
+    for wrong, message in (
+        ({"write": "npy"}, "npz"),
+        ({"engine": "rya"}, "ray"),
+        ({"max_memory": "lots"}, "8G"),
+        ({"max_memory": "1M"}, "MiB"),
+        ({"unit": 0}, "unit"),
+        ({"method": "gradcm"}, "gradcam"),
+        ({"autocast": torch.bfloat16, "optimized": False}, "autocast"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            lucidcam.run(*asked, **QUIET, **wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_bounds_images_and_workers(tmp_path: Path) -> None:
+    results = lucidcam.run(runs.colours(), runs.images(3), tmp_path / "out", max_memory="900M", **QUIET)
+    assert 1 <= results.manifest["settings"]["images_at_once"] <= 8
+    assert bytes_of("2g") == 2**31
+    assert bytes_of(12) == 12
+
+
+def test_fewer_images_at_once_where_memory_ends() -> None:
+    class Small(runs.Colours):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if len(images) > 3:
+                raise torch.OutOfMemoryError("no room")
+            return super().forward(images)
+
+    model = runs.colours()
+    images = runs.images(10)
+    tight = lucidcam.wrap(Small(), model.preprocess, runs.LABELS, layer="seen")
+    for one, other in zip(lucidcam.explain(tight, images), lucidcam.explain(model, images), strict=True):
+        assert torch.equal(one.raw, other.raw)
+
+
+def doubled(shared: int, piece: int) -> int:
+    if piece == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return shared * piece
+
+
+def test_hands_keep_the_order_and_survive_a_death() -> None:
+    hands = Hands(2, 10)
+    try:
+        found = list(hands.ahead(doubled, ((str(i), i) for i in range(8)), lambda piece: -piece))
+    finally:
+        hands.close()
+    assert found == [(str(i), -3 if i == 3 else 10 * i) for i in range(8)]
+
+
+@pytest.mark.slow
+def test_workers_and_decoders_give_the_same_files(tmp_path: Path) -> None:
+    asked = {"write": ("npz", "coco"), "unit": 8, **QUIET}
+    root = folder_of(tmp_path, 40, bad=7)
+    lucidcam.run(runs.colours(), root, tmp_path / "one", **asked)
+    lucidcam.run(runs.colours(), root, tmp_path / "two", workers=2, **asked)
+    lucidcam.run(runs.colours(), root, tmp_path / "three", decoders=1, **asked)
+    assert runs.digests(tmp_path / "two") == runs.digests(tmp_path / "one")
+    assert runs.digests(tmp_path / "three") == runs.digests(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_its_process_is_a_failure(tmp_path: Path) -> None:
+    images: list[Any] = runs.images(20)
+    images[7] = Sample(runs.Deadly(), "deadly")
+    results = lucidcam.run(runs.colours(), images, tmp_path / "out", workers=2, unit=5, **QUIET)
+    [failure] = results.failures()
+    assert (failure["sample"], failure["image"]) == (7, "deadly")
+    assert results.manifest["images"] == 19
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(tmp_path: Path) -> None:
+    """A run of two processes and their parent, killed at random moments, ends with an undisturbed run's files."""
+    command = [sys.executable, str(Path(__file__).parent / "runs.py")]
+    asked = ["count=300", "unit=6"]
+    subprocess.run([*command, str(tmp_path / "whole"), *asked], check=True)
+    draw = random.Random(0)
+    kills = 0
+    for _ in range(40):
+        process = subprocess.Popen([*command, str(tmp_path / "killed"), *asked, "workers=2"], start_new_session=True)
+        began, done = time.monotonic(), 0
+        units = tmp_path / "killed" / "units"
+        before = len(list(units.glob("*.json"))) if units.exists() else 0
+        while process.poll() is None and time.monotonic() - began < 60:
+            done = len(list(units.glob("*.json"))) if units.exists() else 0
+            if done > before + draw.randint(0, 6) and kills < 5:
+                time.sleep(draw.random() * 0.05)
+                os.killpg(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.01)
+        if process.wait() == 0:
+            break
+    assert kills >= 2
+    assert runs.digests(tmp_path / "killed") == runs.digests(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_files_also_when_a_worker_is_killed(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(Path(__file__).parent / "runs.py"), str(tmp_path / "whole"), "count=200"], check=True)
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent / "runs.py"), str(tmp_path / "ray"), "count=200", "engine=ray", "workers=2"]
+    )
+    psutil = pytest.importorskip("psutil")
+    killed = False
+    while process.poll() is None:
+        if not killed and (tmp_path / "ray" / "units").exists() and any((tmp_path / "ray" / "units").glob("*.json")):
+            for each in psutil.Process(process.pid).children(recursive=True):
+                if "MapWorker" in " ".join(each.cmdline()):
+                    each.kill()
+                    killed = True
+                    break
+        time.sleep(0.02)
+    assert process.returncode == 0
+    assert killed
+    assert runs.digests(tmp_path / "ray") == runs.digests(tmp_path / "whole")
+
+
+def test_every_map_format_has_a_line_about_it() -> None:
+    assert {name: bool(kind.about) for name, kind in packs.items()} == {"npz": True, "png": True, "zarr": True}
+
+
+def test_stores(tmp_path: Path) -> None:
+    for store in (open_store(tmp_path / "here"), open_store("memory://there/folder")):
+        store.write("a/b.txt", b"one")
+        store.write("a/b.txt", b"two")
+        store.write("c.txt", b"three")
+        assert store.read("a/b.txt") == b"two"
+        assert list(store.names()) == ["a/b.txt", "c.txt"]
+        assert list(store.names("a")) == ["a/b.txt"]
+        assert list(store.names("nowhere")) == []
+        store.remove("a/b.txt")
+        store.remove("a/b.txt")
+        with pytest.raises(FileNotFoundError):
+            store.read("a/b.txt")
+    assert isinstance(open_store("plain"), Folder)
+    with pytest.raises(OptionError, match="nosuch"):
+        open_store("nosuch://x")
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder_of(tmp_path, 5, bad=1)
+    out = tmp_path / "out"
+    commands.run(
+        "run", root, "--out", out, "--class-map", "red=1", "--class-map", "green=2", "--class-map", "blue=3",
+        "--workers", 1, "--write", "npz", "--untrained", code=1,
+    )  # fmt: skip
+    told = capsys.readouterr()
+    assert "4 images, 4 maps, 1 failed" in told.out
+    assert "001.png" in told.err
+    assert json.loads((out / "manifest.json").read_text())["complete"]
+    commands.run("run", root, "--out", out, "--write", "npzz", code=2)
+    assert "npz" in capsys.readouterr().err
