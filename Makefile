@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # One process per processor, one thread each: quicker than one process with all threads. A file's tests stay together.
 WORKERS ?= -n auto --dist loadfile
 
-.PHONY: demo test quick check docs bench bench-evaluation bench-mcam clean
+.PHONY: demo test quick check docs bench bench-evaluation bench-mcam bench-gpu clean
 
 $(VENV)/.made-demo: pyproject.toml constraints-cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -59,6 +59,12 @@ bench-evaluation:
 ## M-CAM beside other maps on biased data; trains for half an hour.
 bench-mcam: $(VENV)/.made-dev
 	$(BIN)/python bench/mcam.py --data $(DATA)
+
+## Explanations on a GPU, beside the other libraries; needs a machine with CUDA. Without the constraints, so that pip brings a torch with CUDA.
+bench-gpu:
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet -e ".[demo]" -r bench/requirements.txt
+	$(BENCH_VENV)/bin/python bench/gpu.py
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) site out build dist .mypy_cache .ruff_cache .pytest_cache

@@ -99,3 +99,20 @@ def scorecam(library: str, api: Any, network: nn.Module, layer: str, image: Tens
 
         return extract
     return None
+
+
+def ablationcam(library: str, api: Any, network: nn.Module, layer: str, image: Tensor, number: int, batch: int) -> Step | None:
+    """Ablation-CAM of one image `[1, C, H, W]` for one class, or None where the library has none."""
+    if library != "pytorch-grad-cam":
+        return None
+    network = copy.deepcopy(network)
+    target = importlib.import_module("pytorch_grad_cam.utils.model_targets").ClassifierOutputTarget(number)
+
+    def ablated() -> object:
+        with (
+            api.AblationCAM(model=network, target_layers=[network.get_submodule(layer)], batch_size=batch) as cam,
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            return cam(input_tensor=image, targets=[target])
+
+    return ablated

@@ -46,6 +46,18 @@ class Counting(nn.Module):
         return self.inside(x)
 
 
+class Turning(Counting):
+    """A network that turns a clock by a second for each image."""
+
+    def __init__(self, clock) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.clock.turn(len(x))
+        return super().forward(x)
+
+
 @pytest.fixture
 def inputs() -> Tensor:
     return torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -198,13 +210,12 @@ def test_forwards_are_those_the_network_counts(method, options, inputs):
     assert costs.rows[-1].forwards == expected
 
 
-def test_the_ratio_grows_with_the_passes(inputs):
-    costs = quick(Counting(seconds=0.005).eval(), inputs, [("rise", {"masks": 20, "batch_size": 1})], batch=1)
-    row = costs.rows[-1]
-    assert row.forwards == 21
-    assert 15 < row.ratio < 30
-    assert row.low <= row.ratio <= row.high
-    assert costs.row("forward").ratio == pytest.approx(1, abs=0.5)
+def test_the_ratio_is_that_of_the_passes(inputs, clock):
+    costs = quick(Turning(clock).eval(), inputs, [("rise", {"masks": 20})], time_limit=None)
+    one, two = costs.rows[-2:]
+    assert (one.images, one.ratio, one.seconds, one.forwards) == (1, 21, 21, 21)  # the clean image and twenty masked ones
+    assert (two.images, two.ratio, two.seconds, two.forwards) == (2, 21, 21, 21)
+    assert [row.ratio for row in costs.rows[:2]] == [1, 1]
 
 
 def test_what_refuses_a_network_is_listed_with_its_reason(inputs):
@@ -234,12 +245,11 @@ def test_a_method_past_its_time_is_ended_and_marked(inputs):
     assert ">" in shown(costs)
 
 
-def test_fewer_images_where_all_would_take_too_long(inputs):
-    net = Counting(seconds=0.01).eval()
-    costs = quick(net, inputs, [("rise", {"masks": 30, "batch_size": 1})], batch=3, time_limit=0.8)
+def test_fewer_images_where_all_would_take_too_long(inputs, clock):
+    costs = quick(Turning(clock).eval(), inputs, [("rise", {"masks": 30})], batch=3, time_limit=80.0)
     row = costs.rows[-1]
     assert (row.images, row.stopped) == (2, False)
-    assert "measured on 2 together" in costs.notes[0]
+    assert costs.notes == ("rise(masks=30): 31 s an image; measured on 2 together, within 80 s.",)
     assert "(2)" in shown(costs)
 
 

@@ -569,6 +569,20 @@ def test_a_model_that_outputs_nan() -> None:
         lucidcam.attribute(net, images(1), "gradcam", target=1)
 
 
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_a_nan_score_of_a_masked_image_is_told(batch_size):
+    """It is asked for once, after the last batch: a NaN in an early one must not be lost."""
+
+    class Dark(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scores = x.mean((2, 3))
+            scores[x[:, 0, 0, 0] == 0] = torch.nan  # where the first pixel is masked
+            return scores
+
+    with pytest.raises(lucidcam.LucidcamError, match="score for the target is NaN"):
+        lucidcam.attribute(Dark(), torch.ones(1, 3, 8, 8), "occlusion", window=2, stride=2, batch_size=batch_size)
+
+
 def test_a_layer_beside_the_score() -> None:
     class Beside(SeveralFC):
         def __init__(self) -> None:

@@ -181,7 +181,7 @@ class _Meter:
         self, label: str, around: int, batch: int, explain: Callable[[nn.Module, Tensor], object], notes: list[str]
     ) -> Iterator[Cost]:
         """One method, on one image and on as many together as the time allows."""
-        one = self.cost(label, self.about.batch(1), explain, around)
+        one = self.cost(label, self.about.batch(1), explain, around, self.time_limit)
         yield one
         fits = batch if self.time_limit is None else min(batch, int(self.time_limit // one.seconds))
         where = f"{label}{', optimised' if self.optimized else ''}"
@@ -193,11 +193,13 @@ class _Meter:
         if not one.stopped and fits > 1:
             yield self.cost(label, self.about.batch(fits), explain, around)
 
-    def cost(self, label: str, inputs: Tensor, explain: Callable[[nn.Module, Tensor], object], around: int = 1) -> Cost:
-        """One measurement, with so many plain forward passes before and after each run."""
+    def cost(
+        self, label: str, inputs: Tensor, explain: Callable[[nn.Module, Tensor], object], around: int = 1, limit: float | None = None
+    ) -> Cost:
+        """One measurement, with so many plain forward passes before and after each run; each ended after `limit` seconds."""
         watch = Stopwatch(inputs.device)
         base = partial(_forwards, self.about.module, inputs)
-        step = _Limited(self.module, partial(explain, self.module, inputs), self.time_limit)
+        step = _Limited(self.module, partial(explain, self.module, inputs), limit)
         base(1)
         ratios, took = watch.beside(partial(base, around), step)
         more = 0 if step.passes.stopped else min(self.repeats, int(REPEAT_SECONDS // took[0]))

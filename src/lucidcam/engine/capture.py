@@ -68,7 +68,14 @@ class ForceGrad(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
 
 
-def cut(module: nn.Module, inputs: Inputs, layers: Sequence[Layer], gradients: bool, force: bool = False) -> Done:
+def cut(
+    module: nn.Module,
+    inputs: Inputs,
+    layers: Sequence[Layer],
+    gradients: bool,
+    force: bool = False,
+    known: Sequence[Tensor] | None = None,
+) -> Done:
     """Run the module once and keep the outputs of `layers`. Call it inside a session.
 
     Args:
@@ -77,6 +84,7 @@ def cut(module: nn.Module, inputs: Inputs, layers: Sequence[Layer], gradients: b
         layers: any number of layers, in any order; all are kept in the same pass.
         gradients: keep a graph from the layers to the outputs.
         force: keep it even where the model turns gradients off by itself.
+        known: the layers' outputs, where they are known: one image alone runs below the layers, and these are handed on in its place.
 
     Raises:
         LayerError: when a layer does not run, or its output holds no spatial map.
@@ -93,9 +101,11 @@ def cut(module: nn.Module, inputs: Inputs, layers: Sequence[Layer], gradients: b
             found = first_tensor(output)
             if found is None:
                 raise LayerError(f"the layer {layers[i].name!r} gives {type(output).__name__}, not a tensor; choose a layer inside it.")
+            if known is not None:
+                found = known[i].to(found.device, found.dtype)
             if not gradients:
                 kept[i] = found.detach().clone()
-                return None
+                return None if known is None else replace_first(output, found)
             started.append(True)
             torch.set_grad_enabled(True)
             with torch.inference_mode(False), torch.enable_grad():
@@ -111,7 +121,7 @@ def cut(module: nn.Module, inputs: Inputs, layers: Sequence[Layer], gradients: b
         stack.enter_context(hooks([(layer.module, keep(i)) for i, layer in enumerate(layers)]))
         if force:
             stack.enter_context(ForceGrad(started))
-        outputs = run_forward(module, inputs)
+        outputs = run_forward(module, inputs if known is None else inputs.rows(slice(0, 1)))
     return Done(outputs, tuple(_cut(module, inputs, *pair) for pair in zip(layers, kept, calls, strict=True)))
 
 

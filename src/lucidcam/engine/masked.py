@@ -170,10 +170,11 @@ class Substitute:
                 raise
             return False
         expected = tensors_of(self._forward(one, values, copies=True))
-        return len(got) == len(expected) and all(_close(a, b) for a, b in zip(got, expected, strict=True))
+        return len(got) == len(expected) and all(alike(a, b) for a, b in zip(got, expected, strict=True))
 
 
-def _close(got: Tensor, expected: Tensor) -> bool:
+def alike(got: Tensor, expected: Tensor) -> bool:
+    """Whether two outputs agree, up to the rounding of their precision."""
     if got.shape != expected.shape:
         return False
     loose = 1e-4 if expected.dtype in (torch.float32, torch.float64) else 5e-2

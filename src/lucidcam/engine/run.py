@@ -16,6 +16,7 @@ from lucidcam.engine.head import Head, HeadHook, HeadWatch, head_of, owner
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.masked import Stream, Substitute
+from lucidcam.engine.recall import Memory, memory, recalled
 from lucidcam.engine.recording import depends_on
 from lucidcam.engine.rules import Rule, refuse
 from lucidcam.engine.session import hooks, plain, session
@@ -58,6 +59,7 @@ class _Pass:
     bound: Bound | None = None
     done: dict[bool, Done] = field(default_factory=dict)
     above: dict[int, Substitute] = field(default_factory=dict)
+    memory: Memory | None = None
 
     def choose_layer(self) -> tuple[Layer, ...]:
         """The layers; where none was named, the default one from now on."""
@@ -80,13 +82,18 @@ class _Pass:
 
     def _cut(self, gradients: bool) -> Done:
         try:
-            return cut(self.module, self.inputs, self.layers, gradients)
+            return self._run(gradients)
         except LayerError as error:  # the way through the network may have changed since it was traced
             remembered(self.module, self.inputs, forget=True)
             if not self.by_default:
                 raise LayerError(f"{error}{layers_.suggestion(self.module, self.inputs)}") from None
             self.layers = (layers_.default(self.module, self.inputs),)
-            return cut(self.module, self.inputs, self.layers, gradients)
+            return self._run(gradients)
+
+    def _run(self, gradients: bool) -> Done:
+        if self.memory is not None:
+            return recalled(self.memory, self.module, self.inputs, self.layers, gradients)
+        return cut(self.module, self.inputs, self.layers, gradients)
 
     def cut_by_force(self) -> Done:
         """The same where the model turns gradients off by itself."""
@@ -128,7 +135,7 @@ class Run:
     def on(self, image: Tensor) -> Run:
         """The same question about changed images `[B, C, *spatial]`; the target stays what it was for the clean ones."""
         inputs = self.inputs.with_image(image)
-        return replace(self, inputs=inputs, _pass=replace(self._pass, inputs=inputs, bound=self.bound, done={}, above={}))
+        return replace(self, inputs=inputs, _pass=replace(self._pass, inputs=inputs, bound=self.bound, done={}, above={}, memory=None))
 
     def at(self, index: int) -> Run:
         """The same question at another of the layers asked for."""
@@ -354,7 +361,7 @@ def open_run(
         specs: list[Any] = list(layer) if isinstance(layer, (list, tuple)) else [] if layer is None else [layer]
         found = tuple(layers_.find(module, spec) for spec in specs)
         stream = Stream(batch_size or _batch(given.image), progress, title)
-        yield Run(module, given, stream, seed, _Pass(module, given, as_target(target), found, by_default=not found))
+        yield Run(module, given, stream, seed, _Pass(module, given, as_target(target), found, by_default=not found, memory=memory()))
 
 
 def _batch(image: Tensor) -> int:

@@ -27,14 +27,12 @@ def equal_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The first row of each set of equal ones `[m]`, ascending, and for each row the number of its set in that order `[n]`.
     """
-    # Cells of some dozen roundings: equal rows fall into the same one, but for a few at its edges, which are then run twice.
-    grid = (rows / (64 * torch.finfo(rows.dtype).eps)).round()
-    _, sets = torch.unique(grid, dim=0, return_inverse=True)
-    order = torch.arange(len(rows), device=rows.device)
-    first = torch.full((int(sets.max()) + 1 if len(rows) else 0,), len(rows), device=rows.device)
-    first = first.scatter_reduce(0, sets, order, "amin")
-    ascending = first.argsort()
-    return first[ascending], ascending.argsort()[sets]
+    if not len(rows):
+        return torch.zeros(0, dtype=torch.long, device=rows.device), torch.zeros(0, dtype=torch.long, device=rows.device)
+    distance = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")  # a matrix product would lose what is small
+    first = (distance <= 64 * torch.finfo(rows.dtype).eps).byte().argmax(1)
+    kept, sets = torch.unique(first[first], return_inverse=True)
+    return kept, sets
 
 
 def clusters(points: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

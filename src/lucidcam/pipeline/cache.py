@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -38,11 +40,37 @@ class Cache:
 
     def put(self, kind: str, made_from: Sequence[str], tensors: Mapping[str, Tensor], told: Any) -> None:
         """Keep tensors, and what JSON can tell beside them."""
-        import torch
-
         text = torch.frombuffer(bytearray(json.dumps(told).encode()), dtype=torch.uint8)
         content = {**{name: tensor.contiguous() for name, tensor in tensors.items()}, "told": text}
         self.store.write(_name(kind, made_from), save(content))
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """A layer's outputs in a cache: what the engine takes as its memory.
+
+    Attributes:
+        cache: where they are.
+        network: what decides them beside the inputs: the weights, and how the network is run.
+    """
+
+    cache: Cache
+    network: str
+
+    def get(self, key: str) -> list[Tensor] | None:
+        """See `lucidcam.engine.recall.Memory`."""
+        found = self.cache.get("activations", [self.network, key])
+        if found is None:
+            return None
+        tensors, last = found
+        return [tensors[str(i)].permute(0, 3, 1, 2) if last[i] else tensors[str(i)] for i in range(len(last))]
+
+    def put(self, key: str, tensors: Sequence[Tensor]) -> None:
+        """See `lucidcam.engine.recall.Memory`."""
+        # In the layout they came in: the same layout gives the same sums, to the last bit.
+        last = [each.ndim == 4 and each.is_contiguous(memory_format=torch.channels_last) for each in tensors]
+        kept = {str(i): each.permute(0, 2, 3, 1) if last[i] else each for i, each in enumerate(tensors)}
+        self.cache.put("activations", [self.network, key], kept, last)
 
 
 def _name(kind: str, made_from: Sequence[str]) -> str:

@@ -51,15 +51,11 @@ def row_of(explanation: Explanation, sample: int, label: str, marked: Sequence[O
     heatmap, whole = explanation.heatmap, explanation.map
     height, width = heatmap.shape
     regions = maps.regions(heatmap, threshold)
-    total = float(heatmap.sum(dtype=np.float64))
-    top = float(whole.max())
-    peak_y, peak_x = divmod(int(heatmap.argmax()), width)
-
-    def share(left: float, top: float, right: float, bottom: float) -> float:
-        rows, columns = slice(max(round(top), 0), max(round(bottom), 0)), slice(max(round(left), 0), max(round(right), 0))
-        return float(heatmap[rows, columns].sum(dtype=np.float64)) / total
-
+    across, down = heatmap.sum(0, dtype=np.float64), heatmap.sum(1, dtype=np.float64)
+    total = float(across.sum())
     seen = total > 0
+    low, peak = float(whole.min()), float(whole.max())
+    peak_y, peak_x = divmod(int(heatmap.argmax()), width)
     boxes = [each.box for each in marked if each.box is not None]
     box = regions[0].box if regions else None
     return {
@@ -72,17 +68,17 @@ def row_of(explanation: Explanation, sample: int, label: str, marked: Sequence[O
         "score": explanation.score,
         "probability": explanation.probability,
         "box": None if box is None else list(box),
-        "box_energy": share(*box) if box is not None and seen else None,
-        "energy": float(np.maximum(whole, 0).mean(dtype=np.float64)),
-        "negative": float(np.minimum(whole, 0).mean(dtype=np.float64)),
-        "peak": top,
+        "box_energy": _inside(heatmap, [box]) / total if box is not None and seen else None,
+        "energy": float(np.maximum(whole, 0).mean(dtype=np.float64)) if low < 0 or explanation.ranged else total * peak / heatmap.size,
+        "negative": float(np.minimum(whole, 0).mean(dtype=np.float64)) if low < 0 else 0.0,
+        "peak": peak,
         "peak_x": peak_x if seen else None,
         "peak_y": peak_y if seen else None,
-        "centre_x": float(heatmap.sum(0, dtype=np.float64) @ (np.arange(width) + 0.5)) / total if seen else None,
-        "centre_y": float(heatmap.sum(1, dtype=np.float64) @ (np.arange(height) + 0.5)) / total if seen else None,
+        "centre_x": float(across @ (np.arange(width) + 0.5)) / total if seen else None,
+        "centre_y": float(down @ (np.arange(height) + 0.5)) / total if seen else None,
         "area": sum(each.area for each in regions) / heatmap.size,
-        "inside": _union(heatmap, boxes) / total if boxes and seen else None,
-        "error": getattr(explanation, "error", None),
+        "inside": _inside(heatmap, boxes) / total if boxes and seen else None,
+        "error": explanation.error,
     }
 
 
@@ -104,9 +100,13 @@ def decoded(contents: Iterable[bytes]) -> Any:
     return arrow.concat_tables([parquet.read_table(io.BytesIO(each)) for each in contents])
 
 
-def _union(heatmap: maps.Array, boxes: Sequence[tuple[float, float, float, float]]) -> float:
-    """What lies in any of some boxes, once."""
+def _inside(heatmap: maps.Array, boxes: Sequence[tuple[float, float, float, float]]) -> float:
+    """What lies in any of some boxes, counted once."""
+    cut = [tuple(max(round(side), 0) for side in box) for box in boxes]
+    if len(cut) == 1:
+        [(left, top, right, bottom)] = cut
+        return float(heatmap[top:bottom, left:right].sum(dtype=np.float64))
     inside = np.zeros(heatmap.shape, bool)
-    for left, top, right, bottom in boxes:
-        inside[max(round(top), 0) : max(round(bottom), 0), max(round(left), 0) : max(round(right), 0)] = True
+    for left, top, right, bottom in cut:
+        inside[top:bottom, left:right] = True
     return float(heatmap[inside].sum(dtype=np.float64))

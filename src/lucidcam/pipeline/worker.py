@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 import torch
 
 from lucidcam import registry
+from lucidcam.engine.recall import recalling
 from lucidcam.explainer import Ready
+from lucidcam.pipeline.cache import Activations, Cache
 from lucidcam.pipeline.hands import Hands
 from lucidcam.pipeline.job import Job
 from lucidcam.pipeline.labels import lines
@@ -92,6 +94,8 @@ class Worker:
         self.explainer = job.explainer(optimize(job.model, dtype=job.autocast) if job.optimized else job.model)
         self.asking = self.explainer.asking()
         self.packs = [registry.packs[name]() for name in job.packs]
+        network = f"{job.model.fingerprint()} {job.optimized} {job.autocast} {job.model.dtype}"
+        self.activations = None if job.cache is None else Activations(Cache(job.cache), network)
         self.hands = Hands(job.decoders, job.without_network())
 
     def __enter__(self) -> Worker:
@@ -135,7 +139,8 @@ class Worker:
             else:
                 ready.append(asked)
                 numbers[asked.sample.name] = number
-        done = self.explainer.explained(ready, lambda problem: problems.append((numbers[problem.name], problem)))
+        with recalling(self.activations):
+            done = self.explainer.explained(ready, lambda problem: problems.append((numbers[problem.name], problem)))
         chunk.shard.images += len(done)
         maps = [each for explained in done for each in made(self.job, numbers[explained.sample.name], explained)]
         chunk.shard.finishing.append(self.hands.begin(finish, maps))

@@ -1,0 +1,96 @@
+"""Activations that are known already: the part of the network below the layer need not run for them again.
+
+Whoever runs several methods over the same images hands in a memory; the engine asks it by what goes into the network. One image of a
+batch still runs below the layer, as for substituted activations (`masked.Substitute`): its hook hands the known ones on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lucidcam.engine.capture import Done, cut
+from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.masked import alike
+from lucidcam.engine.trace import Layer, remembered, tensors_of
+
+
+class Memory(Protocol):
+    """Keeps the outputs of layers."""
+
+    def get(self, key: str) -> list[Tensor] | None:
+        """What was kept under a key, on the CPU; None: nothing."""
+
+    def put(self, key: str, tensors: Sequence[Tensor]) -> None:
+        """Keep tensors."""
+
+
+_memory: ContextVar[Memory | None] = ContextVar("memory", default=None)
+
+
+@contextmanager
+def recalling(memory: Memory | None) -> Iterator[None]:
+    """Let runs that are opened within, in this thread, ask a memory first, and tell it what they find."""
+    token = _memory.set(memory)
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+def memory() -> Memory | None:
+    """The memory of the runs that are opened here; None: there is none."""
+    return _memory.get()
+
+
+def recalled(memory: Memory, module: nn.Module, inputs: Inputs, layers: Sequence[Layer], gradients: bool) -> Done:
+    """A pass cut at the layers, as `cut` makes it; what a memory knows does not run again.
+
+    Where the rest of the network cannot run on activations alone (a layer in one of several branches), that is found out once, and the
+    memory is not asked.
+    """
+    places = tuple(f"{layer.name}#{layer.call}" for layer in layers)
+    usable: dict[tuple[str, ...], bool] = remembered(module, inputs).setdefault("recall", {})
+    if inputs.batch < 2 or not usable.get(places, True):
+        return cut(module, inputs, layers, gradients)
+    key = _key(inputs, places)
+    found = memory.get(key)
+    if found is not None and usable.get(places):
+        return cut(module, inputs, layers, gradients, known=found)
+    done = cut(module, inputs, layers, gradients)
+    kept = [each.tensor.detach() for each in done.cuts]
+    if places not in usable:
+        usable[places] = _agrees(module, inputs, layers, done, kept)
+    if usable[places] and found is None:
+        memory.put(key, [each.cpu() for each in kept])
+    return done
+
+
+def _agrees(module: nn.Module, inputs: Inputs, layers: Sequence[Layer], done: Done, kept: list[Tensor]) -> bool:
+    """Whether the network gives the same when it is handed its own activations."""
+    try:
+        again = cut(module, inputs, layers, gradients=False, known=kept)
+    except (RuntimeError, ValueError, IndexError, AssertionError):
+        return False
+    pairs = zip(tensors_of(again.outputs), tensors_of(done.outputs), strict=False)
+    return len(tensors_of(again.outputs)) == len(tensors_of(done.outputs)) and all(alike(got, expected) for got, expected in pairs)
+
+
+def _key(inputs: Inputs, places: tuple[str, ...]) -> str:
+    """What goes into the network, and where it is cut."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in places:
+        digest.update(f"{name}\n".encode())
+    for value in (*inputs.args, *inputs.kwargs.values()):
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype} {list(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()
