@@ -218,6 +218,64 @@ def test_a_cache_spares_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert lucidcam.run(runs.colours(), root, tmp_path / "three", method="layercam", **kept).manifest["images"] == 5
 
 
+def test_activations_are_recalled(tmp_path: Path) -> None:
+    """A second method runs the layers below for one image of each batch alone, and makes the same files."""
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3)
+    )
+    model = lucidcam.wrap(net.eval(), runs.colours().preprocess, runs.LABELS)
+    seen: list[int] = []
+    asked = {**QUIET, "optimized": False, "images_at_once": 4}
+    plain = lucidcam.run(model, runs.images(12), tmp_path / "plain", method="layercam", **asked)
+    lucidcam.run(model, runs.images(12), tmp_path / "first", method="gradcam", cache=tmp_path / "cache", **asked)
+    net[0].register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    lucidcam.run(model, runs.images(12), tmp_path / "second", method="layercam", cache=tmp_path / "cache", **asked)
+    assert seen == [1, 1, 1]
+    assert all(np.array_equal(a, b) for a, b in zip(plain.maps(), lucidcam.Results(tmp_path / "second").maps(), strict=True))
+    with torch.no_grad():
+        net[0].weight += 1
+    seen.clear()
+    lucidcam.run(model, runs.images(12), tmp_path / "third", method="layercam", cache=tmp_path / "cache", **asked)
+    assert seen[0] == 4  # other weights: nothing is known of them
+
+
+def test_activations_are_not_recalled_where_branches_meet(tmp_path: Path) -> None:
+    class Branches(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = torch.nn.Conv2d(3, 3, 3), torch.nn.Conv2d(3, 3, 3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.left(images), self.right(images)], 1).mean((2, 3))[:, ::2]
+
+    model = lucidcam.wrap(Branches(), runs.colours().preprocess, runs.LABELS, layer="left")
+    asked = {**QUIET, "optimized": False, "cache": tmp_path / "cache"}
+    first = lucidcam.run(model, runs.images(6), tmp_path / "one", **asked)
+    second = lucidcam.run(model, runs.images(6), tmp_path / "two", method="layercam", **asked)
+    for results, method in ((first, "gradcam"), (second, "layercam")):
+        for made, one in zip(results.maps(), lucidcam.explain(model, runs.images(6), method, images_at_once=8), strict=True):
+            assert np.array_equal(made, one.raw.numpy())
+
+
+def test_metrics_are_those_of_evaluate(tmp_path: Path) -> None:
+    samples = []
+    for i, image in enumerate(runs.images(17)):
+        rows, columns = np.nonzero(image[..., i % 3] == 230)
+        box = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
+        samples.append(Sample(image, f"{i}", (runs.LABELS[i % 3],), (Object(runs.LABELS[i % 3], box),)))
+    metrics = ["energy_pointing_game", "maxboxacc", ("deletion", {"steps": 8})]
+    asked: dict[str, Any] = {"target": "label", "optimized": False, **QUIET}
+    results = lucidcam.run(runs.colours(), samples, tmp_path / "out", metrics=metrics, unit=5, images_at_once=4, **asked)
+    expected = lucidcam.evaluate(runs.colours(), samples, "gradcam", metrics, baselines=(), **asked)
+    assert results.report is not None
+    for row in expected.rows:
+        found = results.report.row(row.method, row.metric)
+        assert (found.mean, found.low, found.high, found.n) == pytest.approx((row.mean, row.low, row.high, row.n), rel=1e-6)
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    with pytest.raises(OptionError, match="masks"):
+        lucidcam.run(runs.colours(), samples, tmp_path / "other", metrics="seed_miou", **asked)
+
+
 def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
     kept = {**QUIET, "cache": tmp_path / "cache"}
     first = lucidcam.run(runs.colours(), runs.images(4), tmp_path / "one", **kept)

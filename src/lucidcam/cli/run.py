@@ -56,6 +56,10 @@ def run(
             "--write", "-w", help="npz, zarr, png, coco, voc, yolo, masks; none: the index alone. Repeatable. [dim]default: npz[/dim]"
         ),
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="Judge the maps: NAME or NAME:option=value; see [b]lucidcam metrics[/b]. Repeatable."),
+    ] = None,
     threshold: Annotated[float, typer.Option(help="Boxes are around what is above this share of the maximum.")] = 0.2,
     regions: Annotated[Literal["all", "largest"], typer.Option(help="Of boxes and masks in label formats.")] = "all",
     min_area: Annotated[float, typer.Option(help="Leave out smaller regions; a share of the image.")] = 0.0,
@@ -97,6 +101,8 @@ def run(
     Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
     """
     import lucidcam
+    from lucidcam import registry
+    from lucidcam.cli.evaluate import parsed
 
     chosen, words = method_flags(run, [method], data)
     [(kind, options)] = chosen
@@ -119,6 +125,7 @@ def run(
         layer=layer,
         class_map=class_map,
         write=wanted,
+        metrics=[parsed(each, registry.metrics) for each in metric or []],
         threshold=threshold,
         regions=regions,
         min_area=min_area,
@@ -138,5 +145,7 @@ def run(
     )
     manifest = results.manifest
     out.print(f"{manifest['images']} images, {manifest['maps']} maps, {manifest['failed']} failed")
+    if results.report is not None:
+        out.print(results.report.table(out.width))
     out.print(f"{folder if '://' in folder else Path(folder)}", soft_wrap=True, markup=False)
     report([each["error"] for each in results.failures()])

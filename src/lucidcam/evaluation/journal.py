@@ -34,6 +34,65 @@ class Part:
     problems: tuple[Problem, ...] = ()
     classes: tuple[tuple[int, float], ...] = ()
 
+    @classmethod
+    def joined(cls, parts: Sequence[Part]) -> Part:
+        """The parts of several batches, measured by the same, as one."""
+        records: dict[tuple[str, str], list[Sequence[Record]]] = {}
+        for part in parts:
+            for key, found in part.records.items():
+                records.setdefault(key, []).extend(found)
+        return cls(
+            tuple(name for part in parts for name in part.names),
+            records,
+            tuple(problem for part in parts for problem in part.problems),
+            tuple(each for part in parts for each in part.classes),
+        )
+
+    def encoded(self, asked: Sequence[str] = ()) -> bytes:
+        """The part as a file; the same part gives the same bytes.
+
+        Args:
+            asked: what it was measured from.
+        """
+        arrays: dict[str, Any] = {}
+        listed = []
+        for i, ((contender, judge), found) in enumerate(self.records.items()):
+            flat = [(row, record) for row, records in enumerate(found) for record in records]
+            groups = list(dict.fromkeys(record.group for _, record in flat))
+            arrays[f"rows{i}"] = np.array([row for row, _ in flat], np.int64)
+            arrays[f"groups{i}"] = np.array([groups.index(record.group) for _, record in flat], np.int64)
+            arrays[f"values{i}"] = np.stack([record.values for _, record in flat]) if flat else np.zeros((0, 0))
+            listed.append((contender, judge, groups))
+        told = {
+            "asked": list(asked),
+            "names": self.names,
+            "records": listed,
+            "problems": [asdict(each) for each in self.problems],
+            "classes": self.classes,
+        }
+        content = io.BytesIO()
+        np.savez_compressed(content, told=np.array(json.dumps(told)), **arrays)
+        return content.getvalue()
+
+    @classmethod
+    def decoded(cls, content: bytes) -> tuple[Part, list[str]]:
+        """A part from its file, and what it was measured from.
+
+        Raises:
+            OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile: it is damaged.
+        """
+        with np.load(io.BytesIO(content), allow_pickle=False) as kept:
+            arrays = {name: kept[name] for name in kept.files}
+        told = json.loads(str(arrays["told"]))
+        records = {}
+        for i, (contender, judge, groups) in enumerate(told["records"]):
+            found: list[list[Record]] = [[] for _ in told["names"]]
+            for row, group, value in zip(arrays[f"rows{i}"], arrays[f"groups{i}"], arrays[f"values{i}"], strict=True):
+                found[row].append(Record(value, groups[group]))
+            records[contender, judge] = found
+        problems = tuple(Problem(**each) for each in told["problems"])
+        return cls(tuple(told["names"]), records, problems, tuple((int(c), float(p)) for c, p in told["classes"])), told["asked"]
+
 
 class Journal:
     """Parts in a folder, each written whole or not at all.
@@ -70,24 +129,15 @@ class Journal:
         if path is None or not path.exists():
             return None
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-                arrays = {name: kept[name] for name in kept.files}
-            told = json.loads(str(arrays["told"]))
+            part, measured = Part.decoded(path.read_bytes())
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None  # a power cut may leave half a file: it is measured again
-        if told["asked"] != list(asked):
+        if measured != list(asked):
             raise DataError(
                 f"the data changed since {path.parent.parent} was begun ({path.name} is of other images, classes or boxes); choose another "
                 "folder, or restart it (restart=True, --restart)."
             )
-        records = {}
-        for i, (contender, judge, groups) in enumerate(told["records"]):
-            found: list[list[Record]] = [[] for _ in told["names"]]
-            for row, group, value in zip(arrays[f"rows{i}"], arrays[f"groups{i}"], arrays[f"values{i}"], strict=True):
-                found[row].append(Record(value, groups[group]))
-            records[contender, judge] = found
-        problems = tuple(Problem(**each) for each in told["problems"])
-        return Part(tuple(told["names"]), records, problems, tuple((int(c), float(p)) for c, p in told["classes"]))
+        return part
 
     def write(self, kind: str, number: int, asked: Sequence[str], part: Part) -> None:
         """Keep a part.
@@ -96,27 +146,8 @@ class Journal:
             DataError: when it cannot be written: a full disk, say.
         """
         path = self._path(kind, number)
-        if path is None:
-            return
-        arrays: dict[str, Any] = {}
-        listed = []
-        for i, ((contender, judge), found) in enumerate(part.records.items()):
-            flat = [(row, record) for row, records in enumerate(found) for record in records]
-            groups = list(dict.fromkeys(record.group for _, record in flat))
-            arrays[f"rows{i}"] = np.array([row for row, _ in flat], np.int64)
-            arrays[f"groups{i}"] = np.array([groups.index(record.group) for _, record in flat], np.int64)
-            arrays[f"values{i}"] = np.stack([record.values for _, record in flat]) if flat else np.zeros((0, 0))
-            listed.append((contender, judge, groups))
-        told = {
-            "asked": list(asked),
-            "names": part.names,
-            "records": listed,
-            "problems": [asdict(each) for each in part.problems],
-            "classes": part.classes,
-        }
-        content = io.BytesIO()
-        np.savez_compressed(content, told=np.array(json.dumps(told)), **arrays)
-        write_whole(path, content.getvalue())
+        if path is not None:
+            write_whole(path, part.encoded(asked))
 
     def _path(self, kind: str, number: int) -> Path | None:
         return None if self.folder is None else self.folder / f"{kind}-{number:06d}.npz"

@@ -79,6 +79,14 @@ class Measure:
                 problems.append(found)
             else:
                 items.append(found)
+        return self.judged(items, problems, advance)
+
+    def judged(self, items: Sequence[Item], problems: list[Problem], advance: Callable[[float], None]) -> Part:
+        """Measure items; those that cannot be measured join the problems.
+
+        Raises:
+            OptionError, LayerError, TargetError, MissingExtraError: what is asked for is wrong, whatever the images.
+        """
         groups: dict[Any, list[Item]] = {}
         for item in items:
             groups.setdefault(tuple(item.prepared.tensor.shape), []).append(item)
@@ -100,18 +108,25 @@ class Measure:
     def item(self, sample: Sample) -> Item | Problem:
         """Read and prepare a sample, or say why that fails."""
         try:
-            prepared = self.model.prepare([sample.image])[0]
-            fitted = sample.fitted(prepared.frame.width, prepared.frame.height)
-            classes = {label: self.class_of(label) for label in fitted.labels}
-            known = {label: found for label, found in classes.items() if found is not None}
-            if self.target == "label" and not known:
-                what = f"none of its labels ({', '.join(fitted.labels)}) is a class of the model" if fitted.labels else "it has no label"
-                return Problem(sample.name, f"{sample.name}: {what}, and the target is the label.")
-            return Item(fitted, prepared, known, next(iter(known.values())) if self.target == "label" else self.target)
+            return self.item_of(sample, self.model.prepare([sample.image])[0])
         except (OptionError, MissingExtraError):
             raise
         except Exception as error:  # also a preprocessing of the user's own: one bad sample does not end the run
             return Problem.of(sample.name, error)
+
+    def item_of(self, sample: Sample, prepared: Prepared) -> Item | Problem:
+        """A sample whose image is prepared; a problem where its class is asked for and not known.
+
+        Raises:
+            InputError: for a box outside the image.
+        """
+        fitted = sample.fitted(prepared.frame.width, prepared.frame.height)
+        classes = {label: self.class_of(label) for label in fitted.labels}
+        known = {label: found for label, found in classes.items() if found is not None}
+        if self.target == "label" and not known:
+            what = f"none of its labels ({', '.join(fitted.labels)}) is a class of the model" if fitted.labels else "it has no label"
+            return Problem(sample.name, f"{sample.name}: {what}, and the target is the label.")
+        return Item(fitted, prepared, known, next(iter(known.values())) if self.target == "label" else self.target)
 
     def class_shown(self, judge: Judge, item: Item, inputs: Tensor) -> int:
         """The class to draw: the first that is marked in the image where localisation is judged, else the one that was asked for."""

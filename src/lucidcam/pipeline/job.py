@@ -29,6 +29,7 @@ class Job:
         class_map: see `Explainer`.
         options: of the method.
         packs: names of the formats that maps are kept in.
+        metrics: what the maps are judged by, as for `lucidcam.evaluate`.
         labels: whether boxes and masks are written down.
         regions: what counts as a thing; its threshold is that of the index's box.
         images_at_once: images that go through the network together.
@@ -48,6 +49,7 @@ class Job:
     class_map: Any = None
     options: Mapping[str, Any]
     packs: tuple[str, ...] = ("npz",)
+    metrics: tuple[Any, ...] = ()
     labels: bool = False
     regions: Regions
     images_at_once: int

@@ -14,7 +14,7 @@ from lucidcam.storage import HALF, Store
 FOLDER = "units"
 MANIFEST = "manifest.json"
 FAILURES = "failures.jsonl"
-WRITTEN = frozenset({FOLDER, MANIFEST, FAILURES, "index", "maps", "maps.zarr", "pictures", "labels"})
+WRITTEN = frozenset({FOLDER, MANIFEST, FAILURES, "index", "maps", "maps.zarr", "pictures", "labels", "metrics"})
 """Files and folders that a run writes."""
 
 

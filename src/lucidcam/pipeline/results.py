@@ -10,6 +10,7 @@ from typing import Any
 
 from lucidcam import registry
 from lucidcam.errors import DataError
+from lucidcam.evaluation import Report
 from lucidcam.outputs._packs import Array
 from lucidcam.pipeline import ledger
 from lucidcam.pipeline.rows import decoded
@@ -24,15 +25,18 @@ class Results:
 
     Args:
         out: the folder, or its URL.
+        report: of the metrics.
 
     Raises:
         DataError: there is no run.
 
     Attributes:
+        report: of the metrics, where `run` was asked for some and has just made it; `results.json` keeps it.
         manifest: what the run was and what it gave: `images`, `maps`, `failed`, `complete`, `settings`, and its units.
     """
 
-    def __init__(self, out: str | os.PathLike[str]) -> None:
+    def __init__(self, out: str | os.PathLike[str], report: Report | None = None) -> None:
+        self.report = report
         self.store = open_store(out)
         try:
             self.manifest: dict[str, Any] = json.loads(self.store.read(ledger.MANIFEST))

@@ -16,12 +16,14 @@ from lucidcam import registry
 from lucidcam.data import Dataset, open_data
 from lucidcam.data._classes import Given
 from lucidcam.errors import DataError, OptionError, unknown
+from lucidcam.evaluation.contenders import judges
 from lucidcam.explainer import PREDICTED, asked_of
 from lucidcam.localization.regions import Keep, Refine, Regions
 from lucidcam.methods._base import Method
 from lucidcam.pipeline import ledger
 from lucidcam.pipeline.crew import crew
 from lucidcam.pipeline.job import Job
+from lucidcam.pipeline.judging import measure, report
 from lucidcam.pipeline.labels import labels
 from lucidcam.pipeline.ledger import Record
 from lucidcam.pipeline.memory import bytes_of, fitted, usable_cores
@@ -50,6 +52,7 @@ def run(
     layer: Any = None,
     class_map: Given = None,
     write: str | Iterable[str] = ("npz",),
+    metrics: Any = (),
     threshold: float = 0.2,
     regions: Keep = "all",
     min_area: float = 0.0,
@@ -84,6 +87,8 @@ def run(
         layer: as for `lucidcam.explain`.
         class_map: from the data's names of classes to the model's labels or ids, where they differ.
         write: what to keep beside the index: "npz", "zarr" (raw maps), "png" (overlays), "coco", "voc", "yolo", "masks" (boxes and masks).
+        metrics: what the maps are judged by, as for `lucidcam.evaluate` (names, objects or (name, options) pairs): the records of all
+            units are summed at the end, and the report is in `results.json`. Not those that compare images or methods, or take masks.
         threshold: of boxes and masks, a share of the map's maximum.
         regions: of boxes and masks: "all", or the "largest" of each map.
         min_area: of boxes and masks: smaller regions are left out; a share of the image.
@@ -145,6 +150,7 @@ def run(
         class_map=class_map,
         options={**_asked(settings), "progress": False},
         packs=tuple(name for name in formats if name in registry.packs),
+        metrics=tuple(each.metric for each in judges(metrics)),
         labels=bool(exporters),
         regions=Regions(threshold=threshold, keep=regions, min_area=min_area, refine=refine),
         images_at_once=IMAGES_AT_ONCE,
@@ -153,7 +159,8 @@ def run(
         decoders=decoders if decoders is not None else usable_cores() if model.device.type == "cuda" else 0,
         cache=None if cache is None else os.fspath(cache),
     )
-    job.explainer().asking()  # what is wrong with the question is told before anything is written
+    asking = job.explainer().asking()  # what is wrong with the question is told before anything is written
+    judging = measure(job, model, asking) if job.metrics else None
     old = None if restart else claimed(store)
     if old is not None:  # whatever fitted then: the same batches give the same bytes
         images_at_once = images_at_once or old.get("images_at_once")
@@ -169,7 +176,7 @@ def run(
     _do(job, dataset, store, told, size, _engine(engine, address, crew_size), progress)
     for name in exporters:
         _export(name, store)
-    return Results(out)
+    return Results(out, None if judging is None else report(store, judging, asking, told))
 
 
 def _do(
@@ -277,6 +284,7 @@ def _told(job: Job, formats: tuple[str, ...], dataset: Dataset, size: int) -> di
         "layer": [str(each) for each in job.layer] if isinstance(job.layer, (list, tuple)) else job.layer,
         "class_map": None if job.class_map is None else str(job.class_map),
         "write": list(formats),
+        "metrics": [each.described() for each in judges(job.metrics)],
         "regions": _asked_regions(job.regions),
         "unit": size,
         "images_at_once": job.images_at_once,

@@ -13,10 +13,12 @@ import torch
 
 from lucidcam import registry
 from lucidcam.engine.recall import recalling
+from lucidcam.evaluation.journal import Part
 from lucidcam.explainer import Ready
 from lucidcam.pipeline.cache import Activations, Cache
 from lucidcam.pipeline.hands import Hands
 from lucidcam.pipeline.job import Job
+from lucidcam.pipeline.judging import judged, measure, name_of
 from lucidcam.pipeline.labels import lines
 from lucidcam.pipeline.ledger import Record
 from lucidcam.pipeline.plan import Unit
@@ -33,11 +35,12 @@ Samples = tuple[Sample | Problem, ...]
 
 @dataclass(eq=False)
 class _Shard:
-    """What a unit gave so far: maps that are being finished, and problems by the number of the sample."""
+    """What a unit gave so far: maps that are being finished, problems by the number of the sample, records of metrics."""
 
     unit: Unit
     finishing: list[Callable[[], tuple[list[Finished], list[tuple[int, Problem]]]]] = field(default_factory=list)
     problems: list[tuple[int, Problem]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     images: int = 0
 
 
@@ -96,6 +99,7 @@ class Worker:
         self.packs = [registry.packs[name]() for name in job.packs]
         network = f"{job.model.fingerprint()} {job.optimized} {job.autocast} {job.model.dtype}"
         self.activations = None if job.cache is None else Activations(Cache(job.cache), network)
+        self.measure = measure(job, self.explainer.model, self.asking) if job.metrics else None
         self.hands = Hands(job.decoders, job.without_network())
 
     def __enter__(self) -> Worker:
@@ -141,6 +145,11 @@ class Worker:
                 numbers[asked.sample.name] = number
         with recalling(self.activations):
             done = self.explainer.explained(ready, lambda problem: problems.append((numbers[problem.name], problem)))
+            if self.measure is not None:
+                names = {each.sample.name for each in done}
+                part = judged(self.measure, [each for each in ready if each.sample.name in names])
+                chunk.shard.parts.append(part)
+                problems += [(numbers[each.name], each) for each in part.problems]
         chunk.shard.images += len(done)
         maps = [each for explained in done for each in made(self.job, numbers[explained.sample.name], explained)]
         chunk.shard.finishing.append(self.hands.begin(finish, maps))
@@ -172,6 +181,8 @@ class Worker:
         for pack in self.packs if packable else ():
             for name, content in pack.files(unit.number, packable):
                 write(name, content)
+        if self.measure is not None:
+            write(name_of(unit.number), Part.joined(shard.parts).encoded())
         if self.job.labels:
             write(f"labels/{unit.number:06d}.jsonl", lines(unit, found))
         write(f"index/{unit.number:06d}.parquet", encoded([each.row for each in found]))
