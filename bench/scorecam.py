@@ -307,7 +307,7 @@ def measure_accuracy(report: Report, what: Subject, options: argparse.Namespace)
 
 def page(report: Report, options: argparse.Namespace) -> str:
     """The section's Markdown."""
-    command = shlex.join(["python", "bench/scorecam.py", *[part if "/" not in part else "photos/" for part in sys.argv[1:]]])
+    command = shlex.join(["python", "bench/scorecam.py", *["photos/" if part == str(options.data) else part for part in sys.argv[1:]]])
     chosen = circumstances(PACKAGES, [("command", f"`{command}`"), ("clock", options.clock), ("threads", str(options.threads))])
     rows = [[what, bound, value, "holds" if holds else "**misses**"] for what, bound, value, holds in report.verdicts]
     held = sum(holds for *_, holds in report.verdicts)

@@ -93,8 +93,8 @@ def run(
         regions: of boxes and masks: "all", or the "largest" of each map.
         min_area: of boxes and masks: smaller regions are left out; a share of the image.
         refine: "grabcut": masks follow the image's colours.
-        workers: processes that explain, each with the network; None: one per GPU, or per processor. More than one, and `decoders`, start
-            Python anew: a script that calls this needs `if __name__ == "__main__":`.
+        workers: processes that explain, each with the network; None: one per GPU, or per processor; with Ray, of the cluster. More than
+            one, and `decoders`, start Python anew: a script that calls this needs `if __name__ == "__main__":`.
         decoders: processes per worker that read images and finish maps; None: as many as there are processors for a GPU, else 0: the worker
             does it.
         images_at_once: images that go through the network together; None: what fits the memory, at most 8 on a CPU, 256 on a GPU.
@@ -173,7 +173,7 @@ def run(
         ledger.clear(store, everything=True)
     claim(store, told, "a run", restart)
     ledger.clear(store, everything=False)
-    _do(job, dataset, store, told, size, _engine(engine, address, crew_size), progress)
+    _do(job, dataset, store, told, size, _engine(engine, address, workers, crew_size), progress)
     for name in exporters:
         _export(name, store)
     return Results(out, None if judging is None else report(store, judging, asking, told))
@@ -224,11 +224,11 @@ def _unit(count: int | None, workers: int, together: int) -> int:
     return max(1, min(UNIT, fair) // together) * together
 
 
-def _engine(name: str, address: str | None, workers: int) -> Callable[[Job, Iterator[Unit], Tell], Iterator[Record]]:
+def _engine(name: str, address: str | None, asked: int | None, workers: int) -> Callable[[Job, Iterator[Unit], Tell], Iterator[Record]]:
     if name == "ray":
         from lucidcam.pipeline.scale import on_ray
 
-        return lambda job, units, tell: on_ray(job, units, tell, workers, address)
+        return lambda job, units, tell: on_ray(job, units, tell, asked, address)
     return lambda job, units, tell: crew(_jobs(job, workers), units, tell)
 
 

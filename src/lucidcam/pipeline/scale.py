@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -23,7 +23,7 @@ TRIES = 3
 """Times that a worker may die at one unit before it is told of as lost."""
 
 
-def on_ray(job: Job, units: Iterator[Unit], tell: Tell, workers: int, address: str | None) -> Iterator[Record]:
+def on_ray(job: Job, units: Iterator[Unit], tell: Tell, workers: int | None, address: str | None) -> Iterator[Record]:
     """Do units by a pool of actors, one per GPU or processor. One that dies, or whose machine does, is replaced, and its unit done again.
 
     The run's folder must be one that every machine reaches: a shared file system, or a URL.
@@ -32,7 +32,7 @@ def on_ray(job: Job, units: Iterator[Unit], tell: Tell, workers: int, address: s
         job: what is done.
         units: taken a wave at a time.
         tell: told how many images are done.
-        workers: actors.
+        workers: actors; None: one per GPU of the cluster, or per processor where it has none.
         address: of the cluster ("auto", "ray://host:10001"); None: the one this process is connected to, or a new one on this machine.
 
     Raises:
@@ -53,24 +53,41 @@ def on_ray(job: Job, units: Iterator[Unit], tell: Tell, workers: int, address: s
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         kept = ray.put((Loaded(), job))
+        pool = _Pool.of(ray.cluster_resources(), job, workers)
         while wave := list(islice(units, WAVE)):
-            yield from _wave(ray, data, kept, job, wave, tell, min(workers, len(wave)))
+            yield from _wave(data, kept, pool, wave, tell)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _wave(ray: Any, data: Any, kept: Any, job: Job, wave: Sequence[Unit], tell: Tell, workers: int) -> Iterator[Record]:
-    on_gpu = job.model.device.type == "cuda"
+@dataclass(frozen=True)
+class _Pool:
+    """The actors of a run: how many, and what each takes."""
+
+    workers: int
+    cpus: int
+    gpus: int
+
+    @classmethod
+    def of(cls, resources: Mapping[str, float], job: Job, workers: int | None) -> _Pool:
+        gpus = int(resources.get("GPU", 0))
+        if gpus:
+            return cls(workers or gpus, 1 + job.decoders, 1)
+        each = max(1, job.threads or 1) + job.decoders
+        return cls(workers or max(1, int(resources.get("CPU", 1)) // each), each, 0)
+
+
+def _wave(data: Any, kept: Any, pool: _Pool, wave: Sequence[Unit], tell: Tell) -> Iterator[Record]:
     items = [{"unit": pickle.dumps(each)} for each in wave]
     records = data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Actor,
         fn_constructor_args=([kept],),
         batch_size=1,
-        compute=data.ActorPoolStrategy(size=workers),
-        num_cpus=1 + job.decoders if on_gpu else max(1, job.threads or 1),
-        num_gpus=1 if on_gpu else 0,
-        max_concurrency=2 if on_gpu else 1,  # the next unit is read while this one is explained
+        compute=data.ActorPoolStrategy(size=min(pool.workers, len(wave))),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+        max_concurrency=2 if pool.gpus else 1,  # the next unit is read while this one is explained
         max_restarts=-1,
         max_task_retries=TRIES,
     )
