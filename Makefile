@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # One process per processor, one thread each: quicker than one process with all threads. A file's tests stay together.
 WORKERS ?= -n auto --dist loadfile
 
-.PHONY: demo test quick check docs bench bench-evaluation bench-mcam bench-gpu clean
+.PHONY: demo test quick check docs bench bench-evaluation bench-mcam bench-gpu bench-pipeline clean
 
 $(VENV)/.made-demo: pyproject.toml constraints-cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -65,6 +65,11 @@ bench-gpu:
 	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --quiet -e ".[demo]" -r bench/requirements.txt
 	$(BENCH_VENV)/bin/python bench/gpu.py
+
+## What runs over data sets sustain and survive, alone and on Ray; takes an hour. Photos from DATA, at any depth.
+bench-pipeline: $(VENV)/.made-dev
+	$(BIN)/python -m pip install --quiet psutil
+	OMP_NUM_THREADS=1 $(BIN)/python bench/pipeline.py $(if $(wildcard $(DATA)),--data $(DATA))
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) site out build dist .mypy_cache .ruff_cache .pytest_cache
