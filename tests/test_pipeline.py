@@ -199,6 +199,8 @@ def test_a_folder_anywhere(tmp_path: Path) -> None:
     names = list(there.store.names())
     assert names == list(here.store.names())
     assert all(there.store.read(name) == here.store.read(name) for name in names)
+    with pytest.raises(OptionError, match="memory of one process"):
+        lucidcam.run(runs.colours(), images, "memory://bucket/other", workers=2, **QUIET)
     with pytest.raises(OptionError, match="folder of this machine"):
         lucidcam.run(runs.colours(), images, "memory://bucket/other", write="coco", **QUIET)
 
@@ -214,7 +216,8 @@ def test_a_cache_spares_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(lucidcam.images, "read", unreadable)
     second = lucidcam.run(runs.colours(), root, tmp_path / "two", **kept)
     assert list(second.rows()) == list(first.rows())
-    assert second.failures() == first.failures()
+    assert [each["sample"] for each in second.failures()] == [each["sample"] for each in first.failures()]
+    assert "read again" in second.failures()[0]["error"]  # what failed is tried again
     assert lucidcam.run(runs.colours(), root, tmp_path / "three", method="layercam", **kept).manifest["images"] == 5
 
 
@@ -257,6 +260,148 @@ def test_activations_are_not_recalled_where_branches_meet(tmp_path: Path) -> Non
             assert np.array_equal(made, one.raw.numpy())
 
 
+def test_activations_are_not_recalled_where_an_image_passes_by(tmp_path: Path) -> None:
+    """A branch around the layer carries the image itself; equal images in the first batch must not hide it."""
+
+    class Around(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return (images + self.branch(images)).mean((2, 3))
+
+    model = lucidcam.wrap(Around(), runs.colours().preprocess, runs.LABELS, layer="branch")
+    images = [np.zeros((40, 50, 3), np.uint8)] * 3 + runs.images(6)
+    asked = {**QUIET, "optimized": False, "cache": tmp_path / "cache", "images_at_once": 3}
+    lucidcam.run(model, images, tmp_path / "one", **asked)
+    second = lucidcam.run(model, images, tmp_path / "two", method="layercam", **asked)
+    for row, one in zip(second.rows(), lucidcam.explain(model, images, "layercam"), strict=True):
+        assert row["score"] == pytest.approx(one.score, rel=1e-5, abs=1e-7)
+
+
+def test_networks_of_equal_weights_share_nothing(tmp_path: Path) -> None:
+    def net(activation: torch.nn.Module) -> lucidcam.Model:
+        torch.manual_seed(0)
+        layers = torch.nn.Conv2d(3, 4, 3), activation, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3)
+        return lucidcam.wrap(torch.nn.Sequential(*layers), runs.colours().preprocess, runs.LABELS, layer="1")
+
+    asked = {**QUIET, "optimized": False, "cache": tmp_path / "cache"}
+    lucidcam.run(net(torch.nn.ReLU()), runs.images(4), tmp_path / "one", **asked)
+    other = lucidcam.run(net(torch.nn.Tanh()), runs.images(4), tmp_path / "two", **asked)
+    for made, one in zip(other.maps(), lucidcam.explain(net(torch.nn.Tanh()), runs.images(4)), strict=True):
+        assert np.array_equal(made, one.raw.numpy())
+    with pytest.raises(OptionError, match="model"):
+        lucidcam.run(net(torch.nn.Tanh()), runs.images(4), tmp_path / "one", **asked)
+
+
+def test_a_function_as_preprocessing_goes_on(tmp_path: Path) -> None:
+    def model() -> lucidcam.Model:
+        def to_tensor(image: Image.Image) -> torch.Tensor:
+            return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+        return lucidcam.wrap(runs.Colours(), to_tensor, runs.LABELS, layer="seen")
+
+    lucidcam.run(model(), runs.images(2), tmp_path / "out", **QUIET)
+    assert lucidcam.run(model(), runs.images(2), tmp_path / "out", **QUIET).manifest["images"] == 2
+
+
+def test_images_of_one_name_are_kept_apart(tmp_path: Path) -> None:
+    from lucidcam.data import Dataset
+
+    samples = [Sample(image, name) for image, name in zip(runs.images(3), ("a", "b", "a"), strict=True)]
+    data = Dataset("twice", "made", lambda: iter(samples))
+    rows = list(lucidcam.run(runs.colours(), data, tmp_path / "out", **QUIET).rows())
+    assert [(row["sample"], row["image"], row["label"]) for row in rows] == [(0, "a", "red"), (1, "b", "green"), (2, "a", "blue")]
+
+
+def test_data_without_labels_where_labels_are_asked(tmp_path: Path) -> None:
+    samples = [Sample(image, str(i), ("red",) if i else ()) for i, image in enumerate(runs.images(3))]
+    results = lucidcam.run(runs.colours(), samples, tmp_path / "out", target="label", **QUIET)
+    assert [each["sample"] for each in results.failures()] == [0]
+    with pytest.raises(DataError, match="no class"):
+        lucidcam.run(runs.colours(), samples[:1], tmp_path / "none", target="label", **QUIET)
+
+
+def test_one_image_that_is_too_small_does_not_end_the_run(tmp_path: Path) -> None:
+    def to_tensor(image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 8), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    model = lucidcam.wrap(net, to_tensor, runs.LABELS, layer="1")
+    results = lucidcam.run(model, [np.zeros((8, 8, 3), np.uint8), *runs.images(3)], tmp_path / "out", optimized=False, **QUIET)
+    assert [each["sample"] for each in results.failures()] == [0]
+    assert results.manifest["images"] == 3
+
+
+def test_a_file_name_that_is_no_text(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(path, "wb") as file:  # noqa: PTH123
+        Image.fromarray(runs.images(1)[0]).save(file, "PNG")
+    [row] = lucidcam.run(runs.colours(), [os.fsdecode(path)], tmp_path / "out", **QUIET).rows()
+    assert row["image"].endswith("caf\\udce9.png")
+
+
+def test_a_data_set_that_shrank(tmp_path: Path) -> None:
+    from lucidcam.data import Dataset
+
+    def data(count: int) -> Dataset:
+        return Dataset("stream", "made", lambda: iter(Sample(image, str(i)) for i, image in enumerate(runs.images(count))))
+
+    lucidcam.run(runs.colours(), data(6), tmp_path / "out", unit=2, **QUIET)
+    with pytest.raises(DataError, match="fewer images"):
+        lucidcam.run(runs.colours(), data(4), tmp_path / "out", unit=2, **QUIET)
+
+
+def test_failures_are_tried_again_when_asked(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, 4, bad=1)
+    assert lucidcam.run(runs.colours(), root, tmp_path / "out", **QUIET).manifest["failed"] == 1
+    record = tmp_path / "out" / "units" / "000000.json"
+    written = record.stat().st_mtime_ns
+    lucidcam.run(runs.colours(), root, tmp_path / "out", **QUIET)
+    assert record.stat().st_mtime_ns == written
+    lucidcam.run(runs.colours(), root, tmp_path / "out", retry_failed=True, **QUIET)
+    assert record.stat().st_mtime_ns > written
+
+
+def test_what_was_never_begun_does_not_claim_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(lucidcam.LucidcamError, match="nolayer"):
+        lucidcam.run(runs.colours(), runs.images(2), tmp_path / "out", layer="nolayer", **QUIET)
+    assert lucidcam.run(runs.colours(), runs.images(2), tmp_path / "out", **QUIET).manifest["images"] == 2
+
+
+def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+    lucidcam.run(runs.colours(), runs.images(2), tmp_path / "out", **QUIET)
+    with open_store(tmp_path / "out").held(), pytest.raises(OptionError, match="another process"):
+        lucidcam.run(runs.colours(), runs.images(2), tmp_path / "out", **QUIET)
+
+
+def test_a_restart_leaves_nothing_of_the_run_before(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, 3)
+    lucidcam.run(runs.colours(), root, tmp_path / "out", write=("coco", "png"), metrics="sparseness", **QUIET)
+    lucidcam.run(runs.colours(), root, tmp_path / "out", restart=True, **QUIET)
+    lucidcam.run(runs.colours(), root, tmp_path / "new", **QUIET)
+    assert runs.digests(tmp_path / "out").keys() == runs.digests(tmp_path / "new").keys()
+
+
+def test_errors_travel_between_processes() -> None:
+    import pickle
+
+    from lucidcam import errors
+
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            error = kind("pyarrow", "run", "the index") if kind is errors.MissingExtraError else kind("told")
+            assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_model_that_cannot_travel(tmp_path: Path) -> None:
+    model = lucidcam.wrap(runs.Colours(), lambda image: torch.zeros(3, 8, 8), runs.LABELS, layer="seen")
+    for asked in ({"workers": 2}, {"decoders": 1}):
+        with pytest.raises(lucidcam.LucidcamError, match="cannot travel"):
+            lucidcam.run(model, runs.images(2), tmp_path / "out", optimized=False, **QUIET, **asked)
+
+
 def test_metrics_are_those_of_evaluate(tmp_path: Path) -> None:
     samples = []
     for i, image in enumerate(runs.images(17)):
@@ -274,6 +419,8 @@ def test_metrics_are_those_of_evaluate(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     with pytest.raises(OptionError, match="masks"):
         lucidcam.run(runs.colours(), samples, tmp_path / "other", metrics="seed_miou", **asked)
+    with pytest.raises(DataError, match="box"):
+        lucidcam.run(runs.colours(), runs.images(2), tmp_path / "other", metrics="maxboxacc", **QUIET)
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
@@ -338,9 +485,21 @@ def test_options_are_checked(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_memory_bounds_images_and_workers(tmp_path: Path) -> None:
-    results = lucidcam.run(runs.colours(), runs.images(3), tmp_path / "out", max_memory="900M", **QUIET)
-    assert 1 <= results.manifest["settings"]["images_at_once"] <= 8
+def test_memory_bounds_images_and_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lucidcam.pipeline import memory
+
+    monkeypatch.setattr(memory, "_peaks_on_cpu", lambda job, counts: [500 * 2**20, 540 * 2**20])  # 20 MiB for each further image
+    asked: dict[str, Any] = {**QUIET, "unit": 2}
+    results = lucidcam.run(runs.colours(), runs.images(3), tmp_path / "out", max_memory="550M", **asked)
+    assert results.manifest["settings"]["images_at_once"] == 3
+    monkeypatch.setattr(memory, "_peaks_on_cpu", lambda job, counts: [500 * 2**20, 580 * 2**20])
+    again = lucidcam.run(runs.colours(), runs.images(3), tmp_path / "out", max_memory="550M", **asked)
+    assert again.manifest["settings"]["images_at_once"] == 3  # the same command goes on, whatever is measured now
+
+
+def test_memory_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="explaining one image takes"):
+        lucidcam.run(runs.colours(), runs.images(3), tmp_path / "out", max_memory="100M", **QUIET)
     assert bytes_of("2g") == 2**31
     assert bytes_of(12) == 12
 

@@ -38,11 +38,13 @@ class Explained:
         sample: from the data set.
         prepared: its image.
         maps: of each class that is asked for, after what to call it; none for an image of which no class is told.
+        number: of the sample, where whoever asks counts them.
     """
 
     sample: Sample
     prepared: Prepared
     maps: tuple[tuple[str, Explanation], ...]
+    number: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +86,9 @@ class Explainer:
         classes = ClassMap.of(self.model, self.class_map)
         return Asking(classes, None if isinstance(self.target, str) and self.target == LABEL else self._fixed(classes))
 
-    def explained(self, ready: Sequence[Ready], failed: OnProblem) -> list[Explained]:
+    def explained(self, ready: Sequence[Ready], failed: Callable[[Ready, Problem], None]) -> list[Explained]:
         """Explain some samples together; where that fails, one by one, and those that fail by themselves go to `failed`."""
-        return together(ready, self._explained, lambda each, error: failed(Problem.of(each.sample.name, error)))
+        return together(ready, self._explained, lambda each, error: failed(each, Problem.of(each.sample.name, error)))
 
     def _stream(self, data: Dataset, tell: OnProblem, asking: Asking) -> Iterator[Explained]:
         first: Problem | None = None
@@ -106,7 +108,7 @@ class Explainer:
                     failed(found)
                 else:
                     ready.append(found)
-            for done in self.explained(ready, failed):
+            for done in self.explained(ready, lambda _, problem: failed(problem)):
                 count, told = count + 1, told + bool(done.maps)
                 yield done
         if not count:
@@ -142,19 +144,23 @@ class Explainer:
 
     def _explained(self, ready: Sequence[Ready]) -> list[Explained]:
         asked = [each for each in ready if each.question.target != []]
-        found: dict[str, list[Explanation]] = {}
+        found: dict[int, list[Explanation]] = {}
         if asked:
             target: Any = asked[0].question.target
             if isinstance(target, list):
                 target = [each.question.target for each in asked]
             options = {"progress": False, **self.options}
-            for one in explain(self.model, [each.prepared for each in asked], self.method, target, self.layer, **options):
-                found.setdefault(one.name, []).append(one)
+            # Under their places: data sets may call two images the same.
+            images = [replace(each.prepared, name=str(i)) for i, each in enumerate(asked)]
+            for one in explain(self.model, images, self.method, target, self.layer, **options):
+                place = int(one.name)
+                found.setdefault(id(asked[place]), []).append(replace(one, name=asked[place].prepared.name))
         return [
             Explained(
                 each.sample,
                 each.prepared,
-                tuple((each.question.names.get(one.target, one.label), one) for one in found.get(each.sample.name, ())),
+                tuple((each.question.names.get(one.target, one.label), one) for one in found.get(id(each), ())),
+                each.number,
             )
             for each in ready
         ]
@@ -175,6 +181,7 @@ class Ready:
     sample: Sample
     prepared: Prepared
     question: _Question
+    number: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,10 +196,10 @@ class Asking:
     classes: ClassMap
     fixed: _Question | None
 
-    def ready(self, sample: Sample, prepared: Prepared, model: Model) -> Ready | Problem:
+    def ready(self, sample: Sample, prepared: Prepared, model: Model, number: int = 0) -> Ready | Problem:
         """A prepared sample with its question; a problem where none of its labels is a class of the model."""
         if self.fixed is not None:
-            return Ready(sample, prepared, self.fixed)
+            return Ready(sample, prepared, self.fixed, number)
         ids: dict[int | None, str] = {}
         for label in sample.labels:
             id = self.classes.resolve(label)
@@ -202,7 +209,7 @@ class Asking:
             why = self.classes.reasons.get(sample.labels[0], "")
             told = f"none of its labels ({', '.join(sample.labels)}) is a class of {model.name}: {why} See --class-map, class_map."
             return Problem(sample.name, f"{sample.name}: {told}")
-        return Ready(sample, prepared, _Question(list(ids), ids))
+        return Ready(sample, prepared, _Question(list(ids), ids), number)
 
 
 def prepare(model: Model, sample: Sample) -> Prepared | Problem:

@@ -48,16 +48,16 @@ class _Lines:
 
     def __init__(self, count: int | None, title: str) -> None:
         self.count, self.title = count, title
-        self.began = self.told = time.monotonic()
-        self.done = 0.0
+        self.told = time.monotonic()
+        self.done = self.before = 0.0
 
     def __call__(self, done: float) -> None:
         self.done += done
         now = time.monotonic()
         if now - self.told < MINUTE:
             return
-        self.told = now
-        speed = self.done / (now - self.began)
+        speed = (self.done - self.before) / (now - self.told)
+        self.told, self.before = now, self.done
         of = "" if self.count is None else f" of {self.count}"
-        left = "" if self.count is None else f", {(self.count - self.done) / speed / MINUTE:.0f} minutes left"
+        left = "" if self.count is None else f", {(self.count - self.done) / max(speed, 1e-9) / MINUTE:.0f} minutes left"
         print(f"{self.title}: {self.done:.0f}{of}, {speed:.1f}/s{left}", file=sys.stderr, flush=True)

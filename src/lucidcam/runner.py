@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -25,6 +26,9 @@ from lucidcam.methods._wrap import augmented, fused, smoothed
 from lucidcam.settings import Settings, resolve_method
 from lucidcam.targets import Classes, Contrast, Probability, Target, as_target, by_word, logits
 from lucidcam.types import Model, Prepared, stands_for
+
+_room: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+"""Images that went through a network together when the memory did not suffice for more."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -154,7 +158,7 @@ def explain(
     found: list[list[Explanation]] = [[] for _ in prepared]
     layer = chosen.layer_of(model.module, layer, model.layer)
     waiting = deque(_batches(prepared, targets, settings.images_at_once))
-    most = settings.images_at_once
+    most = min(settings.images_at_once, _room.get(model.module, settings.images_at_once))
     while waiting:
         rows = waiting.popleft()
         if len(rows) > most:
@@ -169,7 +173,7 @@ def explain(
         except (RuntimeError, MemoryError) as error:
             if len(rows) == 1 or not out_of_memory(error):
                 raise
-            most = len(rows) // 2
+            most = _room[model.module] = len(rows) // 2
             waiting.appendleft(rows)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -7,10 +7,12 @@ import os
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lucidcam.errors import DataError, MissingExtraError, OptionError
+from lucidcam.errors import DataError, OptionError
+from lucidcam.sources import filesystem
 
 SETTINGS = "settings.json"
 HALF = ".tmp"
@@ -62,6 +64,15 @@ class Store(ABC):
     def remove(self, name: str) -> None:
         """Remove a file, if there is one."""
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other runs out of the folder, where that can be done.
+
+        Raises:
+            OptionError: another one is at it.
+        """
+        yield
+
 
 class Folder(Store):
     """A folder of this machine.
@@ -98,6 +109,23 @@ class Folder(Store):
         """See `Store.remove`."""
         (self.root / name).unlink(missing_ok=True)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """See `Store.held`; the system lets go of it when the process ends, however that is. Not on Windows."""
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        with (self.root / SETTINGS).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OptionError(f"another process writes to {self.root}; wait for it, or choose another folder.") from None
+            except OSError:  # file systems without locks
+                pass
+            yield
+
 
 class Remote(Store):
     """A folder of any file system that fsspec knows; object stores put an object whole or not at all.
@@ -111,15 +139,11 @@ class Remote(Store):
     """
 
     def __init__(self, url: str) -> None:
-        import fsspec
-
         self.url = url.rstrip("/")
         try:
-            self._files, self._root = fsspec.core.url_to_fs(self.url)
-        except ValueError as error:
-            raise OptionError(f"cannot keep results in {url!r}: {error}.") from None
-        except ImportError as error:
-            raise MissingExtraError(str(error), "run", f"a folder at {url.partition(':')[0]}://") from None
+            self._files, self._root = filesystem(self.url)
+        except DataError as error:
+            raise OptionError(f"cannot keep results in {url!r}: {error}") from None
 
     def __str__(self) -> str:
         return self.url

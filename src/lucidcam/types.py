@@ -6,7 +6,7 @@ import hashlib
 import re
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -272,6 +272,28 @@ def fingerprint(module: nn.Module) -> str:
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         known = _fingerprints[module] = state, digest.hexdigest()
     return known[1]
+
+
+def architecture(module: nn.Module) -> str:
+    """A short text that changes with what a network does with its weights: its modules, their options, and the code they run."""
+    digest = hashlib.blake2b(repr(module).encode(), digest_size=12)
+    for child in module.modules():
+        kind = type(child)
+        code = getattr(kind.forward, "__code__", None)
+        digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
+        digest.update(b"" if code is None else code.co_code + repr(code.co_names).encode())
+    return digest.hexdigest()
+
+
+def steady(thing: Any) -> str:
+    """What describes a thing, a callable say, in the same way in every process: without its address in memory."""
+    if is_dataclass(thing) and not isinstance(thing, type):
+        return f"{type(thing).__name__}({', '.join(f'{each.name}={steady(getattr(thing, each.name))}' for each in fields(thing))})"
+    code = getattr(thing, "__code__", None)
+    if code is not None:
+        inner = hashlib.blake2b(code.co_code + repr(code.co_names).encode(), digest_size=6).hexdigest()
+        return f"{thing.__module__}.{thing.__qualname__} {inner}"
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))
 
 
 def stands_for(copy: nn.Module, original: nn.Module) -> None:

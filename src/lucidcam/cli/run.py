@@ -76,9 +76,10 @@ def run(
         int | None, typer.Option(min=1, help="Images per file: what a kill costs at most. [dim]default: 512 or fewer[/dim]")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="The network as it is, not a faster copy with equal scores.")] = False,
-    cache: Annotated[str | None, typer.Option(help="Keep prepared images there, for other runs.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Keep inputs and activations there, for other runs.")] = None,
     engine: Annotated[Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster. [dim]default: a new one here[/dim]")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do units again in which something failed.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew in a folder that holds another run.")] = False,
     class_map: ClassMapOption = None,
     data_format: DataFormatOption = None,
@@ -140,6 +141,7 @@ def run(
         cache=cache,
         engine=engine,
         address=address,
+        retry_failed=retry_failed,
         restart=restart,
         **options,
     )

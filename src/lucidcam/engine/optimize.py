@@ -64,8 +64,8 @@ def optimize(module: nn.Module, inputs: Any, dtype: torch.dtype | None = None) -
     difference = float((got.float() - expected.float()).abs().max()) / max(scale, 1e-12)
     if not difference <= LOOSE[dtype]:
         raise ModelError(
-            f"the optimised copy's outputs differ by {difference:.1e} of their size (allowed: {LOOSE[dtype]:.0e}); use the module as it is"
-            + (", or another dtype." if dtype is not None else ".")
+            f"the optimised copy's outputs differ by {difference:.1e} of their size (allowed: {LOOSE[dtype]:.0e}); "
+            "use the module as it is (optimized=False, --exact)" + (", or another dtype." if dtype is not None else ".")
         )
     return private
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from lucidcam.errors import DataError, OptionError
 from lucidcam.storage import Store, open_store
 
 VERSION = 1
@@ -36,13 +37,18 @@ class Cache:
             told = json.loads(bytes(tensors.pop("told").numpy()))
         except (FileNotFoundError, SafetensorError, KeyError, ValueError):
             return None
+        except OSError as error:
+            raise OptionError(f"the cache {self.store} cannot be read: {error.strerror or error}; give another folder, or none.") from None
         return tensors, told
 
     def put(self, kind: str, made_from: Sequence[str], tensors: Mapping[str, Tensor], told: Any) -> None:
         """Keep tensors, and what JSON can tell beside them."""
         text = torch.frombuffer(bytearray(json.dumps(told).encode()), dtype=torch.uint8)
         content = {**{name: tensor.contiguous() for name, tensor in tensors.items()}, "told": text}
-        self.store.write(_name(kind, made_from), save(content))
+        try:
+            self.store.write(_name(kind, made_from), save(content))
+        except DataError as error:  # not a fault of the images: it ends the run
+            raise OptionError(f"the cache cannot be written: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)

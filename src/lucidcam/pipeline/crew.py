@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 from typing import Any
 
 import torch.multiprocessing
 
 from lucidcam.compat import Loaded
 from lucidcam.errors import DataError, LucidcamError, ModelError
+from lucidcam.pipeline.hands import UNPICKLABLE, end_with_parent
 from lucidcam.pipeline.job import Job
 from lucidcam.pipeline.ledger import Record
 from lucidcam.pipeline.plan import Unit
@@ -32,6 +36,7 @@ class _Member:
     process: Any
     pipe: Connection
     assigned: deque[Unit] = field(default_factory=deque)
+    ready: bool = False
     told_end: bool = False
 
 
@@ -75,7 +80,6 @@ def crew(jobs: list[Job], units: Iterable[Unit], tell: Tell) -> Iterator[Record]
     def hire(job: Job) -> None:
         member = _start(job)
         members[member.pipe], jobs_of[member.pipe] = member, job
-        feed(member)
 
     try:
         for job in jobs:
@@ -89,13 +93,18 @@ def crew(jobs: list[Job], units: Iterable[Unit], tell: Tell) -> Iterator[Record]
                 except (EOFError, OSError):
                     del members[pipe]
                     member.process.join()
+                    if not member.ready:
+                        raise _never_began(member) from None
                     if member.assigned:
                         _count(member, deaths)
                         waiting.extendleft(reversed(member.assigned))
                         # Its successor reads images in a process of its own: what kills that one is a bad file, not the run.
                         hire(replace(jobs_of[pipe], decoders=max(1, jobs_of[pipe].decoders)))
                     continue
-                if kind == "record":
+                if kind == "ready":  # what is sent to a process that reads nothing yet would make this one wait
+                    member.ready = True
+                    feed(member)
+                elif kind == "record":
                     member.assigned.popleft()
                     feed(member)
                     yield value
@@ -127,22 +136,40 @@ def _start(job: Job) -> _Member:
     process = context.Process(target=_work, args=(theirs, Loaded(), job))
     try:
         process.start()
-    except (AttributeError, TypeError, ImportError) as error:  # what pickle says of functions within functions
+    except UNPICKLABLE as error:
         raise ModelError(f"the model cannot travel to other processes ({error}); run with workers=1.") from error
     finally:
         theirs.close()
     return _Member(process, ours)
 
 
+def _never_began(member: _Member) -> ModelError:
+    return ModelError(
+        f"a worker's process ended before it began (exit code {member.process.exitcode}; its error is above): the model's classes must be "
+        'importable, not defined in __main__ or a notebook, and a script that starts workers needs `if __name__ == "__main__":`. Or run '
+        "with workers=1."
+    )
+
+
 def _work(pipe: Connection, _: Loaded, job: Job) -> None:
     """What a worker's process does."""
+    end_with_parent()
+    units: SimpleQueue[Unit | None] = SimpleQueue()
+
+    def receive() -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                units.put(pipe.recv())
+
+    threading.Thread(target=receive, daemon=True).start()
     try:
+        pipe.send(("ready", None))
         with Worker(job) as worker:
-            for record in worker(iter(pipe.recv, None), lambda count: pipe.send(("done", count)), pipe.poll):
+            for record in worker(iter(units.get, None), lambda count: pipe.send(("done", count)), lambda: not units.empty()):
                 pipe.send(("record", record))
     except LucidcamError as error:
         pipe.send(("error", error))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except (BrokenPipeError, ConnectionResetError):
         os._exit(1)  # nobody waits for this any more
     except Exception as error:
         pipe.send(("error", ModelError(f"a worker failed: {type(error).__name__}: {error}")))

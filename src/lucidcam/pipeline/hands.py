@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 import torch
 import torch.multiprocessing
 
 from lucidcam.compat import Loaded
+from lucidcam.errors import ModelError
 
 A = TypeVar("A")
 B = TypeVar("B")
 N = TypeVar("N")
+
+UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
+"""What pickle raises for functions within functions and the like."""
 
 AHEAD = 3
 """Pieces of work per process that are begun before they are needed."""
@@ -109,6 +119,8 @@ class Hands:
                 self._pool = ProcessPoolExecutor(self.processes, context, _begin, (Loaded(), self.shared))
             try:
                 return self._pool.submit(_do, function, piece)
+            except UNPICKLABLE as error:
+                raise ModelError(f"the preprocessing cannot travel to other processes ({error}); run with decoders=0.") from error
             except BrokenProcessPool:
                 self._pool.shutdown(wait=False, cancel_futures=True)
                 self._pool = None
@@ -118,8 +130,23 @@ class Hands:
 _shared: Any = None
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it ends, however that was; leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        assert parent is not None
+        wait([parent.sentinel])
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def _begin(_: Loaded, shared: Any) -> None:
     global _shared
+    end_with_parent()
     torch.set_num_threads(1)
     _shared = shared
 

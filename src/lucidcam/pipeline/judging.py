@@ -50,8 +50,8 @@ def measure(job: Job, model: Model, asking: Asking) -> Measure:
     return Measure(model, job.model.module, entered, asked, asking.classes.resolve, LABEL if asking.fixed is None else target)
 
 
-def judged(measure: Measure, ready: Sequence[Ready]) -> Part:
-    """The records of some images."""
+def judged(measure: Measure, ready: Sequence[Ready]) -> tuple[Part, list[tuple[int, Problem]]]:
+    """The records of some images; beside them what could not be measured, by the number of the sample."""
     items: list[Item] = []
     problems: list[Problem] = []
     for each in ready:
@@ -60,7 +60,9 @@ def judged(measure: Measure, ready: Sequence[Ready]) -> Part:
             problems.append(found)
         else:
             items.append(found)
-    return measure.judged(items, problems, lambda _: None)
+    part = measure.judged(items, problems, lambda _: None)
+    numbers = {each.sample.name: each.number for each in ready}
+    return part, [(numbers[each.name], each) for each in part.problems]
 
 
 def report(store: Store, measure: Measure, asking: Asking, settings: Mapping[str, Any]) -> Report:

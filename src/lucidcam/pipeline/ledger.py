@@ -7,14 +7,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lucidcam import registry
 from lucidcam.errors import DataError
 from lucidcam.pipeline.plan import Unit
 from lucidcam.storage import HALF, Store
 
+REPORTED = ("results.json", "images.csv", "images.parquet")
 FOLDER = "units"
 MANIFEST = "manifest.json"
 FAILURES = "failures.jsonl"
-WRITTEN = frozenset({FOLDER, MANIFEST, FAILURES, "index", "maps", "maps.zarr", "pictures", "labels", "metrics"})
+WRITTEN = frozenset(
+    {FOLDER, MANIFEST, FAILURES, "index", "maps", "maps.zarr", "pictures", "labels", "metrics", "curves", *REPORTED, *registry.exporters}
+)
 """Files and folders that a run writes."""
 
 
@@ -87,8 +91,9 @@ def checked(store: Store, unit: Unit) -> Record | None:
 
 def clear(store: Store, everything: bool) -> None:
     """Remove what a kill left half-written; with `everything`, all that a run wrote."""
+    written = {*WRITTEN, *REPORTED, *registry.exporters} if everything else set()
     for name in list(store.names()):
-        if name.endswith(HALF) or (everything and name.partition("/")[0] in WRITTEN):
+        if name.endswith(HALF) or name.partition("/")[0] in written:
             store.remove(name)
 
 
@@ -100,7 +105,7 @@ def summarise(store: Store, settings: Mapping[str, Any], complete: bool) -> dict
         failures += [
             json.dumps({"sample": sample, "image": name, "error": error}, ensure_ascii=False) for sample, name, error in each.failures
         ]
-        units.append({key: value for key, value in asdict(each).items() if key not in ("identity", "failures")})
+        units.append({key: value for key, value in asdict(each).items() if key not in ("identity", "failures", "files")})
     manifest = {
         "complete": complete,
         "images": sum(each["images"] for each in units),

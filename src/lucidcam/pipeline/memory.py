@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from lucidcam.compat import Loaded
 from lucidcam.errors import OptionError
 from lucidcam.explainer import LABEL
 from lucidcam.pipeline.job import Job
-from lucidcam.runner import explain
+from lucidcam.runner import explain, optimize
 
 CPU_IMAGES = 8
 """More make no network faster on a processor, and take more memory."""
@@ -112,8 +113,9 @@ def _measure(pipe: object, _: Loaded, job: Job, counts: tuple[int, ...]) -> None
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     peaks = []
+    fast = optimize(job.model, dtype=job.autocast) if job.optimized else job.model  # a worker holds both
     for count in counts:
-        _try(job, count)
+        _try(replace(job, model=fast), count)
         peaks.append(_highest())
     pipe.send(peaks)  # type: ignore[attr-defined]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -50,6 +51,8 @@ def units(data: Dataset, size: int) -> Iterator[Unit]:
 
 def _light(sample: Sample | Problem) -> Sample | Problem:
     """Without masks: they are made by functions, which cannot travel to another process, and a run does not ask for them."""
+    name = sample.name.encode("utf-8", "backslashreplace").decode()  # Linux has file names that are no text
     if isinstance(sample, Problem):
-        return sample
-    return replace(sample, objects=tuple(replace(each, mask=None) for each in sample.objects), ignore=None)
+        return replace(sample, name=name)
+    image = os.path.abspath(os.path.expanduser(sample.image)) if isinstance(sample.image, (str, os.PathLike)) else sample.image  # noqa: PTH100, PTH111
+    return replace(sample, image=image, name=name, objects=tuple(replace(each, mask=None) for each in sample.objects), ignore=None)

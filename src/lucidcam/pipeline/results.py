@@ -14,7 +14,7 @@ from lucidcam.evaluation import Report
 from lucidcam.outputs._packs import Array
 from lucidcam.pipeline import ledger
 from lucidcam.pipeline.rows import decoded
-from lucidcam.storage import open_store
+from lucidcam.storage import Store, open_store
 
 RECENT = 4
 """Units whose maps are kept in memory."""
@@ -35,9 +35,9 @@ class Results:
         manifest: what the run was and what it gave: `images`, `maps`, `failed`, `complete`, `settings`, and its units.
     """
 
-    def __init__(self, out: str | os.PathLike[str], report: Report | None = None) -> None:
+    def __init__(self, out: str | os.PathLike[str] | Store, report: Report | None = None) -> None:
         self.report = report
-        self.store = open_store(out)
+        self.store = out if isinstance(out, Store) else open_store(out)
         try:
             self.manifest: dict[str, Any] = json.loads(self.store.read(ledger.MANIFEST))
         except FileNotFoundError:

@@ -15,7 +15,9 @@ import lucidcam
 from lucidcam import registry
 from lucidcam.data import Dataset, open_data
 from lucidcam.data._classes import Given
+from lucidcam.engine.layers import find as find_layer
 from lucidcam.errors import DataError, OptionError, unknown
+from lucidcam.evaluation.ahead import Ahead
 from lucidcam.evaluation.contenders import judges
 from lucidcam.explainer import PREDICTED, asked_of
 from lucidcam.localization.regions import Keep, Refine, Regions
@@ -32,8 +34,8 @@ from lucidcam.pipeline.results import Results
 from lucidcam.pipeline.worker import Tell
 from lucidcam.progress import bar
 from lucidcam.settings import IMAGES_AT_ONCE, Settings, resolve_method
-from lucidcam.storage import Folder, Store, claim, claimed, open_store
-from lucidcam.types import Model
+from lucidcam.storage import SETTINGS, Folder, Store, claim, claimed, open_store
+from lucidcam.types import Model, architecture, steady
 
 UNIT = 512
 """Samples per unit: what a kill costs at most, per worker."""
@@ -67,6 +69,7 @@ def run(
     cache: str | os.PathLike[str] | None = None,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
+    retry_failed: bool = False,
     restart: bool = False,
     progress: bool | None = None,
     **options: Any,
@@ -103,9 +106,10 @@ def run(
             worker should get some.
         optimized: run a folded, channels-last copy that gives the same scores (see `lucidcam.optimize`).
         autocast: `torch.bfloat16` or `torch.float16`: the optimised copy computes in it.
-        cache: a folder, or URL, where prepared images are kept for other runs over the same data.
+        cache: a folder, or URL, where prepared images and the layer's activations are kept for other runs over the same data.
         engine: "local", or "ray": on a Ray cluster.
         address: of the Ray cluster; None: the one this machine belongs to, or a new one on this machine.
+        retry_failed: do units again in which something failed: files that could not be reached may be there now.
         restart: begin anew in a folder that holds another run.
         progress: a bar with images per second and the time left; None: when standard error is a terminal.
         options: as for `lucidcam.explain`.
@@ -129,7 +133,9 @@ def run(
         >>> [(row["label"], row["box"]) for row in results.rows()]
         [('red', [1, 2, 7, 5])]
     """
-    dataset, store = open_data(data), open_store(out)
+    dataset, store = open_data(data), open_store(_absolute(out))
+    if str(store).startswith("memory://") and (engine == "ray" or workers != 1):
+        raise OptionError(f"{store} is the memory of one process: write elsewhere, or with one worker.")
     formats = _formats(write, store, dataset)
     chosen, settings = resolve_method(method, {name: value for name, value in options.items() if name != "images_at_once"})
     if unit is not None and unit < 1:
@@ -157,26 +163,32 @@ def run(
         optimized=optimized,
         autocast=autocast,
         decoders=decoders if decoders is not None else usable_cores() if model.device.type == "cuda" else 0,
-        cache=None if cache is None else os.fspath(cache),
+        cache=None if cache is None else _absolute(cache),
     )
     asking = job.explainer().asking()  # what is wrong with the question is told before anything is written
-    judging = measure(job, model, asking) if job.metrics else None
+    for each in job.layer if isinstance(job.layer, (list, tuple)) else [] if job.layer is None else [job.layer]:
+        find_layer(model.module, each)
+    judging = None
+    if job.metrics:
+        judging = measure(job, model, asking)
+        Ahead.of(dataset, asking.classes).check(list(judging.judges), judging.target, asking.classes, dataset)
     old = None if restart else claimed(store)
-    if old is not None:  # whatever fitted then: the same batches give the same bytes
-        images_at_once = images_at_once or old.get("images_at_once")
-        unit = unit or old.get("unit")
     together, crew_size = fitted(job, images_at_once, workers, None if max_memory is None else bytes_of(max_memory))
+    if old is not None:  # whatever fitted then: the same batches give the same bytes
+        together = images_at_once or old.get("images_at_once", together)
+        unit = unit or old.get("unit")
     job = replace(job, images_at_once=together, options={**job.options, "images_at_once": together})
     size = unit or _unit(dataset.count, crew_size, together)
     told = _told(job, formats, dataset, size)
     if restart:
         ledger.clear(store, everything=True)
     claim(store, told, "a run", restart)
-    ledger.clear(store, everything=False)
-    _do(job, dataset, store, told, size, _engine(engine, address, workers, crew_size), progress)
-    for name in exporters:
-        _export(name, store)
-    return Results(out, None if judging is None else report(store, judging, asking, told))
+    with store.held():
+        ledger.clear(store, everything=False)
+        _do(job, dataset, store, told, size, _engine(engine, address, workers, crew_size), retry_failed, progress)
+        for name in exporters:
+            _export(name, store)
+        return Results(store, None if judging is None else report(store, judging, asking, told))
 
 
 def _do(
@@ -186,34 +198,43 @@ def _do(
     told: dict[str, Any],
     size: int,
     engine: Callable[[Job, Iterator[Unit], Tell], Iterator[Record]],
+    retry_failed: bool,
     progress: bool | None,
 ) -> None:
     """Do the units that are not done, and summarise, also where that ends early."""
-    complete, images = False, 0
+    complete, maps = False, 0
     with bar(dataset.count, f"{job.method if isinstance(job.method, str) else job.method.name}", progress) as advance:
         known = ledger.done(store)
 
         def missing() -> Iterator[Unit]:
-            nonlocal images
+            nonlocal maps
+            count = 0
             for each in units(dataset, size):
+                count += 1
                 record = ledger.checked(store, each) if each.number in known else None
-                if record is None:
+                if record is None or (retry_failed and record.failures):
                     yield each
                 else:
-                    images += record.images
+                    maps += record.maps
                     advance(record.samples)
+            if max(known, default=-1) >= count:
+                raise DataError(f"the data changed since {store} was begun: it has fewer images; choose another folder, or restart it.")
 
         try:
             for record in engine(job, missing(), advance):
-                images += record.images
+                maps += record.maps
+                if Record.read(store, record.number) is None:
+                    raise DataError(f"a worker wrote elsewhere than to {store}: give a folder that all of them reach, or a URL (s3://…).")
             complete = True
         finally:
             if complete:
                 ledger.summarise(store, told, complete)
-            else:
+            elif ledger.done(store):
                 with suppress(DataError):  # a full disk is told of already
                     ledger.summarise(store, told, complete)
-    if not images:
+            else:
+                store.remove(SETTINGS)  # nothing was begun: other settings are as good
+    if not maps:
         first = next((error for each in ledger.records(store) for _, _, error in each.failures), "it is empty")
         raise DataError(f"{dataset.name}: no image could be used; the first: {first}")
 
@@ -222,6 +243,12 @@ def _unit(count: int | None, workers: int, together: int) -> int:
     """Samples per unit: full batches, and some units for every worker."""
     fair = UNIT if count is None else -(-count // (UNITS_EACH * workers))
     return max(1, min(UNIT, fair) // together) * together
+
+
+def _absolute(place: str | os.PathLike[str]) -> str:
+    """The same place for processes that run elsewhere."""
+    text = os.fspath(place)
+    return text if "://" in text else os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111
 
 
 def _engine(name: str, address: str | None, asked: int | None, workers: int) -> Callable[[Job, Iterator[Unit], Tell], Iterator[Record]]:
@@ -277,10 +304,15 @@ def _told(job: Job, formats: tuple[str, ...], dataset: Dataset, size: int) -> di
     return {
         "lucidcam": lucidcam.__version__,
         "data": {"name": dataset.name, "format": dataset.format, "count": dataset.count},
-        "model": {"name": job.model.name, "fingerprint": job.model.fingerprint(), "preprocess": repr(job.model.preprocess)},
+        "model": {
+            "name": job.model.name,
+            "fingerprint": job.model.fingerprint(),
+            "architecture": architecture(job.model.module),
+            "preprocess": steady(job.model.preprocess),
+        },
         "method": {"name": job.method.name, **own, **job.method.identity()},
         "options": {name: value for name, value in job.options.items() if name not in ("progress", "images_at_once")},
-        "target": PREDICTED if job.target is None else str(job.target),
+        "target": PREDICTED if job.target is None else steady(job.target),
         "layer": [str(each) for each in job.layer] if isinstance(job.layer, (list, tuple)) else job.layer,
         "class_map": None if job.class_map is None else str(job.class_map),
         "write": list(formats),

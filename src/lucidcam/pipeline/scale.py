@@ -6,6 +6,7 @@ import logging
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -93,36 +94,32 @@ def _wave(data: Any, kept: Any, pool: _Pool, wave: Sequence[Unit], tell: Tell) -
     )
     try:
         for row in records.iter_rows():
-            record: Record = pickle.loads(row["record"])
+            record: Record | LucidcamError = pickle.loads(row["record"])
+            if isinstance(record, LucidcamError):
+                raise record
             tell(record.samples)
             yield record
     except LucidcamError:
         raise
     except Exception as error:
-        raise _cause(error) from error
-
-
-def _cause(error: BaseException) -> LucidcamError:
-    """What a worker failed of, within what Ray wraps it in."""
-    inner: BaseException | None = error
-    while inner is not None:
-        for each in (inner, getattr(inner, "cause", None)):
-            if isinstance(each, LucidcamError):
-                return each
-        inner = inner.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return DataError(f"Ray gave up ({lines[-1].strip()}); what was written is kept: run it again.")
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise DataError(f"Ray gave up ({lines[-1].strip()}); what was written is kept: run it again.") from error
 
 
 class _Actor:
-    """A worker in a process of Ray's."""
+    """A worker in a process of Ray's. What it cannot go on with goes to the driver as a result: what an actor raises, Ray buries."""
 
     def __init__(self, kept: list[Any]) -> None:
+        self.kept = kept[0]
+
+    @cached_property
+    def worker(self) -> Worker:
         ray = import_optional("ray", "ray", "a run on a Ray cluster")
-        _, job = ray.get(kept[0])
+        job: Job
+        _, job = ray.get(self.kept)
         on_gpu = bool(ray.get_gpu_ids())
         died = ray.get_runtime_context().was_current_actor_reconstructed
-        self.worker = Worker(
+        return Worker(
             replace(
                 job,
                 device="cuda:0" if on_gpu else job.device,
@@ -133,4 +130,8 @@ class _Actor:
         )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        return {"record": [pickle.dumps(record) for record in self.worker([pickle.loads(each) for each in batch["unit"]])]}
+        try:
+            found: list[Any] = list(self.worker([pickle.loads(each) for each in batch["unit"]]))
+        except LucidcamError as error:
+            found = [error]
+        return {"record": [pickle.dumps(each) for each in found]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -59,31 +60,30 @@ class Read:
 
 def read(job: Job, samples: Sequence[Sample | Problem]) -> Read:
     """Read and prepare images; what cannot be read is a problem. From the cache, where they were read before."""
-    known = job.cache is not None and not job.photos and isinstance(job.model.preprocess, Preprocess)
-    made_from = [repr(job.model.preprocess), *(each.identity() for each in samples)] if known else []
-    cache = Cache(job.cache) if job.cache is not None and known else None
+    usable = job.cache is not None and not job.photos and isinstance(job.model.preprocess, Preprocess)
+    made_from = [repr(job.model.preprocess), *(f"{each.identity()} {_place(each)}" for each in samples)] if usable else []
+    cache = Cache(job.cache) if job.cache is not None and usable else None
     kept = None if cache is None else cache.get("inputs", made_from)
-    if kept is not None:
-        return _recalled(*kept)
-    found = [each if isinstance(each, Problem) else prepare(job.model, each) for each in samples]
+    known = {} if kept is None else _recalled(*kept)
+    found = [each if isinstance(each, Problem) else known[i] if i in known else prepare(job.model, each) for i, each in enumerate(samples)]
     if not job.photos:
         found = [each if isinstance(each, Problem) else replace(each, image=NOWHERE) for each in found]
-    if cache is not None:
-        told = [asdict(each) if isinstance(each, Problem) else {"name": each.name, "frame": asdict(each.frame)} for each in found]
-        tensors = {f"{i:06d}": each.tensor for i, each in enumerate(found) if not isinstance(each, Problem)}
-        cache.put("inputs", made_from, tensors, told)
+    good = {i: each for i, each in enumerate(found) if isinstance(each, Prepared)}
+    if cache is not None and len(good) > len(known):  # what could not be read may be readable another time
+        told = [[i, each.name, asdict(each.frame)] for i, each in good.items()]
+        cache.put("inputs", made_from, {str(i): each.tensor for i, each in good.items()}, told)
     return Read.packed(found)
 
 
-def _recalled(tensors: Mapping[str, Tensor], told: Sequence[Mapping[str, Any]]) -> Read:
-    found: list[Prepared | Problem] = []
-    for i, each in enumerate(told):
-        if "error" in each:
-            found.append(Problem(**each))
-        else:
-            frame = Frame(**{**each["frame"], "box": tuple(each["frame"]["box"])})
-            found.append(Prepared(tensors[f"{i:06d}"], NOWHERE, frame, each["name"]))
-    return Read.packed(found)
+def _recalled(tensors: Mapping[str, Tensor], told: Sequence[tuple[int, str, Mapping[str, Any]]]) -> dict[int, Prepared]:
+    """Images of a cache by their place in the chunk."""
+    return {i: Prepared(tensors[str(i)], NOWHERE, Frame(**{**frame, "box": tuple(frame["box"])}), name) for i, name, frame in told}
+
+
+def _place(sample: Sample | Problem) -> str:
+    """Where a sample's image is: two folders may hold files of one name, size and date."""
+    image = getattr(sample, "image", None)
+    return os.path.abspath(image) if isinstance(image, (str, os.PathLike)) else str(getattr(image, "file", ""))  # noqa: PTH100
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,11 +122,11 @@ class Finished:
     objects: tuple[Found, ...] = field(default=(), repr=False)
 
 
-def made(job: Job, number: int, explained: Explained) -> list[Made]:
+def made(job: Job, explained: Explained) -> list[Made]:
     """The maps of one image, ready to travel."""
     return [
         Made(
-            number,
+            explained.number,
             label,
             tuple(each for each in explained.sample.objects if each.label == label),
             replace(explanation, raw=_NOTHING, pixels=None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,8 +14,9 @@ import torch
 
 from lucidcam import registry
 from lucidcam.engine.recall import recalling
+from lucidcam.errors import LayerError
 from lucidcam.evaluation.journal import Part
-from lucidcam.explainer import Ready
+from lucidcam.explainer import Explained, Ready
 from lucidcam.pipeline.cache import Activations, Cache
 from lucidcam.pipeline.hands import Hands
 from lucidcam.pipeline.job import Job
@@ -27,7 +29,7 @@ from lucidcam.pipeline.steps import Finished, Read, finish, made, read
 from lucidcam.runner import optimize
 from lucidcam.samples import Problem, Sample
 from lucidcam.storage import open_store
-from lucidcam.types import Prepared
+from lucidcam.types import Prepared, architecture
 
 Tell = Callable[[int], None]
 Samples = tuple[Sample | Problem, ...]
@@ -96,8 +98,9 @@ class Worker:
             job.model.to(job.device)
         self.explainer = job.explainer(optimize(job.model, dtype=job.autocast) if job.optimized else job.model)
         self.asking = self.explainer.asking()
+        self.worked = False
         self.packs = [registry.packs[name]() for name in job.packs]
-        network = f"{job.model.fingerprint()} {job.optimized} {job.autocast} {job.model.dtype}"
+        network = f"{job.model.fingerprint()} {architecture(job.model.module)} {job.optimized} {job.autocast} {job.model.dtype}"
         self.activations = None if job.cache is None else Activations(Cache(job.cache), network)
         self.measure = measure(job, self.explainer.model, self.asking) if job.metrics else None
         self.hands = Hands(job.decoders, job.without_network())
@@ -133,28 +136,43 @@ class Worker:
                 yield writing.popleft().result()
 
     def _explain(self, chunk: _Chunk, prepared: Sequence[Prepared | Problem]) -> None:
-        problems = chunk.shard.problems
+        shard = chunk.shard
         ready: list[Ready] = []
-        numbers: dict[str, int] = {}  # by name: no two samples share one
         for number, (sample, found) in enumerate(zip(chunk.samples, prepared, strict=True), chunk.first):
-            asked = self._asked(sample, found)
+            asked = self._asked(sample, found, number)
             if isinstance(asked, Problem):
-                problems.append((number, asked))
+                shard.problems.append((number, asked))
             else:
                 ready.append(asked)
-                numbers[asked.sample.name] = number
         with recalling(self.activations):
-            done = self.explainer.explained(ready, lambda problem: problems.append((numbers[problem.name], problem)))
+            done = self._explained(ready, shard)
             if self.measure is not None:
-                names = {each.sample.name for each in done}
-                part = judged(self.measure, [each for each in ready if each.sample.name in names])
-                chunk.shard.parts.append(part)
-                problems += [(numbers[each.name], each) for each in part.problems]
-        chunk.shard.images += len(done)
-        maps = [each for explained in done for each in made(self.job, numbers[explained.sample.name], explained)]
-        chunk.shard.finishing.append(self.hands.begin(finish, maps))
+                numbers = {each.number for each in done}
+                part, lost = judged(self.measure, [each for each in ready if each.number in numbers])
+                shard.parts.append(part)
+                shard.problems += lost
+        shard.images += len(done)
+        shard.finishing.append(self.hands.begin(finish, [each for explained in done for each in made(self.job, explained)]))
 
-    def _asked(self, sample: Sample | Problem, prepared: Prepared | Problem) -> Ready | Problem:
+    def _explained(self, ready: list[Ready], shard: _Shard) -> list[Explained]:
+        def failed(one: Ready, problem: Problem) -> None:
+            shard.problems.append((one.number, problem))
+
+        try:
+            found = self.explainer.explained(ready, failed)
+        except LayerError as error:  # of every image, or of one that is too small?
+            found = []
+            for each in ready:
+                try:
+                    found += self.explainer.explained([each], failed)
+                except LayerError as own:
+                    failed(each, Problem.of(each.sample.name, own))
+            if not found and not self.worked:
+                raise error from None
+        self.worked = self.worked or bool(found)
+        return found
+
+    def _asked(self, sample: Sample | Problem, prepared: Prepared | Problem, number: int) -> Ready | Problem:
         if isinstance(sample, Problem):
             return sample
         if isinstance(prepared, Problem):
@@ -163,7 +181,11 @@ class Worker:
             fitted = sample.fitted(prepared.frame.width, prepared.frame.height)
         except Exception as error:  # a box outside the image, say
             return Problem.of(sample.name, error)
-        return self.asking.ready(fitted, prepared, self.explainer.model)
+        if self.asking.fixed is None and not sample.labels:
+            return Problem(sample.name, f"{sample.name}: the data tells no class of it, and the target is the label.")
+        if self.job.labels and not isinstance(sample.image, (str, os.PathLike)):
+            return Problem(sample.name, f"{sample.name}: label formats refer to image files, and this is none.")
+        return self.asking.ready(fitted, prepared, self.explainer.model, number)
 
     def _write(self, shard: _Shard) -> Record:
         """Write all files of a unit, its record last: without it the unit counts as not begun."""
