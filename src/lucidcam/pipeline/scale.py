@@ -21,7 +21,7 @@ WAVE = 4096
 """Units that are handed to Ray at a time: what the driver keeps in memory."""
 
 TRIES = 3
-"""Times that a worker may die at one unit before it is told of as lost."""
+"""Times that a worker may die at one unit, and that Ray may give up, before the run does."""
 
 
 def on_ray(job: Job, units: Iterator[Unit], tell: Tell, workers: int | None, address: str | None) -> Iterator[Record]:
@@ -56,10 +56,23 @@ def on_ray(job: Job, units: Iterator[Unit], tell: Tell, workers: int | None, add
         kept = ray.put((Loaded(), job))
         pool = _Pool.of(ray.cluster_resources(), job, workers)
         while wave := list(islice(units, WAVE)):
-            yield from _wave(data, kept, pool, wave, tell)
+            left = {each.number: each for each in wave}
+            for again in reversed(range(TRIES)):
+                try:
+                    for record in _wave(data, kept, pool, list(left.values()), tell):
+                        del left[record.number]
+                        yield record
+                    break
+                except _GaveUpError:  # Ray replaces what dies at work, but not what dies while it starts
+                    if not again:
+                        raise
     finally:
         if ours:
             ray.shutdown()
+
+
+class _GaveUpError(DataError):
+    """Ray could not finish."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,7 @@ def _wave(data: Any, kept: Any, pool: _Pool, wave: Sequence[Unit], tell: Tell) -
         raise
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise DataError(f"Ray gave up ({lines[-1].strip()}); what was written is kept: run it again.") from error
+        raise _GaveUpError(f"Ray gave up ({lines[-1].strip()}); what was written is kept: run it again.") from error
 
 
 class _Actor:
