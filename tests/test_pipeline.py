@@ -558,7 +558,7 @@ def test_an_image_that_kills_its_process_is_a_failure(tmp_path: Path) -> None:
 def test_killed_again_and_again(tmp_path: Path) -> None:
     """A run of two processes and their parent, killed at random moments, ends with an undisturbed run's files."""
     command = [sys.executable, str(Path(__file__).parent / "runs.py")]
-    asked = ["count=300", "unit=6"]
+    asked = ["count=240", "unit=6"]
     subprocess.run([*command, str(tmp_path / "whole"), *asked], check=True)
     draw = random.Random(0)
     kills = 0
@@ -569,7 +569,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
         before = len(list(units.glob("*.json"))) if units.exists() else 0
         while process.poll() is None and time.monotonic() - began < 60:
             done = len(list(units.glob("*.json"))) if units.exists() else 0
-            if done > before + draw.randint(0, 6) and kills < 5:
+            if done > before + draw.randint(0, 6) and kills < 4:
                 time.sleep(draw.random() * 0.05)
                 os.killpg(process.pid, signal.SIGKILL)
                 kills += 1

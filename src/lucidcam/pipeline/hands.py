@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.multiprocessing
@@ -31,6 +32,27 @@ AHEAD = 3
 """Pieces of work per process that are begun before they are needed."""
 
 
+@dataclass(frozen=True, eq=False)
+class Task(Generic[A, B]):
+    """A piece of work that was begun."""
+
+    hands: Hands
+    function: Callable[[Any, A], B]
+    piece: A
+    future: Future[B]
+
+    def result(self) -> B:
+        """Wait for it, in whatever thread.
+
+        Raises:
+            BrokenProcessPool: it killed two processes.
+        """
+        try:
+            return self.future.result()
+        except BrokenProcessPool:  # another piece may have killed it
+            return self.hands.alone(self.function, self.piece)
+
+
 class Hands:
     """Does pieces of work, in order, in other processes or, with none, here.
 
@@ -39,11 +61,15 @@ class Hands:
     Args:
         processes: how many; 0: the work is done here, when it is needed.
         shared: handed to every function first; it travels to each process once.
+
+    Attributes:
+        behind: what comes next from `ahead` is not done yet: who waits for it may as well do something itself.
     """
 
     def __init__(self, processes: int, shared: Any) -> None:
         self.processes = processes
         self.shared = shared
+        self.behind = False
         self._pool: ProcessPoolExecutor | None = None
 
     def close(self) -> None:
@@ -70,37 +96,28 @@ class Hands:
             for name, piece in work:
                 yield name, function(self.shared, piece)
             return
-        waiting: deque[tuple[N, A, Callable[[], B]]] = deque()
+        waiting: deque[tuple[N, Task[A, B]]] = deque()
         pieces = iter(work)
         while True:
             while len(waiting) < AHEAD * self.processes and (not waiting or ready()) and (following := next(pieces, None)) is not None:
-                waiting.append((*following, self.begin(function, following[1])))
+                waiting.append((following[0], self.begin(function, following[1])))
             if not waiting:
                 return
-            name, piece, result = waiting.popleft()
+            name, task = waiting.popleft()
             try:
-                found = result()
+                found = task.result()
             except BrokenProcessPool:
-                found = dead(piece)
+                found = dead(task.piece)
+            self.behind = bool(waiting) and not waiting[0][1].future.done()
             yield name, found
 
-    def begin(self, function: Callable[[Any, A], B], piece: A) -> Callable[[], B]:
-        """Begin `function(shared, piece)`; gives what waits for the result, in whatever thread.
+    def begin(self, function: Callable[[Any, A], B], piece: A) -> Task[A, B]:
+        """Begin `function(shared, piece)`."""
+        return Task(self, function, piece, self._submit(function, piece) if self.processes else self._done(function, piece))
 
-        Waiting raises BrokenProcessPool when the piece kills two processes.
-        """
-        if not self.processes:
-            done = function(self.shared, piece)
-            return lambda: done
-        future = self._submit(function, piece)
-
-        def result() -> B:
-            try:
-                return future.result()
-            except BrokenProcessPool:  # another piece may have killed it
-                return self.alone(function, piece)
-
-        return result
+    def here(self, function: Callable[[Any, A], B], piece: A) -> Task[A, B]:
+        """Do `function(shared, piece)` in this process, at once."""
+        return Task(self, function, piece, self._done(function, piece))
 
     def alone(self, function: Callable[[Any, A], B], piece: A) -> B:
         """Do one piece of work in a process of its own.
@@ -111,6 +128,11 @@ class Hands:
         with ProcessPoolExecutor(1, torch.multiprocessing.get_context("spawn"), _begin, (Loaded(), self.shared)) as pool:
             found: B = pool.submit(_do, function, piece).result()
             return found
+
+    def _done(self, function: Callable[[Any, A], B], piece: A) -> Future[B]:
+        found: Future[B] = Future()
+        found.set_result(function(self.shared, piece))
+        return found
 
     def _submit(self, function: Callable[[Any, A], B], piece: A) -> Future[B]:
         for _ in range(2):

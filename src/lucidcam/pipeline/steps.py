@@ -137,7 +137,7 @@ def made(job: Job, explained: Explained) -> list[Made]:
     ]
 
 
-def finish(job: Job, maps: Sequence[Made]) -> tuple[list[Finished], list[tuple[int, Problem]]]:
+def finish(job: Job, maps: list[Made]) -> tuple[list[Finished], list[tuple[int, Problem]]]:
     """Measure maps, find their boxes, draw them; beside them what failed, by the number of the sample."""
     found: list[Finished] = []
     lost: list[tuple[int, Problem]] = []

@@ -18,14 +18,14 @@ from lucidcam.errors import LayerError
 from lucidcam.evaluation.journal import Part
 from lucidcam.explainer import Explained, Ready
 from lucidcam.pipeline.cache import Activations, Cache
-from lucidcam.pipeline.hands import Hands
+from lucidcam.pipeline.hands import Hands, Task
 from lucidcam.pipeline.job import Job
 from lucidcam.pipeline.judging import judged, measure, name_of
 from lucidcam.pipeline.labels import lines
 from lucidcam.pipeline.ledger import Record
 from lucidcam.pipeline.plan import Unit
 from lucidcam.pipeline.rows import encoded
-from lucidcam.pipeline.steps import Finished, Read, finish, made, read
+from lucidcam.pipeline.steps import Finished, Made, Read, finish, made, read
 from lucidcam.runner import optimize
 from lucidcam.samples import Problem, Sample
 from lucidcam.storage import open_store
@@ -40,7 +40,7 @@ class _Shard:
     """What a unit gave so far: maps that are being finished, problems by the number of the sample, records of metrics."""
 
     unit: Unit
-    finishing: list[Callable[[], tuple[list[Finished], list[tuple[int, Problem]]]]] = field(default_factory=list)
+    finishing: list[Task[list[Made], tuple[list[Finished], list[tuple[int, Problem]]]]] = field(default_factory=list)
     problems: list[tuple[int, Problem]] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     images: int = 0
@@ -152,7 +152,9 @@ class Worker:
                 shard.parts.append(part)
                 shard.problems += lost
         shard.images += len(done)
-        shard.finishing.append(self.hands.begin(finish, [each for explained in done for each in made(self.job, explained)]))
+        maps = [each for explained in done for each in made(self.job, explained)]
+        # Where reading is what all wait for, this process has the time to finish maps.
+        shard.finishing.append(self.hands.here(finish, maps) if self.hands.behind else self.hands.begin(finish, maps))
 
     def _explained(self, ready: list[Ready], shard: _Shard) -> list[Explained]:
         def failed(one: Ready, problem: Problem) -> None:
@@ -190,7 +192,7 @@ class Worker:
     def _write(self, shard: _Shard) -> Record:
         """Write all files of a unit, its record last: without it the unit counts as not begun."""
         unit = shard.unit
-        results = [result() for result in shard.finishing]
+        results = [task.result() for task in shard.finishing]
         found = [each for finished, _ in results for each in finished]
         problems = [*shard.problems, *(each for _, lost in results for each in lost)]
         files: dict[str, str] = {}
