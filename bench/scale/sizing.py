@@ -100,7 +100,8 @@ def _worker(name: str, folder: Path, data: Path | None, chunks: int) -> tuple[Ti
     for first in range(0, len(samples), TOGETHER):
         some = samples[first : first + TOGETHER]
         got = _timed(seconds["read and prepare"], lambda some=some: read(job, some).unpacked())
-        ready = [asking.ready(each, one, model, number) for number, (each, one) in enumerate(zip(some, got, strict=True), first)]
+        both = [(each, one) for each, one in zip(some, got, strict=True) if not isinstance(one, Problem)]
+        ready = [asking.ready(each, one, model, number) for number, (each, one) in enumerate(both, first)]
         done = _timed(seconds["network"], lambda ready=ready: explainer.explained(ready, _fail))
         maps = [each for one in done for each in made(job, one)]
         found += _timed(seconds["finish"], lambda maps=maps: finish(job, maps))[0]

@@ -19,6 +19,7 @@ from lucidcam.cli._common import (
     ModelOption,
     SplitOption,
     UntrainedOption,
+    err,
     load_model,
     method_flags,
     model_options,
@@ -117,34 +118,38 @@ def run(
     loaded = load_model(model, device, "float32" if reduced else dtype, fit, False, model_options(architecture, untrained))
     for name in layer or []:
         find_layer(loaded.module, name)
-    results = lucidcam.run(
-        loaded,
-        dataset,
-        folder,
-        method=kind,
-        target=list(dict.fromkeys(target)) if target else None,
-        layer=layer,
-        class_map=class_map,
-        write=wanted,
-        metrics=[parsed(each, registry.metrics) for each in metric or []],
-        threshold=threshold,
-        regions=regions,
-        min_area=min_area,
-        refine=refine or "",
-        workers=workers,
-        decoders=decoders,
-        images_at_once=images_at_once,
-        max_memory=max_memory,
-        unit=unit,
-        optimized=not exact,
-        autocast=reduced,
-        cache=cache,
-        engine=engine,
-        address=address,
-        retry_failed=retry_failed,
-        restart=restart,
-        **options,
-    )
+    try:
+        results = lucidcam.run(
+            loaded,
+            dataset,
+            folder,
+            method=kind,
+            target=list(dict.fromkeys(target)) if target else None,
+            layer=layer,
+            class_map=class_map,
+            write=wanted,
+            metrics=[parsed(each, registry.metrics) for each in metric or []],
+            threshold=threshold,
+            regions=regions,
+            min_area=min_area,
+            refine=refine or "",
+            workers=workers,
+            decoders=decoders,
+            images_at_once=images_at_once,
+            max_memory=max_memory,
+            unit=unit,
+            optimized=not exact,
+            autocast=reduced,
+            cache=cache,
+            engine=engine,
+            address=address,
+            retry_failed=retry_failed,
+            restart=restart,
+            **options,
+        )
+    except KeyboardInterrupt:
+        err.print("stopped; the units that are done are kept, and the same command goes on")
+        raise typer.Exit(130) from None
     manifest = results.manifest
     out.print(f"{manifest['images']} images, {manifest['maps']} maps, {manifest['failed']} failed")
     if results.report is not None:
