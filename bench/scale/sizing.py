@@ -44,8 +44,8 @@ TOGETHER = 8
 IMAGES = 10**9
 CORES = (16, 256, 4096)
 UNITS = (128, 512, 2048, 8192)
-SIDES = 16
-"""Runs side by side, each over a part of the data, in the simulation's last rows."""
+SIDES = (16, 64)
+"""Runs side by side, each over a part of the data and of the largest cluster, in the simulation's last rows."""
 
 Say = Callable[[str], None]
 Times = dict[str, float]
@@ -227,26 +227,26 @@ def stages(options: argparse.Namespace, folder: Path, say: Say) -> str:
         times, costs = _measured(name, options.data, options.share, options.temporary, say)
         worker = {stage: each for stage, each in times.items() if not stage.startswith("listing")}
         most = max(worker, key=lambda stage: worker[stage])
+        own = [f"{1e3 * costs.unit:.1f}", f"{costs.start:.1f}"]
         shown = [f"**{1e3 * each:.2f}**" if stage == most else f"{1e3 * each:.2f}" for stage, each in worker.items()]
         rows.append(
-            [name, *shown, f"{1e3 * costs.image:.1f}", f"{1e3 * times['listing']:.3f}", f"{1e3 * times['listing, tar shards']:.3f}"]
+            [name, *shown, f"{1e3 * costs.image:.1f}", *own, f"{1e3 * times['listing']:.3f}", f"{1e3 * times['listing, tar shards']:.3f}"]
         )
         hours = 1e6 * (costs.image + costs.unit / UNIT) / 3600
         rate = 1e6 / hours / 3600
         written = rate * (costs.index + costs.maps) / 1e3
         thousand = [f"{1e3 * rate:,.0f}", f"{rate * costs.photo / 1e3:,.0f}", f"{written:,.1f}", f"{1e3 * rate * costs.files / UNIT:,.0f}"]
         sums.append([name, f"{rate:.1f}", f"{hours:.2f}", f"{hours * options.price:.2f}", *thousand])
-    head = ["network", *worker, "a worker in all", "listing, a folder", "listing, tar shards"]
-    unit = (
-        f"Beside that a worker takes {1e3 * costs.unit:.0f} ms per unit for its files, and {costs.start:.1f} s of a core to start; "
-        f"the driver {1e3 * costs.handing:.1f} ms per unit on Ray, and {1e3 * costs.summing:.2f} ms at the end."
-    )
+    head = ["network", *worker, "a worker in all", "per unit", "start, s", "listing, a folder", "listing, tar shards"]
+    handing, summing = f"{1e3 * costs.handing:.1f} ms per unit", f"{1e3 * costs.summing:.2f} ms per unit"
+    driver = f"On Ray the driver takes {handing} beside the listing, and {summing} at the end."
     body = "\n\n".join(
         [
-            "Milliseconds of one core per image, gradcam, float32, one thread, photos on the disk; the largest in bold. Listing is the "
-            "driver's: finding an image and packing it for its way; all else is a worker's.",
+            "Milliseconds of one core per image, gradcam, float32, one thread, photos on the disk; the largest in bold. *Per unit*: what "
+            "its files take beside its images. *Start*: seconds of a core till a worker has its network. Listing is the driver's: finding "
+            "an image and packing it for its way.",
             table(head, rows),
-            unit,
+            driver,
             f"A million images, at {options.price:g} $ per core hour (`--price`; put in yours), and what 1,000 cores then ask of storage "
             f"and driver, in units of {UNIT}, photos of {costs.photo / 1e3:.0f} kB:",
             table(
@@ -277,7 +277,7 @@ def simulate(options: argparse.Namespace, folder: Path, say: Say) -> str:
         for unit in UNITS:
             fleet = Fleet(IMAGES, cores, unit, WAVE, options.deaths / 1000)
             rows.append(_row(f"{cores}", unit, simulated(fleet, costs, options.seed)))
-    rows += [_side_by_side(unit, costs, options) for unit in UNITS]
+    rows += [_side_by_side(sides, unit, costs, options) for sides in SIDES for unit in UNITS]
     ceiling = 1 / (costs.listing + costs.handing / UNIT)
     body = "\n\n".join(
         [
@@ -291,26 +291,19 @@ def simulate(options: argparse.Namespace, folder: Path, say: Say) -> str:
                 rows,
             ),
             f"One driver lists and hands out at most {ceiling:,.0f} images/s in units of {UNIT}: enough for {ceiling * costs.image:,.0f} "
-            f"cores at {1 / costs.image:.1f} images/s each, if they did not wait for it. The last rows are {SIDES} runs side by side, each "
-            f"with a driver of its own, over a {SIDES}th of the data.",
+            f"cores at {1 / costs.image:.1f} images/s each, if they did not wait for it. The last rows are {' and '.join(map(str, SIDES))} "
+            "runs side by side, each with a driver of its own, over its part of the data.",
         ]
     )  # fmt: skip
     write_section(options.out / "cluster.md", "cluster-simulation", body)
     return f"### A billion images, simulated\n\n{body}"
 
 
-def _side_by_side(unit: int, costs: Costs, options: argparse.Namespace) -> list[str]:
-    fleet = Fleet(IMAGES // SIDES, CORES[-1] // SIDES, unit, WAVE, options.deaths / 1000)
+def _side_by_side(sides: int, unit: int, costs: Costs, options: argparse.Namespace) -> list[str]:
+    fleet = Fleet(IMAGES // sides, CORES[-1] // sides, unit, WAVE, options.deaths / 1000)
     each = simulated(fleet, costs, options.seed)
-    whole = replace(
-        each,
-        again=SIDES * each.again,
-        files=SIDES * each.files,
-        index=SIDES * each.index,
-        maps=SIDES * each.maps,
-        records=SIDES * each.records,
-    )
-    return _row(f"{SIDES} × {fleet.cores}", unit, whole)
+    sums = {name: sides * getattr(each, name) for name in ("again", "files", "index", "maps", "records")}
+    return _row(f"{sides} × {fleet.cores}", unit, replace(each, **sums))
 
 
 def _row(cores: str, unit: int, found: Outcome) -> list[str]:
