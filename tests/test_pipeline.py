@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -587,7 +588,6 @@ def test_ray_gives_the_same_files_also_when_a_worker_is_killed(tmp_path: Path) -
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).parent / "runs.py"), str(tmp_path / "ray"), "count=200", "engine=ray", "workers=2"]
     )
-    psutil = pytest.importorskip("psutil")
     killed = False
     while process.poll() is None:
         if not killed and (tmp_path / "ray" / "units").exists() and any((tmp_path / "ray" / "units").glob("*.json")):
