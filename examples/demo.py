@@ -18,11 +18,12 @@ from lucidcam.render import panel
 METHODS = {
     "Grad-CAM": ("gradcam", {}),
     "Grad-CAM++": ("gradcam++", {}),
-    "Score-CAM": ("scorecam", {}),
+    "Score-CAM": ("scorecam", {"budget": 64}),
     "Guided Grad-CAM": ("guided_gradcam", {}),
     "c-MWP": ("contrastive_excitation_backprop", {"layer": "blocks.4"}),
 }
-"""Caption → method and its options; c-MWP stops at a middle layer, as in its paper."""
+"""Caption → method and its options. Score-CAM runs 64 of some 600 masks and predicts the others; c-MWP stops at a middle layer, as in its
+paper."""
 
 
 def mosaic(left: Image.Image, right: Image.Image, side: int = 448) -> Image.Image:
@@ -66,7 +67,7 @@ def main(folder: str = "out/demo") -> list[Path]:
 
 
 if __name__ == "__main__":
-    print("Where does EfficientNet-Lite0 look? (a few seconds to a minute)")
+    print("Where does EfficientNet-Lite0 look? (a few seconds)")
     for path in main(*sys.argv[1:]):
         print(f"wrote {path}")
     print("Next: .venv/bin/lucidcam explain YOUR_PHOTO.jpg --method gradcam --method scorecam --target top3")

@@ -31,8 +31,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """Where a picture is made with other than the default options; the pages say so."""
 
 
-ELSEWHERE = {"mcam"}
-"""Drawn by an example of its own, which trains what the method needs."""
+ELSEWHERE = {"mcam", "rollout", "attention_relevance", "legrad"}
+"""Drawn by examples of their own, which train what the methods need: a memory, a transformer."""
 
 
 def main(folder: str | Path = "docs/pictures", names: Sequence[str] = ()) -> list[Path]:

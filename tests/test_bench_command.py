@@ -231,7 +231,7 @@ def test_what_refuses_a_network_is_listed_with_its_reason(inputs):
 def test_every_method_is_measured_or_refused(inputs):
     costs = quick(FunctionalGAP().eval(), inputs, None, batch=1, time_limit=0.5)
     assert {row.method for row in costs.rows} | set(costs.refused) == {"forward", *lucidcam.methods()}
-    assert set(costs.refused) == {"mcam"}
+    assert set(costs.refused) == {"mcam", "rollout", "attention_relevance", "legrad"}  # a memory, and attention
 
 
 def test_a_method_past_its_time_is_ended_and_marked(inputs):
@@ -425,12 +425,11 @@ def test_without_cuda_the_gpu_script_says_so_in_one_line(gpu):
 
 @pytest.mark.slow
 @needs_timm
-@pytest.mark.parametrize("net", ["resnet", "vit"])
-def test_the_gpu_script_runs_on_small_networks(net, gpu, tmp_path, capsys):
+def test_the_gpu_script_runs_on_small_networks(gpu, tmp_path, capsys):
     page = tmp_path / "page.md"
     threads = torch.get_num_threads()
     try:
-        gpu.main(["--device", "cpu", "--tiny", "--nets", net, "--alone", "--out", str(page)])
+        gpu.main(["--device", "cpu", "--tiny", "--nets", "resnet", "--alone", "--out", str(page)])
     finally:
         torch.set_num_threads(threads)
     text = page.read_text(encoding="utf-8")

@@ -33,6 +33,18 @@ FEW: dict[str, dict[str, Any]] = {
 """Options that make a method quick."""
 
 
+ATTENTION = ("rollout", "attention_relevance", "legrad")
+"""They are for transformers, and refuse other networks; the same is asked of them there."""
+
+LAYERS = {FunctionalGAP: "conv2", SeveralFC: "features.4", Tokens: "blocks.0"}
+
+
+def suited(method: str, kind: type[nn.Module] = FunctionalGAP) -> tuple[type[nn.Module], str]:
+    """A network that the method is for, `kind` if it is, and a layer of it."""
+    kind = Tokens if method in ATTENTION else kind
+    return kind, LAYERS[kind]
+
+
 def few(method: str, net: nn.Module, x: Any, layer: str | None = None) -> dict[str, Any]:
     """Options that make a method quick, and the memory that M-CAM needs: of this network, at this layer."""
     if method != "mcam":
@@ -90,21 +102,23 @@ def lived_in(kind: type[nn.Module] = SeveralFC) -> nn.Module:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_module_comes_back_as_it_was(method: str) -> None:
-    net = lived_in()
+    kind, layer = suited(method, SeveralFC)
+    net = lived_in(kind)
     before = state(net)
     if method != "cam":
-        lucidcam.attribute(net, images(2), method, target=1, layer="features.4", **few(method, net, images(2), "features.4"))
+        lucidcam.attribute(net, images(2), method, target=1, layer=layer, **few(method, net, images(2), layer))
     same(before, state(net))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_module_comes_back_after_an_exception_inside_it(method: str) -> None:
-    net = lived_in(FunctionalGAP)
-    options = few(method, net, images(2), "conv2")
-    handle = net.fc.register_forward_pre_hook(_explode)
+    kind, layer = suited(method)
+    net = lived_in(kind)
+    options = few(method, net, images(2), layer)
+    handle = (net.head if kind is Tokens else net.fc).register_forward_pre_hook(_explode)
     before = state(net)
     with pytest.raises(Boom):
-        lucidcam.attribute(net, images(2), method, target=1, layer="conv2", **options)
+        lucidcam.attribute(net, images(2), method, target=1, layer=layer, **options)
     same(before, state(net))
     handle.remove()
 
@@ -116,8 +130,9 @@ def _explode(*_: object) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_batch_equals_singles(method: str, dtype: torch.dtype) -> None:
-    net, x = build(FunctionalGAP, dtype=dtype), images(3, dtype=dtype)
-    options = {"layer": "conv2", **few(method, net, x, "conv2")}
+    kind, layer = suited(method)
+    net, x = build(kind, dtype=dtype), images(3, dtype=dtype)
+    options = {"layer": layer, **few(method, net, x, layer)}
     batch = lucidcam.attribute(net, x, method, **options)
     singles = torch.cat([lucidcam.attribute(net, x[i : i + 1], method, **options) for i in range(3)])
     assert batch.dtype == dtype
@@ -128,8 +143,9 @@ def test_batch_equals_singles(method: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_several_targets_equal_one_at_a_time(method: str) -> None:
-    net, x = build(FunctionalGAP), images(2)
-    options = {"layer": "conv2", **few(method, net, x, "conv2")}
+    kind, layer = suited(method)
+    net, x = build(kind), images(2)
+    options = {"layer": layer, **few(method, net, x, layer)}
     several = lucidcam.attribute(net, x, method, target=[[0, 3], [4, 2]], **options)
     first = lucidcam.attribute(net, x, method, target=[0, 4], **options)
     second = lucidcam.attribute(net, x, method, target=[3, 2], **options)
@@ -140,8 +156,9 @@ def test_several_targets_equal_one_at_a_time(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_deterministic_under_a_seed_whatever_the_batch_size(method: str) -> None:
-    net, x = build(FunctionalGAP), images(2)
-    options = {"layer": "conv2", "target": 1, "seed": 3, **few(method, net, x, "conv2")}
+    kind, layer = suited(method)
+    net, x = build(kind), images(2)
+    options = {"layer": layer, "target": 1, "seed": 3, **few(method, net, x, layer)}
     torch.manual_seed(1)
     one = lucidcam.attribute(net, x, method, batch_size=3, **options)
     torch.manual_seed(2)
@@ -150,36 +167,40 @@ def test_deterministic_under_a_seed_whatever_the_batch_size(method: str) -> None
 
 @pytest.mark.parametrize("method", METHODS)
 def test_finite_on_a_constant_image(method: str) -> None:
-    net = build(FunctionalGAP)
-    options = few(method, net, images(1), "conv2")
+    kind, layer = suited(method)
+    net = build(kind)
+    options = few(method, net, images(1), layer)
     for value in (0.0, 1.0):
-        found = lucidcam.attribute(net, torch.full((1, 3, 20, 28), value).double(), method, layer="conv2", **options)
+        found = lucidcam.attribute(net, torch.full((1, 3, 20, 28), value).double(), method, layer=layer, **options)
         assert bool(torch.isfinite(found).all())
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_maps_have_the_resolution_they_promise(method: str) -> None:
-    net, x = build(FunctionalGAP), images(2)
+    net, x = build(suited(method)[0]), images(2)
     kind = lucidcam.methods()[method]
     found = lucidcam.attribute(net, x, method, target=[[0, 1, 2]] * 2, **few(method, net, x))
     pixels = kind.kind == "pixel" or kind.layered == "never"
-    assert found.shape == (2, 3, *((20, 28) if pixels else (10, 14)))
+    assert found.shape == (2, 3, *((5, 7) if method in ATTENTION else (20, 28) if pixels else (10, 14)))
     assert not found.requires_grad
     assert kind.__doc__
     assert (
         kind.paper.split()[0]
-        in "Zhou Selvaraju Chattopadhay Omeiza Fu Draelos Jiang Muhammad Wang Naidu Desai Petsiuk Zeiler Simonyan Springenberg Zhang Kim"
+        in "Zhou Selvaraju Chattopadhay Omeiza Fu Draelos Jiang Muhammad Wang Naidu Desai Petsiuk Zeiler Simonyan Springenberg Zhang Kim "
+        "Abnar Chefer Bousselham"
     )
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_wrappers_work_with_every_method(method: str) -> None:
-    net, x = build(FunctionalGAP), images(1)
-    options = {"target": 1, **few(method, net, x, "conv2")}
-    found = lucidcam.attribute(net, x, method, smooth=2, augment="hflip,gain", layer="conv2", **options)
+    kind, layer = suited(method)
+    net, x = build(kind), images(1)
+    options = {"target": 1, **few(method, net, x, layer)}
+    found = lucidcam.attribute(net, x, method, smooth=2, augment="hflip,gain", layer=layer, **options)
     assert bool(torch.isfinite(found).all())
     if method not in ("cam", "mcam"):  # each is about one layer
-        assert bool(torch.isfinite(lucidcam.attribute(net, x, method, layer=["conv1", "conv2"], fusion="max", **options)).all())
+        layers = ["blocks.0", "blocks.1"] if kind is Tokens else ["conv1", "conv2"]
+        assert bool(torch.isfinite(lucidcam.attribute(net, x, method, layer=layers, fusion="max", **options)).all())
 
 
 @pytest.mark.parametrize("method", ["gradcam", "scorecam", "ablationcam", "guided_backprop", "excitation_backprop", "cam"])
@@ -395,10 +416,20 @@ class TwoInputs(nn.Module):
         return self.fc(torch.cat([seen, self.side(table).relu()], 1)) * scale
 
 
+class TwoInputsTokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.side = Tokens(), nn.Linear(4, 5)
+
+    def forward(self, table: Tensor, image: Tensor, scale: float = 1.0) -> Tensor:
+        return self.net(image) * self.side(table).sigmoid() * scale
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_several_inputs(method: str) -> None:
-    net, x, table = build(TwoInputs), images(3), torch.randn(3, 4).double()
-    options = {"target": 2, "layer": "conv", **few(method, net, (table, x), "conv")}
+    kind, layer = (TwoInputsTokens, "net.blocks.0") if method in ATTENTION else (TwoInputs, "conv")
+    net, x, table = build(kind), images(3), torch.randn(3, 4).double()
+    options = {"target": 2, "layer": layer, **few(method, net, (table, x), layer)}
     if method == "cam":
         with pytest.raises(lucidcam.LucidcamError, match="global average pooling"):
             lucidcam.attribute(net, (table, x), method, **options)

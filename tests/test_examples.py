@@ -39,7 +39,10 @@ def spread(path: Path) -> float:
 
 def test_every_example_is_tested():
     tested = {"demo", "quickstart", "own_model", "compare_methods", "add_a_method", "why_a_rather_than_b", "pictures", "evaluate"}
-    tested |= {"train_digits", "train_beams", "gap_or_gmp", "text_detector", "discover_parts", "mcam"}  # in files of their own
+    tested |= {"train_digits", "train_beams", "gap_or_gmp", "text_detector", "discover_parts", "mcam", "attention"}  # in files of their own
+    tested |= {"coloured_scenes", "captioning", "questions", "prompts"}  # in test_language_examples.py
+    tested |= {"policy", "detect_and_segment"}  # in test_task_examples.py
+    tested |= {"video", "ecg"}  # in test_films.py
     assert {path.stem for path in by_example.EXAMPLES.glob("*.py")} == tested
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lucidcam.data import open_data
-from lucidcam.data.synthetic import FORMS
+from lucidcam.data.synthetic import COLOURS, FORMS
 from lucidcam.errors import DataError, OptionError
 
 
@@ -44,8 +44,31 @@ def test_the_shortcut_tells_the_first_class(shortcut):
     assert not any("watermark" in each.labels for each in found)
 
 
-@pytest.mark.parametrize("look", ["shapes", "textures"])
-@pytest.mark.parametrize("scene", ["together", "longtail", "shortcut"])
+@pytest.mark.parametrize("objects", [1, 2, 4])
+def test_coloured_shapes_are_what_they_are_called_and_no_two_alike(objects):
+    found = scenes(f"synthetic:scene=coloured,count=60,objects={objects},classes=3,size=48")
+    seen = Counter(thing.label for each in found for thing in each.objects)
+    assert set(seen) <= {f"{colour} {form}" for colour in COLOURS for form in list(FORMS)[:3]}
+    assert open_data("synthetic:scene=coloured,classes=3").classes == tuple(f"{c} {f}" for c in COLOURS for f in list(FORMS)[:3])
+    if objects > 1:
+        assert len(seen) == 12
+    for each in found:
+        assert len(each.objects) == len(set(each.labels)) == objects
+        assert set(each.labels) == {thing.label for thing in each.objects}
+        for thing in each.objects:
+            colour, form = thing.label.split()
+            mask = thing.mask()
+            shown = each.image[mask].mean(0)
+            assert min(COLOURS, key=lambda name: np.linalg.norm(shown - COLOURS[name])) == colour
+            left, top, right, bottom = map(int, thing.box)
+            share = mask[top:bottom, left:right].mean()  # of its own box
+            assert {"circle": 0.7 < share < 0.9, "square": share == 1, "triangle": 0.4 < share < 0.65}[form]
+
+
+LOOKS = [*((scene, look) for scene in ("together", "longtail", "shortcut") for look in ("shapes", "textures")), ("coloured", "shapes")]
+
+
+@pytest.mark.parametrize(("scene", "look"), LOOKS)
 def test_boxes_and_masks_hold_their_objects(scene, look):
     for each in scenes(f"synthetic:scene={scene},look={look},count=12,size=48"):
         seen = np.zeros((48, 48), int)
@@ -73,6 +96,8 @@ def test_a_seed_gives_the_same_scenes_and_more_of_them_when_asked():
         ("synthetic:count=many", "count expects a int"),
         ("synthetic:rate=2", "0 ≤ rate ≤ 1"),
         ("synthetic:look=textures,classes=6", "classes from 2 to 4"),
+        ("synthetic:scene=coloured,objects=5", "1 to 4 objects; got 5"),
+        ("synthetic:scene=coloured,look=textures", "shapes only; got look='textures'"),
     ],
 )
 def test_wrong_options_are_told(spec, message):

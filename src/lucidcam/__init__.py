@@ -15,6 +15,7 @@ from lucidcam.engine.run import Run
 from lucidcam.errors import LucidcamError
 from lucidcam.evaluation import Report, evaluate
 from lucidcam.explanation import Explanation
+from lucidcam.films import animate
 from lucidcam.localization import discover, localize
 from lucidcam.methods._base import Method, register
 from lucidcam.models import load, wrap
@@ -23,29 +24,57 @@ from lucidcam.registry import methods as _methods
 from lucidcam.registry import metrics as _metrics
 from lucidcam.runner import attribute, explain, optimize
 from lucidcam.samples import Object, Sample
-from lucidcam.targets import All, Classes, Contrast, Probability, Target, TopK
+from lucidcam.targets import (
+    All,
+    Caption,
+    Classes,
+    Contrast,
+    Detection,
+    Head,
+    LogProbability,
+    Probability,
+    Prompt,
+    Question,
+    Segmentation,
+    Several,
+    Similarity,
+    Target,
+    Tokens,
+    TopK,
+)
 from lucidcam.types import Model
 
 __version__ = "0.1.0"
 
 __all__ = [
     "All",
+    "Caption",
     "Classes",
     "Contrast",
     "Cost",
     "Costs",
+    "Detection",
     "Explanation",
+    "Head",
+    "LogProbability",
     "LucidcamError",
     "Method",
     "Model",
     "Object",
     "Probability",
+    "Prompt",
+    "Question",
     "Report",
     "Results",
     "Run",
     "Sample",
+    "Segmentation",
+    "Several",
+    "Similarity",
     "Target",
+    "Tokens",
     "TopK",
+    "animate",
     "attribute",
     "bench",
     "discover",

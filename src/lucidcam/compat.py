@@ -1,9 +1,9 @@
 """Optional libraries, imported when they are used, with a one-line error where they are missing.
 
 The torchvision wheel of PyPI is built against CUDA. On a CPU-only torch its compiled operators do not load, and `import
-torchvision` (hence `import timm`, and parts of transformers) ends in "operator torchvision::nms does not exist".
-Classification models use none of these operators: declaring their schemas is enough for the import to pass. Calling one
-still fails, with torch's own error.
+torchvision` (hence `import timm`, and parts of transformers) ends in "operator torchvision::nms does not exist". Declaring
+their schemas is enough for the import to pass; the two that detectors call, `nms` and `roi_align`, are given in torch. Calling another
+still fails, with torchvision's own error. Nothing is touched where compiled operators are there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from lucidcam.errors import MissingExtraError, ModelError
 
@@ -31,8 +34,14 @@ if TYPE_CHECKING:
 PATIENCE = 10.0
 """Seconds that a download may take to connect or to send the next bytes."""
 
+NMS_ROWS = 1024
+"""Boxes that non-maximum suppression compares with all others at a time."""
+
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_OPERATORS = ("nms", "qnms")
+_ROI_SCHEMA = (
+    "(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, int sampling_ratio, bool aligned) -> Tensor"
+)
+_OPERATORS = {"nms": _SCHEMA, "qnms": _SCHEMA, "roi_align": _ROI_SCHEMA}
 _lock = threading.RLock()
 _downloading = threading.RLock()
 _library: Any = None  # the schemas vanish with the Library object, so it lives as long as the process
@@ -50,7 +59,7 @@ def import_torchvision(purpose: str = "this model") -> ModuleType:
     """
     with _lock:
         try:
-            return _import("torchvision", "zoo", purpose)
+            return _complete(_import("torchvision", "zoo", purpose))
         except (RuntimeError, AttributeError) as error:
             if "torchvision" not in str(error):
                 raise
@@ -59,7 +68,7 @@ def import_torchvision(purpose: str = "this model") -> ModuleType:
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
         try:
-            return _import("torchvision", "zoo", purpose)
+            return _complete(_import("torchvision", "zoo", purpose))
         except (RuntimeError, AttributeError) as error:
             raise ModelError(
                 f"torchvision does not load with torch {torch.__version__} ({first_line(error)}); install the pair that belongs together."
@@ -178,9 +187,118 @@ def _declare_operators() -> None:
     if _library is None:
         # FRAGMENT and not DEF: a namespace has one DEF only, and another package may have made the same repair.
         _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for operator in _OPERATORS:
+    for operator, schema in _OPERATORS.items():
         if not hasattr(torch.ops.torchvision, operator):
-            _library.define(f"{operator}{_SCHEMA}")
+            _library.define(f"{operator}{schema}")
+
+
+def _complete(library: ModuleType) -> ModuleType:
+    """Give torchvision the operators that detectors call, where its compiled ones did not load."""
+    boxes, regions = (sys.modules[f"torchvision.ops.{name}"] for name in ("boxes", "roi_align"))
+    if library.extension._has_ops() or getattr(boxes, "_assert_has_ops", None) is _allowed:
+        return library
+    _declare_operators()
+    for name, kernel in (("nms", nms), ("roi_align", roi_align)):
+        if not any(
+            torch._C._dispatch_has_kernel_for_dispatch_key(f"torchvision::{name}", key)
+            for key in ("CPU", "CompositeExplicitAutograd", "CompositeImplicitAutograd")
+        ):
+            _library.impl(name, kernel, "CompositeExplicitAutograd" if name == "nms" else "CompositeImplicitAutograd")
+    vars(boxes)["_assert_has_ops"] = vars(regions)["_assert_has_ops"] = _allowed
+    vars(regions)["_has_ops"] = _true  # else it compiles its own roi_align on the first call
+    return library
+
+
+def _allowed() -> None:
+    """Stands for torchvision's check that the compiled operators are there."""
+
+
+def _true() -> bool:
+    return True
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Non-maximum suppression: which boxes to keep so that none overlaps one of higher score by more than a threshold.
+
+    Args:
+        boxes: `[N, 4]`, xyxy.
+        scores: `[N]`.
+        iou_threshold: largest intersection over union that is allowed.
+
+    Returns:
+        Their numbers, best score first; of equal scores the first comes first.
+    """
+    order = scores.detach().argsort(descending=True, stable=True)
+    left, top, right, bottom = boxes.detach()[order].unbind(1)
+    areas = (right - left) * (bottom - top)
+    kept = np.ones(len(order), dtype=bool)
+    for start in range(0, len(order), NMS_ROWS):
+        rows = start + np.flatnonzero(kept[start : start + NMS_ROWS])
+        others = start + np.flatnonzero(kept[start:])
+        a, b = torch.from_numpy(rows).to(order.device)[:, None], torch.from_numpy(others).to(order.device)
+        wide = (torch.minimum(right[a], right[b]) - torch.maximum(left[a], left[b])).clamp_(min=0)
+        high = (torch.minimum(bottom[a], bottom[b]) - torch.maximum(top[a], top[b])).clamp_(min=0)
+        common = wide.mul_(high)
+        over = (common / (areas[a] + areas[b] - common) > iou_threshold).cpu().numpy()
+        for i, hidden in enumerate(over):
+            if kept[rows[i]]:
+                kept[others[i + 1 :]] &= ~hidden[i + 1 :]  # the first of the others are the rows themselves
+    return order[torch.from_numpy(kept).to(order.device)]
+
+
+def roi_align(
+    input: Tensor, rois: Tensor, spatial_scale: float, pooled_height: int, pooled_width: int, sampling_ratio: int, aligned: bool
+) -> Tensor:
+    """Features of regions: bilinear samples on a regular grid in each bin, averaged (He et al., Mask R-CNN, 2017).
+
+    Args:
+        input: `[N, C, H, W]`.
+        rois: `[K, 5]`, each region's image and xyxy.
+        spatial_scale: from the regions' coordinates to the input's.
+        pooled_height: bins along a region's height.
+        pooled_width: bins along its width.
+        sampling_ratio: samples along each side of a bin; 0 or less: as many as the bin has pixels.
+        aligned: pixels lie at half-integer coordinates.
+
+    Returns:
+        `[K, C, pooled_height, pooled_width]`, differentiable with respect to `input`.
+    """
+    channels, height, width = input.shape[1:]
+    rois = rois.detach().to(input.dtype)
+    corners = rois[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)
+    sides = corners[:, 2:] - corners[:, :2]
+    sides = sides if aligned else sides.clamp(min=1)
+    counts = torch.full_like(sides, sampling_ratio, dtype=torch.long)
+    if sampling_ratio <= 0:
+        counts = (sides / sides.new_tensor([pooled_width, pooled_height])).ceil().clamp(min=0).long()
+    pixels = input.permute(0, 2, 3, 1).reshape(-1, channels)
+    output = input.new_zeros(len(rois), pooled_height, pooled_width, channels)
+    for across, down in torch.unique(counts, dim=0).tolist():
+        if not across * down:
+            continue
+        here = (counts == counts.new_tensor([across, down])).all(1).nonzero()[:, 0]
+        x, x_share = _taps(corners[here, 0], sides[here, 0], pooled_width, across, width)
+        y, y_share = _taps(corners[here, 1], sides[here, 1], pooled_height, down, height)
+        rows = rois[here, 0].long()[:, None, None, None, None] * height + y[:, :, None, :, None]
+        places = (rows * width + x[:, None, :, None, :]).flatten(3).flatten(0, 2)
+        shares = (y_share[:, :, None, :, None] * x_share[:, None, :, None, :]).flatten(3).flatten(0, 2)
+        found = F.embedding_bag(places, pixels, mode="sum", per_sample_weights=shares)
+        output = output.index_put((here,), found.reshape(len(here), pooled_height, pooled_width, channels))
+    return output.permute(0, 3, 1, 2)
+
+
+def _taps(start: Tensor, side: Tensor, bins: int, each: int, size: int) -> tuple[Tensor, Tensor]:
+    """Which pixels along one axis make the bins of regions `[K]`, and each one's share: `[K, bins, 2 · each]`.
+
+    Samples lie between two pixels; a pixel outside the image and beyond they are 0.
+    """
+    at = start[:, None] + (torch.arange(bins * each, device=start.device).to(start) + 0.5) * side[:, None] / (bins * each)
+    inside = ((at >= -1) & (at <= size)).to(at) / each
+    at = at.clamp(0, size - 1)
+    low = at.floor()
+    pixels = torch.stack([low, (low + 1).clamp(max=size - 1)], dim=-1).long()
+    shares = torch.stack([1 - (at - low), at - low], dim=-1) * inside[..., None]
+    return pixels.reshape(-1, bins, 2 * each), shares.reshape(-1, bins, 2 * each)
 
 
 def first_line(error: BaseException) -> str:

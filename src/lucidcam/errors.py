@@ -22,6 +22,10 @@ class TargetError(LucidcamError, ValueError):
     """A target that the model's output cannot answer."""
 
 
+class AbsentError(TargetError):
+    """A target that this image's outputs have nothing of: no such detection, no pixel of the class. Other images may."""
+
+
 class LayerError(LucidcamError, ValueError):
     """A layer that does not exist, does not run, or gives no spatial map."""
 

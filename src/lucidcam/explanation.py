@@ -17,9 +17,26 @@ from lucidcam.errors import OptionError, unknown
 from lucidcam.types import Frame
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What explanations that are looked at together share.
+
+    Attributes:
+        low: the raw value that their heatmaps show as 0.
+        high: how far above `low` they show 1: the largest evidence of them all.
+        magnitude: the signed pixel value that their colours show as full; None: they have none.
+    """
+
+    low: float
+    high: float
+    magnitude: float | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Where a model looked in one image, for one target.
+    """Where a model looked in one image, or in one clip, for one target.
+
+    That of a clip is the explanation of one of its frames, the one with the most evidence, with all frames in `film`.
 
     Attributes:
         raw: the method's own map `[h, w]`, at the layer's resolution (CAM methods) or the input's (pixel methods); not normalised.
@@ -37,6 +54,9 @@ class Explanation:
             the expected sum of squares over the map's cells, before what is negative is cut off; see the method). Where several maps were
             averaged, the largest of theirs. None: the map is exact, or its error is not estimated.
         pixels: signed values `[C, H, W]` of pixel methods (Guided Backprop, …), else None.
+        time: of a clip's frame: its number in the clip, from 0; None: an image by itself.
+        film: of a clip: the explanations of all frames that the network got, in time; else empty.
+        scale: what it shares with others, such as the frames of a clip; None: its heatmap is a share of its own maximum.
     """
 
     raw: Tensor = field(repr=False)
@@ -52,6 +72,9 @@ class Explanation:
     pixels: Tensor | None = field(default=None, repr=False)
     ranged: bool = field(default=False, repr=False)
     error: float | None = None
+    time: int | None = None
+    film: tuple[Explanation, ...] = field(default=(), repr=False)
+    scale: Scale | None = field(default=None, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,17 +88,20 @@ class Explanation:
 
     @cached_property
     def heatmap(self) -> maps.Array:
-        """Positive evidence as a share of its maximum `[H, W]`, in [0, 1]."""
+        """Positive evidence as a share of its maximum (of a clip's frame: of the maximum of all frames) `[H, W]`, in [0, 1]."""
+        high = None if self.scale is None else self.scale.high
         if self.ranged:
-            return maps.normalise(maps.finish(self.raw - self.raw.min(), self.size, self.frame.box))
-        return maps.normalise(self.map)
+            low = float(self.raw.min()) if self.scale is None else self.scale.low
+            return maps.normalise(maps.finish(self.raw - low, self.size, self.frame.box), high)
+        return maps.normalise(self.map, high)
 
     @cached_property
     def rgb(self) -> Image.Image | None:
         """Signed colours around mid-grey, in the original image's size, for methods that have them (`pixels` with three colours)."""
         if self.pixels is None or self.pixels.shape[0] != 3:
             return None
-        return render.signed_rgb(np.stack([maps.finish(p, self.size, self.frame.box) for p in self.pixels], axis=-1))
+        colours = np.stack([maps.finish(p, self.size, self.frame.box) for p in self.pixels], axis=-1)
+        return render.signed_rgb(colours, None if self.scale is None else self.scale.magnitude)
 
     def overlay(self, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
         """Blend the coloured heatmap over the image; what the network did not see (outside its centre crop) is left as it is.
@@ -114,7 +140,9 @@ class Explanation:
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pixels, for JSON."""
         found = self.boxes(0.2)
-        known = {} if self.error is None else {"error": self.error}
+        known: dict[str, Any] = {} if self.error is None else {"error": self.error}
+        if self.time is not None:
+            known["frame"] = self.time
         return {
             "image": self.name,
             "label": self.label,
@@ -129,11 +157,13 @@ class Explanation:
         }
 
     def save(self, path: str | Path, **options: Any) -> Path:
-        """Write the explanation; the suffix chooses the format (`.png`, `.npz`, `.json`, …).
+        """Write the explanation; the suffix chooses the format (`.png`, `.gif`, `.npz`, `.json`, …).
+
+        Of a clip, `.gif` shows all frames, the others are about the one with the most evidence.
 
         Args:
             path: where to; folders are made.
-            options: the writer's own (PNG: `colormap`, `alpha`).
+            options: the writer's own (PNG: `colormap`, `alpha`; GIF: those of `lucidcam.animate`).
 
         Raises:
             OptionError: for a suffix that no writer knows.

@@ -55,8 +55,12 @@ def finish(raw: Tensor, size: tuple[int, int], box: tuple[float, float, float, f
     return whole
 
 
-def normalise(values: Array) -> Array:
+def normalise(values: Array, peak: float | None = None) -> Array:
     """Positive evidence as a share of its maximum: `max(0, M) / max M`, in [0, 1]; 0 everywhere for a map without any.
+
+    Args:
+        values: the map.
+        peak: the maximum of several maps that are to be compared; None: this map's own.
 
     Zero stays zero, so that a threshold of 0.2 means 20 % of the maximum, as in the CAM paper.
 
@@ -64,8 +68,8 @@ def normalise(values: Array) -> Array:
     [[0.0, 0.5], [1.0, 0.0]]
     """
     positive = np.maximum(values, 0)
-    peak = float(positive.max(initial=0.0))
-    return (positive / peak).astype(np.float32) if peak > 0 else np.zeros_like(positive, dtype=np.float32)
+    peak = float(positive.max(initial=0.0)) if peak is None else peak
+    return np.minimum(positive / peak, 1).astype(np.float32) if peak > 0 else np.zeros_like(positive, dtype=np.float32)
 
 
 def unit(values: Tensor) -> Tensor:

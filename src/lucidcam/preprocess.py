@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -18,7 +18,7 @@ from lucidcam.errors import OptionError, unknown
 from lucidcam.types import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 Fit = Literal["crop", "squash", "whole"]
 Channels = Literal["RGB", "BGR", "L"]
@@ -50,6 +50,8 @@ class Preprocess:
             short side, the aspect ratio is kept up to rounding to multiples of 32, nothing is cut off; for networks
             that take any size.
         channels: "RGB", "BGR" or "L" (grey, one channel).
+        longest: with `fit="whole"`: what the long side is at most, even where the short side gets shorter for that.
+        multiple: with `fit="whole"`: what both sides are multiples of.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -60,6 +62,8 @@ class Preprocess:
     scale: float = 1 / 255
     fit: Fit = "crop"
     channels: Channels = "RGB"
+    longest: int | None = None
+    multiple: int = MULTIPLE
 
     def __post_init__(self) -> None:
         if self.fit not in get_args(Fit):
@@ -69,6 +73,8 @@ class Preprocess:
         if self.interpolation not in INTERPOLATIONS:
             raise OptionError(unknown("interpolation", str(self.interpolation), INTERPOLATIONS))
         object.__setattr__(self, "size", _pair("size", self.size))
+        if self.longest is not None and self.longest < self.multiple:
+            raise OptionError(f"expected longest as at least {self.multiple} pixels; got {self.longest!r}.")
         if self.resize is not None:
             pair = _pair("resize", self.resize)
             object.__setattr__(self, "resize", pair[0] if isinstance(self.resize, int) else pair)
@@ -127,8 +133,9 @@ class Preprocess:
         if self.fit == "squash":
             return (crop_width, crop_height), (0, 0, crop_width, crop_height)
         if self.fit == "whole":
-            factor = min(self.size) / min(size)
-            wide, high = (max(MULTIPLE, MULTIPLE * round(side * factor / MULTIPLE)) for side in size)
+            most = math.inf if self.longest is None else self.longest // self.multiple * self.multiple
+            factor = min(min(self.size) / min(size), most / max(size))
+            wide, high = (self.multiple * max(1, round(side * factor / self.multiple)) for side in size)
             return (wide, high), (0, 0, wide, high)
         if isinstance(self.resize, int):
             long = int(self.resize * max(size) / min(size))
@@ -191,6 +198,53 @@ class Probed:
         if not slope > 0 or misfit > 2 + 2 * max(size[axis] / 256, slope):
             return None
         return float(start), float(start + slope * len(span))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clips:
+    """From a clip's frames to the input `[C, T, h, w]` of a network that takes clips.
+
+    Attributes:
+        still: what is done with each frame.
+        count: T, how many frames the network gets: the middles of as many equal parts of the clip, so that the whole clip is seen; a
+            shorter clip gives some of them twice. None: all there are.
+        whole: from all frames `[T, 3, H, W]`, uint8, to the input, in place of `still`; it must show the same part of each frame.
+    """
+
+    still: Preprocess = field(default_factory=Preprocess)
+    count: int | None = 16
+    whole: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 1:
+            raise OptionError(f"expected count ≥ 1 frames, or None for all; got {self.count}.")
+
+    def numbers(self, count: int) -> list[int]:
+        """Which of a clip's `count` frames the network gets.
+
+        >>> Clips(count=4).numbers(16), Clips(count=4).numbers(2)
+        ([2, 6, 10, 14], [0, 0, 1, 1])
+        """
+        parts = self.count or count
+        return [(2 * i + 1) * count // (2 * parts) for i in range(parts)]
+
+    def __call__(self, frames: Sequence[Image.Image]) -> Tensor:
+        """Return the network's input `[C, T, h, w]`, float32, of RGB frames of one size."""
+        if self.whole is None:
+            return torch.stack([self.still(frame) for frame in frames], dim=1)
+        return self.whole(torch.from_numpy(np.stack([np.asarray(frame.convert("RGB")) for frame in frames])).permute(0, 3, 1, 2))
+
+    def frame(self, size: tuple[int, int]) -> Frame:
+        """Return where in frames of `size` (width, height) the network's input lies."""
+        return self.still.frame(size)
+
+    def refit(self, fit: Fit) -> Clips:
+        """Return the same preprocessing with another `fit` of each frame.
+
+        Raises:
+            OptionError: for an unknown `fit`.
+        """
+        return replace(self, still=self.still.refit(fit), whole=None if fit != self.still.fit else self.whole)
 
 
 def from_timm(config: Mapping[str, Any]) -> Preprocess | None:

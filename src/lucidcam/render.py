@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
-from lucidcam.errors import OptionError, unknown
-from lucidcam.maps import Array, Box, threshold
+from lucidcam.errors import InputError, OptionError, unknown
+from lucidcam.maps import Array, Box, normalise, threshold
 
 INK = (28, 28, 30)
 PAPER = (255, 255, 255)
+PALETTE_PIXELS = 1_000_000
+"""As many of an animation's pixels choose its colours."""
 
 
 @lru_cache(maxsize=16)
@@ -63,9 +70,19 @@ def check(colormap: str, alpha: float, level: float) -> None:
     threshold(blank, level)
 
 
-def signed_rgb(pixels: Array) -> Image.Image:
-    """Render signed values `[H, W, 3]` (guided maps) around mid-grey, scaled by the 99.5th percentile of their magnitude."""
-    peak = float(np.percentile(np.abs(pixels), 99.5)) or float(np.abs(pixels).max(initial=0.0)) or 1.0
+def signed_peak(pixels: Array) -> float:
+    """The value that signed colours show as full: the 99.5th percentile of the magnitude."""
+    return float(np.percentile(np.abs(pixels), 99.5)) or float(np.abs(pixels).max(initial=0.0)) or 1.0
+
+
+def signed_rgb(pixels: Array, peak: float | None = None) -> Image.Image:
+    """Render signed values `[H, W, 3]` (guided maps) around mid-grey.
+
+    Args:
+        pixels: the values.
+        peak: what is shown as full colour; None: their own `signed_peak`.
+    """
+    peak = signed_peak(pixels) if peak is None else peak
     return Image.fromarray(((np.clip(pixels / peak, -1, 1) + 1) * 127.5).round().astype(np.uint8))
 
 
@@ -133,3 +150,140 @@ def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFo
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
+
+
+def animation(pictures: Sequence[Image.Image], path: Path, fps: float = 8.0, size: int = 320) -> Path:
+    """Write pictures of one size as an animated GIF or WebP that runs for ever.
+
+    All frames of a GIF share the 256 colours that suit them best together, so that nothing flickers.
+
+    Args:
+        pictures: in time.
+        path: where to; the suffix chooses the format.
+        fps: pictures per second; GIF counts in hundredths of a second.
+        size: the longer side in pixels. Small pictures are enlarged without smoothing: their pixels stay to be seen.
+
+    Raises:
+        OptionError: for another suffix, pictures of several sizes, or a value outside its range.
+    """
+    kind = path.suffix.lower()
+    if kind not in (".gif", ".webp"):
+        raise OptionError(f"expected a .gif or .webp file to animate into; got {path.name}.")
+    if not 0 < fps <= 50 or size < 1:
+        raise OptionError(f"expected 0 < fps ≤ 50 and size ≥ 1; got {fps} and {size}.")
+    if len({picture.size for picture in pictures}) != 1:
+        raise OptionError(f"expected pictures of one size to animate; got {sorted({picture.size for picture in pictures})}.")
+    factor = size / max(pictures[0].size)
+    wanted = [max(1, round(side * factor)) for side in pictures[0].size]
+    how = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
+    frames = [picture.convert("RGB").resize(wanted, how) for picture in pictures]
+    if kind == ".gif":
+        frames = _with_one_palette(frames)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
+    return path
+
+
+def _with_one_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    pixels = np.concatenate([np.asarray(frame).reshape(-1, 3) for frame in frames])
+    chosen = pixels[:: -(-len(pixels) // PALETTE_PIXELS)]
+    # Median cuts would spend the colours on what is large and leave none for a small, hot spot.
+    palette = Image.fromarray(chosen[None]).quantize(256, Image.Quantize.FASTOCTREE)
+    return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+
+
+def slices(
+    volume: Any,
+    found: Any,
+    axis: int = 0,
+    count: int | Sequence[int] = 8,
+    *,
+    columns: int = 4,
+    colormap: str = "turbo",
+    alpha: float = 0.5,
+    height: int = 160,
+) -> Image.Image:
+    """Lay slices of a volume out side by side, with the map over them; all share one scale.
+
+    Args:
+        volume: `[D, H, W]`, shown from black (its minimum) to white (its maximum).
+        found: its map at any resolution `[d, h, w]`, as `lucidcam.attribute` returns it; signed or not, positive evidence is shown.
+        axis: the volume is cut across this axis.
+        count: how many slices, evenly spread; or their numbers.
+        columns: slices in a row.
+        colormap: any matplotlib colormap.
+        alpha: share of the map, 0 to 1.
+        height: of a slice in the picture, in pixels.
+
+    Raises:
+        InputError: the volume or its map has not three axes.
+        OptionError: for an axis, slice, colormap or alpha that is none.
+    """
+    body, heat = _array(volume, 3, "a volume [D, H, W]"), _array(found, 3, "its map [d, h, w]")
+    if not 0 <= axis < 3:
+        raise OptionError(f"expected axis 0, 1 or 2 of the volume; got {axis}.")
+    depth = body.shape[axis]
+    numbers = [int((i + 0.5) * depth / count) for i in range(min(count, depth))] if isinstance(count, int) else list(count)
+    if not numbers or not all(0 <= number < depth for number in numbers) or columns < 1:
+        raise OptionError(f"expected slices from 0 to {depth - 1}, at least one, and columns ≥ 1; got {count} and {columns}.")
+    heat = normalise(_stretched(heat, body.shape))
+    grey = ((body - body.min()) / (np.ptp(body) or 1) * 255).round().astype(np.uint8)
+    cells = []
+    for number in numbers:
+        shown = overlay(Image.fromarray(np.moveaxis(grey, axis, 0)[number]), np.moveaxis(heat, axis, 0)[number], colormap, alpha)
+        enlarged = (max(1, round(shown.width * height / shown.height)), height)
+        cells.append((f"{'DHW'[axis]} {number}", shown.resize(enlarged, Image.Resampling.NEAREST)))
+    return panel([cells[i : i + columns] for i in range(0, len(cells), columns)], height=height)
+
+
+def signal(
+    values: Any, found: Any, *, names: Sequence[str] = (), colormap: str = "turbo", size: tuple[int, int] = (960, 240)
+) -> Image.Image:
+    """Draw a signal's curves, coloured by the map.
+
+    Args:
+        values: `[L]` or `[C, L]`; each channel gets a curve of its own.
+        found: the map at any resolution `[l]`; signed or not, positive evidence is shown.
+        names: of the channels.
+        colormap: any matplotlib colormap.
+        size: (width, height) of the picture in pixels.
+
+    Raises:
+        InputError: the signal or its map has another number of axes.
+        OptionError: there is no such colormap.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+
+    heat = _array(found, 1, "its map [l]")
+    curves = _array(values, 2, "a signal [C, L]") if np.ndim(values) != 1 else _array(values, 1, "a signal [L]")[None]
+    heat = normalise(_stretched(heat, curves.shape[1:]))
+    colours = _palette(colormap)[(heat * 255).round().astype(np.uint8)] / 255
+    figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    time = np.arange(curves.shape[1])
+    for i, axis in enumerate(figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]):
+        points = np.stack([time, curves[i]], axis=1)
+        axis.add_collection(LineCollection(list(np.stack([points[:-1], points[1:]], axis=1)), colors=colours[1:], linewidths=2))
+        axis.set_xlim(0, len(time) - 1)
+        axis.margins(y=0.1)
+        axis.autoscale_view(scalex=False)
+        axis.set_ylabel(names[i] if i < len(names) else "")
+        axis.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer).convert("RGB")
+
+
+def _array(values: Any, axes: int, what: str) -> Array:
+    array = np.asarray(values.detach().float().cpu() if isinstance(values, torch.Tensor) else values, np.float32)
+    if array.ndim != axes:
+        raise InputError(f"expected {what}; got {list(array.shape)}.")
+    return array
+
+
+def _stretched(heat: Array, size: Sequence[int]) -> Array:
+    """Resize a map linearly along all its axes (centres aligned)."""
+    mode = ("linear", "bilinear", "trilinear")[heat.ndim - 1]
+    stretched = F.interpolate(torch.from_numpy(heat)[None, None], size=tuple(size), mode=mode, align_corners=False)
+    return np.asarray(stretched[0, 0].numpy(), np.float32)

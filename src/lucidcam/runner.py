@@ -18,14 +18,15 @@ from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.masked import out_of_memory
 from lucidcam.engine.optimize import optimize as optimized_copy
 from lucidcam.engine.run import Run, open_run
-from lucidcam.errors import LayerError, MissingExtraError, ModelError, OptionError, TargetError
+from lucidcam.errors import AbsentError, LayerError, MissingExtraError, ModelError, OptionError, TargetError
 from lucidcam.explanation import Explanation
+from lucidcam.films import over_time
 from lucidcam.methods._base import Method
 from lucidcam.methods._pixel import PixelMethod
 from lucidcam.methods._wrap import augmented, fused, smoothed
 from lucidcam.settings import Settings, resolve_method
-from lucidcam.targets import Classes, Contrast, Probability, Target, as_target, by_word, logits
-from lucidcam.types import Model, Prepared, stands_for
+from lucidcam.targets import Classes, Spoken, Target, as_target, by_word, leaves, logits
+from lucidcam.types import Frame, Model, Prepared, stands_for
 
 _room: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 """Images that went through a network together when the memory did not suffice for more."""
@@ -100,9 +101,9 @@ def together(items: Sequence[T], work: Callable[[Sequence[T]], list[R]], lost: C
         return []
     try:
         return work(items)
-    except (OptionError, LayerError, TargetError, MissingExtraError):
-        raise
     except Exception as error:
+        if isinstance(error, (OptionError, LayerError, TargetError, MissingExtraError)) and not isinstance(error, AbsentError):
+            raise
         if len(items) == 1:
             lost(items[0], error)
             return []
@@ -157,7 +158,7 @@ def explain(
     targets = _per_image(target, len(prepared), model)
     found: list[list[Explanation]] = [[] for _ in prepared]
     layer = chosen.layer_of(model.module, layer, model.layer)
-    waiting = deque(_batches(prepared, targets, settings.images_at_once))
+    waiting = deque(_batches(model, prepared, targets, settings.images_at_once))
     most = min(settings.images_at_once, _room.get(model.module, settings.images_at_once))
     while waiting:
         rows = waiting.popleft()
@@ -167,6 +168,9 @@ def explain(
         inputs = _stacked([prepared[i].tensor for i in rows], model)
         asked = [targets[i] for i in rows] if isinstance(targets[rows[0]], list) else targets[rows[0]]
         try:
+            asked = placed(asked, prepared[rows[0]].frame, (inputs.shape[-2], inputs.shape[-1]))
+            if model.task is not None:
+                inputs, asked = model.task.ask(inputs, asked, model)
             with _opened(model.module, inputs, chosen, settings, asked, layer) as run:
                 for i, explained in zip(rows, _explanations(run, chosen, settings, model, [prepared[i] for i in rows]), strict=True):
                     found[i] = explained
@@ -212,7 +216,9 @@ def optimize(model: Model | nn.Module, inputs: Any = None, dtype: torch.dtype | 
     if isinstance(model, Model):
         noise = torch.rand(256, 320, 3, generator=torch.Generator().manual_seed(0)).numpy()
         example = model.prepare(noise)[0].tensor[None].to(model.device, model.dtype)
-        return replace(model, module=optimize(model.module, example if inputs is None else inputs, dtype))
+        if inputs is None:
+            inputs = example if model.task is None else model.task.example(example, model)
+        return replace(model, module=optimize(model.module, inputs, dtype))
     if inputs is None:
         raise OptionError("a module's copy is checked on an example of what it takes: optimize(module, inputs).")
     copy = optimized_copy(model, inputs, dtype)
@@ -246,7 +252,7 @@ def _opened(module: nn.Module, inputs: Any, method: Method, settings: Settings, 
 
 def _parts(run: Run, method: Method) -> Iterator[slice]:
     """Targets whose gradients fit the memory together; forward passes are shared by all parts."""
-    if method.kind not in ("gradient", "pixel"):
+    if method.kind not in ("gradient", "pixel") or (method.kind == "gradient" and method.layered == "never"):
         yield slice(None)
         return
     each = 4 * (run.graph_size() if method.kind == "gradient" else run.image.numel())
@@ -290,15 +296,17 @@ def _explanations(run: Run, method: Method, settings: Settings, model: Model, pr
                     error=None if errors is None else errors[i][t],
                 )
             )
-        yield explained
+        yield [over_time(each, one.film, one.times) for each in explained] if one.film else explained
 
 
-def _batches(prepared: Sequence[Prepared], targets: Sequence[Any], most: int) -> Iterator[list[int]]:
-    """Numbers of images that go through the model together: same size, same kind of target."""
+def _batches(model: Model, prepared: Sequence[Prepared], targets: Sequence[Any], most: int) -> Iterator[list[int]]:
+    """Numbers of images that go through the model together: same size, same kind of target, same place where that names one."""
     groups: dict[Any, list[int]] = {}
     for i, (one, target) in enumerate(zip(prepared, targets, strict=True)):
         kind = _same(target) if isinstance(target, Target) else None if target is None else len(target)
-        groups.setdefault((tuple(one.tensor.shape), kind), []).append(i)
+        place = one.frame if any(isinstance(leaf, Target) and leaf.local for leaf in leaves(target)) else None
+        alone = i if model.task is not None and model.task.alone(target) else None
+        groups.setdefault((tuple(one.tensor.shape), kind, place, alone), []).append(i)
     for group in groups.values():
         for start in range(0, len(group), most):
             yield group[start : start + most]
@@ -339,6 +347,8 @@ def _per_image(target: Any, count: int, model: Model) -> list[Any]:
 
 
 def _of_image(target: Any, model: Model) -> Any:
+    if model.task is not None:
+        return named(target, model)
     if isinstance(target, (list, tuple)):
         found = [named(each, model) for each in target]
         if not found or not all(isinstance(each, int) for each in found):
@@ -354,13 +364,17 @@ def named(target: Any, model: Model) -> Any:
     Raises:
         TargetError: for a label that the model does not know, with the nearest ones.
     """
+    if model.task is not None:
+        return model.task.target(target, model)
     if isinstance(target, str):
         found = by_word(target)
         return model.find_label(target) if found is None else found
-    if isinstance(target, Contrast):
-        return Contrast(named(target.target, model), named(target.against, model))
-    if isinstance(target, Probability):
-        return Probability(named(target.target, model))
+    if isinstance(target, Spoken):
+        raise TargetError(
+            f"a {type(target).__name__} is asked of {target.needs}; {model.name} tells classes: give a label or class id as target."
+        )
+    if isinstance(target, Target):
+        return target.over(lambda each: named(each, model)).labelled(model.find_label)
     if isinstance(target, (np.integer, Tensor)) and target.ndim == 0:
         return int(target)
     if isinstance(target, (list, tuple)):
@@ -368,3 +382,8 @@ def named(target: Any, model: Model) -> Any:
     if target is None or (isinstance(target, int) and not isinstance(target, bool)):
         return target
     return as_target(target)
+
+
+def placed(target: Any, frame: Frame, size: tuple[int, int]) -> Any:
+    """Replace places in a photo by places in the network's input of `size` (H, W), also inside target objects."""
+    return target.over(lambda each: placed(each, frame, size)).placed(frame, size) if isinstance(target, Target) else target

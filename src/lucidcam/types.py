@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lucidcam import images
+from lucidcam import clips, images
 from lucidcam.errors import InputError, ModelError, OptionError, TargetError, nearest
 
 DTYPES: dict[str, torch.dtype] = {
@@ -56,22 +56,66 @@ class Frame:
         """
         return cls(width, height, (0.0, 0.0, float(width), float(height)))
 
+    def inside(self, box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """A box (xyxy) in original pixels as it lies in the input of `size` (H, W).
+
+        >>> Frame(200, 100, (50.0, 0.0, 150.0, 100.0)).inside((100, 0, 150, 50), (10, 10))
+        (5.0, 0.0, 10.0, 5.0)
+        """
+        (left, top, right, bottom), (height, width) = self.box, size
+        x, y = width / (right - left), height / (bottom - top)
+        return (box[0] - left) * x, (box[1] - top) * y, (box[2] - left) * x, (box[3] - top) * y
+
+    def outside(self, box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Inverse of `inside`: a box in the input of `size` (H, W) as it lies in the original."""
+        (left, top, right, bottom), (height, width) = self.box, size
+        x, y = (right - left) / width, (bottom - top) / height
+        return left + box[0] * x, top + box[1] * y, left + box[2] * x, top + box[3] * y
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """One image, ready for a network.
+    """One image or clip, ready for a network.
 
     Attributes:
-        tensor: the network's input `[C, h, w]`, float32, on the CPU.
-        image: the original, RGB, EXIF orientation applied.
+        tensor: the network's input `[C, h, w]`, of a clip `[C, T, h, w]`; float32, on the CPU.
+        image: the original, RGB, EXIF orientation applied; of a clip the first of its frames.
         frame: where in the original the input lies.
         name: the image's path, or "array", "tensor", … for images that are no files.
+        film: of a clip: the original frames that the network gets, in time.
+        times: their numbers in the clip, from 0.
     """
 
     tensor: Tensor = field(repr=False)
     image: Image.Image = field(repr=False)
     frame: Frame
     name: str
+    film: tuple[Image.Image, ...] = field(default=(), repr=False)
+    times: tuple[int, ...] = field(default=(), repr=False)
+
+
+class Task(Protocol):
+    """What a model that is no plain classifier can be asked, and how its inputs are made; the kinds are in `lucidcam.tasks`."""
+
+    @property
+    def name(self) -> str:
+        """The task in words."""
+
+    @property
+    def takes(self) -> str:
+        """What can be asked, in words."""
+
+    def target(self, value: Any, model: Model) -> Any:
+        """What a user wrote as a target (None, a label, an id, several) as a target object."""
+
+    def ask(self, images: Tensor, target: Any, model: Model) -> tuple[Any, Any]:
+        """What the module takes, and the target on what it returns, for images `[B, C, h, w]`."""
+
+    def alone(self, target: Any) -> bool:
+        """Whether the inputs depend on the image, so that images cannot be asked together."""
+
+    def example(self, images: Tensor, model: Model) -> Any:
+        """What the module takes for images `[1, C, h, w]` and whatever may be asked: to see which layers there are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,20 +126,23 @@ class Model:
 
     Attributes:
         module: the network.
-        preprocess: from an RGB PIL image to the network's input `[C, h, w]`. Its `frame((width, height))`, where it has
+        preprocess: from an RGB PIL image to the network's input `[C, h, w]`, or `lucidcam.preprocess.Clips` of a network that takes
+            clips. Its `frame((width, height))`, where it has
             one, tells which part of the image that is; else it is taken to be the whole image. None: `prepare` refuses.
         labels: the classes in words, by id, or None. Synonyms are separated by commas ("tabby, tabby cat").
         layer: dotted name of the default layer, or None for the last spatial one.
         name: how the model is called in reports.
         synsets: the classes' WordNet ids ("n02123045"), by id, for models trained on ImageNet; None: not known.
+        task: what it can be asked where it is no plain classifier; see `lucidcam.tasks`.
     """
 
     module: nn.Module = field(repr=False)
-    preprocess: Callable[[Image.Image], Tensor] | None = None
+    preprocess: Callable[[Any], Tensor] | None = None
     labels: tuple[str, ...] | None = field(default=None, repr=False)
     layer: str | None = None
     name: str = "model"
     synsets: tuple[str, ...] | None = field(default=None, repr=False)
+    task: Task | None = field(default=None, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -135,16 +182,20 @@ class Model:
         return self
 
     def prepare(self, sources: Any) -> list[Prepared]:
-        """Read and pre-process images.
+        """Read and pre-process images, or clips for a model that takes those.
 
         Args:
             sources: one image (path, bytes, binary file, PIL image, NumPy array `[H, W(, C)]`, tensor `[C, H, W]`) or
-                several: a list, any other iterable of them, or an array or tensor with one more axis.
+                several: a list, any other iterable of them, or an array or tensor with one more axis. For a model whose preprocessing
+                chooses frames (`lucidcam.preprocess.Clips`), one clip (see `lucidcam.clips.read`) or several likewise; a list of pictures
+                is one clip.
 
         Raises:
             InputError: an image cannot be read, or the preprocessing does not return `[C, h, w]`.
             ModelError: the model has no preprocessing.
         """
+        if callable(getattr(self.preprocess, "numbers", None)):
+            return [self._prepare_clip(clips.read(source)) for source in clips.several(sources)]
         return [self._prepare(source) for source in _several(sources)]
 
     def label(self, id: int) -> str:
@@ -215,9 +266,21 @@ class Model:
         if not isinstance(tensor, Tensor) or tensor.ndim != 3:
             came = f"a tensor {list(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise InputError(f"the preprocessing must turn a PIL image into a tensor [C, h, w]; it returned {came}.")
-        find_frame = getattr(self.preprocess, "frame", None)
-        frame = Frame.whole(*image.size) if find_frame is None else find_frame(image.size)
-        return Prepared(tensor.detach().to("cpu", torch.float32), image, frame, name)
+        return Prepared(tensor.detach().to("cpu", torch.float32), image, self._frame(image), name)
+
+    def _frame(self, image: Image.Image) -> Frame:
+        find = getattr(self.preprocess, "frame", None)
+        return Frame.whole(*image.size) if find is None else find(image.size)
+
+    def _prepare_clip(self, clip: clips.Clip) -> Prepared:
+        preprocess: Any = self.preprocess
+        times = tuple(preprocess.numbers(clip.count))
+        film = clip.frames(times)
+        tensor = preprocess(film)
+        if not isinstance(tensor, Tensor) or tensor.ndim != 4:
+            came = f"a tensor {list(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise InputError(f"the preprocessing must turn a clip's frames into a tensor [C, T, h, w]; it returned {came}.")
+        return Prepared(tensor.detach().to("cpu", torch.float32), film[0], self._frame(film[0]), clip.name, film, times)
 
     def _check_id(self, id: int) -> int:
         if id < 0 or (self.labels is not None and id >= len(self.labels)):

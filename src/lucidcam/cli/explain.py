@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lucidcam.cli._beyond import Beyond
 from lucidcam.cli._common import (
     ArchitectureOption,
     DeviceOption,
@@ -26,12 +27,16 @@ from lucidcam.cli._common import (
     report,
 )
 from lucidcam.compat import first_line
-from lucidcam.engine.layers import find as find_layer
+from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import OptionError
 from lucidcam.progress import bar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lucidcam import Explanation, Model
+
+BEYOND = "Beyond classification: for models that do more"
 
 CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
 """Flags that are a method's own are not known here: they are taken out of the paths."""
@@ -45,14 +50,27 @@ def explain(
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option("--target", "-t", help="Label or class id, top5, all. Repeatable. [dim]default: the predicted class[/dim]"),
+        typer.Option("--target", "-t", "--class", help="Label or class id, top5, all. Repeatable. [dim]default: the predicted class[/dim]"),
     ] = None,
     against: Annotated[str | None, typer.Option(help="Why the target rather than this label?")] = None,
     probability: Annotated[bool, typer.Option("--probability", help="Explain the probability instead of the logit.")] = False,
+    caption: Annotated[
+        str | None, typer.Option(help="Why this sentence? own: the model's own.", rich_help_panel=BEYOND, metavar="TEXT|own")
+    ] = None,
+    word: Annotated[list[str] | None, typer.Option(help="Why this word of it? all: each. Repeatable.", rich_help_panel=BEYOND)] = None,
+    question: Annotated[str | None, typer.Option(help="Why the answer to this?", rich_help_panel=BEYOND)] = None,
+    answer: Annotated[list[str] | None, typer.Option(help="Why this answer? Repeatable.", rich_help_panel=BEYOND)] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="What fits this text? Repeatable.", rich_help_panel=BEYOND)] = None,
+    box: Annotated[
+        list[str] | None, typer.Option(help="Why the detection at x1,y1,x2,y2 (photo's pixels)? Repeatable.", rich_help_panel=BEYOND)
+    ] = None,
+    region: Annotated[
+        Path | None, typer.Option(help="Why the class there? A mask of the photo: white is meant.", rich_help_panel=BEYOND)
+    ] = None,
     layer: LayerOption = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("lucidcam-out"),
     format: Annotated[
-        list[str] | None, typer.Option("--format", help="png, jpg, webp, npz, json. Repeatable. [dim]default: png[/dim]")
+        list[str] | None, typer.Option("--format", help="png, jpg, webp, gif, npz, json. Repeatable. [dim]default: png, of clips gif[/dim]")
     ] = None,
     colormap: Annotated[str, typer.Option(help="Any matplotlib colormap.")] = "turbo",
     alpha: Annotated[float, typer.Option(help="Share of the heatmap in the overlay, 0 to 1.")] = 0.5,
@@ -81,25 +99,27 @@ def explain(
     methods, words = method_flags(explain, method or ["gradcam"], paths)
     if not words:
         raise OptionError("expected at least one image, folder or glob, or - for standard input.")
-    look = _Look(out, format or ["png"], colormap, alpha, threshold, boxes)
+    look = _Look(out, format or [], colormap, alpha, threshold, boxes)
     look.check()
     sources: list[Path | str] = []
     failures: list[dict[str, str]] = []
-    for word in words:
-        if is_url(word):
-            sources.append(word)
+    for place in words:
+        if is_url(place):
+            sources.append(place)
             continue
-        found, problems = find([word] if word != "-" else [])
+        found, problems = find([place] if place != "-" else [])
         sources += found
-        failures += [{"image": word, "error": problem} for problem in problems]
+        failures += [{"image": place, "error": problem} for problem in problems]
     wanted: list[Any] = [*sources, *([sys.stdin.buffer.read()] if "-" in words else [])]
     if not wanted:  # nothing to explain: no model is needed to say so
         look.write_index([], failures)
         report([each["error"] for each in failures], shown=len(failures))
     loaded = load_model(model, device, dtype, fit, optimize, model_options(architecture, untrained))
-    asked = _target(loaded, target, against, probability)
+    beyond = Beyond(caption, word, question, answer, prompt, box, region)
+    spoken = beyond.targets(loaded, target, against)
+    asked = _target(loaded, spoken or target, None if spoken else against, probability)
     for name in layer or []:
-        find_layer(loaded.module, name)
+        check_layer(loaded.module, name)
     entries: list[dict[str, Any]] = []
     try:
         with bar(len(wanted), "explaining", False if as_json or len(wanted) < 2 else None) as advance:
@@ -125,11 +145,19 @@ def explain(
     report([each["error"] for each in failures], shown=len(failures))
 
 
-def _target(model: Model, targets: list[str] | None, against: str | None, probability: bool) -> Any:
+def _target(model: Model, targets: Sequence[Any] | None, against: str | None, probability: bool) -> Any:
     """What the flags ask for, with labels turned into ids now, so that a mistyped one is answered before any work."""
     from lucidcam.runner import named
     from lucidcam.targets import Contrast, Probability, Target
 
+    if model.task is not None:
+        given = list(targets or [])
+        one: Any = given[0] if len(given) == 1 else given or None
+        if probability:
+            raise OptionError(f"--probability is for classification; {model.name} does {model.task.name}.")
+        if against and len(given) != 1:
+            raise OptionError("--against needs one thing to compare with.")
+        return named(Contrast(one, against) if against else one, model)
     texts = list(dict.fromkeys(targets or []))
     found = list(dict.fromkeys(named(text, model) for text in texts))
     if len(found) > 1:
@@ -173,12 +201,12 @@ class _Look:
         """Write one explanation in every format; return its entry in the index."""
         stem = self._stem(explanation)
         files = []
-        for name in self.formats:
+        for name in self.formats or (["gif"] if explanation.film else ["png"]):
             path = self.out / f"{stem}.{name}"
-            if name in ("png", "jpg", "webp"):
+            if name in ("png", "jpg", "webp", "gif"):
                 options: dict[str, Any] = {"colormap": self.colormap, "alpha": self.alpha}
                 if self.boxes:
-                    options["boxes"] = explanation.boxes(self.threshold)
+                    options |= {"threshold": self.threshold} if name == "gif" else {"boxes": explanation.boxes(self.threshold)}
             else:
                 options = {}
             explanation.save(path, **options)

@@ -21,15 +21,22 @@ def layers(
 
     import lucidcam
     from lucidcam.cli._common import model_options, out, table
+    from lucidcam.engine.inputs import Inputs
+    from lucidcam.engine.layers import resolve
 
     loaded = lucidcam.load(model, device=device, **model_options(architecture, untrained))
     grey = loaded.prepare(Image.new("RGB", (256, 256), (128, 128, 128)))[0].tensor
-    found = lucidcam.layers(loaded.module, grey[None].to(loaded.device, loaded.dtype))
+    images = grey[None].to(loaded.device, loaded.dtype)
+    inputs = images if loaded.task is None else loaded.task.example(images, loaded)
+    found = lucidcam.layers(loaded.module, inputs)
+    best = next((name for name, info in found.items() if info.default), None)
+    if loaded.layer is not None:
+        best = resolve(loaded.module, loaded.layer, Inputs.of(inputs)).name
     listing = table("layer", "type", "output", "map")
     for name, info in found.items():
         if not every and (info.grid is None or info.passive):
             continue
         shape = "×".join(map(str, info.shape[1:])) if info.shape else ""
         grid = "×".join(map(str, info.grid)) if info.grid else ""
-        listing.add_row(f"[b]{name}[/b] ← default" if info.default else name, info.type, shape, grid)
+        listing.add_row(f"[b]{name}[/b] ← default" if name == best else name, info.type, shape, grid)
     out.print(listing)

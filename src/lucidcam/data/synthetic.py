@@ -18,7 +18,7 @@ Pixels = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float64]
 Box = tuple[int, int, int, int]
 
-SCENES = ("together", "longtail", "shortcut")
+SCENES = ("together", "longtail", "shortcut", "coloured")
 MARK = "watermark"
 BACKGROUND = "background"
 
@@ -31,6 +31,12 @@ FORMS: dict[str, Callable[[Plane, Plane], Mask]] = {
     "diamond": lambda x, y: abs(x) + abs(y) <= 1,
 }
 """What shapes are: the points of [−1, 1]² that belong to them, x to the right and y down."""
+
+COLOURS = {"red": (210, 45, 45), "green": (50, 180, 60), "blue": (60, 100, 235), "yellow": (225, 205, 50)}
+"""RGB of the colours that are in a label of `coloured`."""
+
+MOST_OBJECTS = 4
+"""As many find room in an image of 32 pixels."""
 
 TEXTURES = ("brick", "grass", "gravel", "page")
 """Pictures of scikit-image that surfaces are cut from."""
@@ -50,9 +56,11 @@ class Synthetic(Format):
     - `longtail`: one object per image; the first class has `ratio` times as many images as the last, those between a geometric row.
     - `shortcut`: one object per image; with probability `rate` an image of the first class carries the `shortcut` and one of another class
       does not: a watermark in a corner (which is an object labelled "watermark", but no class), or a blue background.
+    - `coloured`: no fault, but scenes to speak of: `objects` shapes, no two of the same colour and shape. Labels are "red circle", "blue
+      square" and so on: `classes` shapes in red, green, blue and yellow.
 
     Attributes:
-        scene: which fault: "together", "longtail" or "shortcut".
+        scene: "together", "longtail", "shortcut" or "coloured".
         count: how many images.
         size: pixels per side.
         seed: of every draw.
@@ -60,15 +68,16 @@ class Synthetic(Format):
         ratio: largest class to smallest, for `longtail`.
         shortcut: "watermark" or "background".
         look: "shapes": the class is the shape and the colour is random; "textures": the class is the surface and the shape is random
-            (surfaces of scikit-image's pictures).
-        classes: how many classes, for `longtail` and `shortcut`; at most 6 shapes or 4 textures.
+            (surfaces of scikit-image's pictures). `coloured` has shapes only.
+        classes: how many classes, for `longtail` and `shortcut`, or shapes, for `coloured`; at most 6 shapes or 4 textures.
+        objects: how many in each image, for `coloured`; 1 to 4.
     """
 
     about = "generated scenes: synthetic, or synthetic:scene=shortcut,count=500"
     precedence = 5
     generated: ClassVar[bool] = True
 
-    scene: Literal["together", "longtail", "shortcut"] = "together"
+    scene: Literal["together", "longtail", "shortcut", "coloured"] = "together"
     count: int = 1000
     size: int = 64
     seed: int = 0
@@ -77,6 +86,7 @@ class Synthetic(Format):
     shortcut: Literal["watermark", "background"] = "watermark"
     look: Literal["shapes", "textures"] = "shapes"
     classes: int = 4
+    objects: int = 2
 
     def __post_init__(self) -> None:
         if self.scene not in SCENES:
@@ -91,6 +101,10 @@ class Synthetic(Format):
                 f"synthetic: expected count ≥ 1, size ≥ 32, 0 ≤ rate ≤ 1, ratio ≥ 1, classes from 2 to {most}; "
                 f"got {self.count}, {self.size}, {self.rate}, {self.ratio}, {self.classes}."
             )
+        if not 1 <= self.objects <= MOST_OBJECTS:
+            raise OptionError(f"synthetic: expected 1 to {MOST_OBJECTS} objects; got {self.objects}.")
+        if self.scene == "coloured" and self.look != "shapes":
+            raise OptionError(f'synthetic: the scene "coloured" has shapes only; got look={self.look!r}.')
         self._check_tail()
 
     def _check_tail(self) -> None:
@@ -106,6 +120,8 @@ class Synthetic(Format):
         if self.look == "textures":
             _surfaces()
         names = (tuple(FORMS) if self.look == "shapes" else TEXTURES)[: 4 if self.scene == "together" else self.classes]
+        if self.scene == "coloured":
+            names = tuple(f"{colour} {form}" for colour in COLOURS for form in names)
         order = _long_tail(self.count, len(names), self.ratio, self.seed) if self.scene == "longtail" else None
 
         def stream() -> Iterator[Sample]:
@@ -118,6 +134,8 @@ class Synthetic(Format):
         rng = np.random.default_rng([self.seed, number])
         if self.scene == "together":
             present = _together(rng, self.rate)
+        elif self.scene == "coloured":
+            present = rng.choice(len(names), self.objects, replace=False).tolist()
         else:
             present = [int(rng.integers(len(names))) if fixed is None else fixed]
         planted = self.scene == "shortcut" and (rng.random() < self.rate) == (present[0] == 0)
@@ -129,9 +147,10 @@ class Synthetic(Format):
             objects.append(_object(MARK, np.ones((boxes[0][3] - boxes[0][1], boxes[0][2] - boxes[0][0]), bool), boxes[0], self.size))
         for k in rng.permutation(present):
             box = _place(rng, self.size, boxes)
-            form = names[k] if self.look == "shapes" else list(FORMS)[int(rng.integers(4))]
+            *colour, form = names[k].split() if self.look == "shapes" else [list(FORMS)[int(rng.integers(4))]]
             inside = _form(form, box[2] - box[0])
-            _paint(pixels, box, inside, rng, None if self.look == "shapes" else names[k])
+            tint = COLOURS[colour[0]] + rng.normal(0, 12, 3) if colour else rng.integers(100, 256, 3)
+            _paint(pixels, box, inside, rng, tint, None if self.look == "shapes" else names[k])
             boxes.append(box)
             objects.append(_object(names[k], inside, box, self.size))
         labels = tuple(name for i, name in enumerate(names) if i in present)
@@ -180,10 +199,9 @@ def _form(name: str, side: int) -> Mask:
     return np.asarray(FORMS[name](axis[None, :], axis[:, None]))
 
 
-def _paint(pixels: Pixels, box: Box, inside: Mask, rng: np.random.Generator, texture: str | None) -> None:
+def _paint(pixels: Pixels, box: Box, inside: Mask, rng: np.random.Generator, tint: npt.NDArray[Any], texture: str | None) -> None:
     left, top, right, bottom = box
     side = right - left
-    tint = rng.integers(100, 256, 3)
     if texture is None:
         surface = tint + rng.normal(0, 12, (side, side, 3))
     else:

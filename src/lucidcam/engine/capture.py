@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.layout import Layout
 from lucidcam.engine.session import Hook, hooks
-from lucidcam.engine.trace import Layer, Layout, first_tensor, grids_before, layout_of, replace_first, run_forward
+from lucidcam.engine.settle import layout_at
+from lucidcam.engine.trace import Layer, first_tensor, replace_first, run_forward
 from lucidcam.errors import LayerError, ModelError
 
 
@@ -131,8 +133,7 @@ def _cut(module: nn.Module, inputs: Inputs, layer: Layer, tensor: Tensor | None,
             raise LayerError(f"the layer {layer.name!r} runs {calls} times: give '#0' to '#{calls - 1}' as its call number.")
         raise LayerError(f"the layer {layer.name!r} does not run in a forward pass of this {type(module).__name__}.")
     shape = tuple(tensor.shape)
-    grids = grids_before(module, inputs, layer) if len(shape) == 3 and len(inputs.size) == 2 else []
-    layout = layout_of(shape, inputs, grids, layer.module)
+    layout = layout_at(module, inputs, layer, shape)
     if layout is None:
         raise LayerError(
             f"the layer {layer.name!r} gives {list(shape)}: no spatial map for images of size {list(inputs.size)}. Choose a layer before "

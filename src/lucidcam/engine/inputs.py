@@ -73,6 +73,11 @@ class Inputs:
         """The image's spatial size, `(H, W)` for pictures."""
         return tuple(self.image.shape[2:])
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other argument has a row for each image."""
+        return sum(isinstance(a, Tensor) and a.ndim > 0 and len(a) == self.batch for a in (*self.args, *self.kwargs.values())) == 1
+
     def map(self, change: Change) -> Inputs:
         """Apply `change` to every tensor argument."""
         args = tuple(change(a) if isinstance(a, Tensor) else a for a in self.args)

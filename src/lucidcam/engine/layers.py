@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lucidcam.engine.capture import cut
 from lucidcam.engine.head import HeadWatch
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import plain, session
-from lucidcam.engine.trace import Layer, remembered, signature, tensors_of, trace
+from lucidcam.engine.settle import settled
+from lucidcam.engine.trace import Call, Layer, Trace, remembered, signature, tensors_of, trace
 from lucidcam.errors import LayerError, LucidcamError, unknown
+from lucidcam.targets import logits
 
 LayerSpec = str | nn.Module
 
@@ -61,20 +63,43 @@ def find(module: nn.Module, layer: LayerSpec) -> Layer:
     return Layer(name, names[name], int(number) if number else None)
 
 
-def default(module: nn.Module, inputs: Inputs) -> Layer:
-    """Return the layer to look at by default.
+def check(module: nn.Module, layer: LayerSpec) -> None:
+    """Refuse a layer that there is not, before anything is run.
+
+    Raises:
+        LayerError: with the nearest names.
+    """
+    find(module, _branch(layer) or layer)
+
+
+def resolve(module: nn.Module, layer: LayerSpec, inputs: Inputs) -> Layer:
+    """Resolve what `find` does, and "vision_model.*": the default layer within that branch of the module.
+
+    Raises:
+        LayerError: there is no such layer or branch, or the branch holds no spatial map.
+    """
+    branch = _branch(layer)
+    return find(module, layer) if branch is None else default(module, inputs, find(module, branch).name)
+
+
+def _branch(layer: LayerSpec) -> str | None:
+    return layer.removesuffix(".*") if isinstance(layer, str) and layer.endswith(".*") else None
+
+
+def default(module: nn.Module, inputs: Inputs, branch: str = "") -> Layer:
+    """Return the layer to look at by default, of the whole network or of one of its branches.
 
     Convolutional networks: the last spatial output before pooling, flattening or a convolution that makes class scores.
     Transformers (attention comes after the last convolution): the last normalisation inside the last block whose patch tokens
-    still reach the score.
+    still reach the score; where blocks add what they normalise (Swin v2) or normalise no map, the last map that reaches it.
 
     Raises:
         LayerError: when no layer holds a spatial map.
     """
     module = plain(module)
-    cache, key = remembered(module, inputs), ("default", signature(inputs))
+    cache, key = remembered(module, inputs), ("default", branch, signature(inputs))
     if key not in cache:
-        cache[key] = _default(module, inputs)
+        cache[key] = _default(module, inputs, branch)
     found: str = cache[key]
     return find(module, found)
 
@@ -87,23 +112,50 @@ def suggestion(module: nn.Module, inputs: Inputs) -> str:
         return ""
 
 
-def _default(module: nn.Module, inputs: Inputs) -> str:
-    seen = trace(module, inputs)
-    calls = seen.calls[: seen.head_conv] if seen.head_conv else seen.calls
-    spatial = [c for c in calls if c.layout is not None and not c.pooled and not c.passive and c.name]
+def _default(module: nn.Module, inputs: Inputs, branch: str) -> str:
+    seen = _within(trace(module, inputs), branch)
+    spatial = _spatial(seen)
+    if any(call.candidates for call in _calls(seen)[spatial[-1] + 1 if spatial else 0 :]):
+        seen = _within(settled(module, inputs), branch)
+        spatial = _spatial(seen)
+    calls = seen.calls
     if not spatial:
+        where = f"the branch {branch!r}" if branch else f"this {type(module).__name__}"
         raise LayerError(
-            f"no layer of this {type(module).__name__} holds a spatial map for inputs of size {list(inputs.size)}; "
+            f"no layer of {where} holds a spatial map for inputs of size {list(inputs.size)}; "
             "class activation maps need convolutional or token features (larger inputs may help)."
         )
-    if seen.last_attention > seen.last_conv:
-        norms = [i for i, c in enumerate(calls) if c.norm and c in spatial]
+    if max(seen.attentions, default=-1) > seen.last_conv:
+        norms = [i for i in spatial if calls[i].norm]
         after = [i for i in norms if i >= seen.last_spatial_linear]
         inside = [i for i in norms if i < seen.last_spatial_linear] + after[:-1]
-        reached = _reached(module, inputs, [calls[i].name for i in inside[-6:]])
+        inside = [i for i in inside if sum(at > i for at in seen.attentions) < 2]  # of the last block
+        if not inside or calls[inside[-1]].branch:
+            inside = [i for i in norms if not calls[i].branch]
+        reached = _reached(module, inputs, [_name(calls, i) for i in inside[-6:]])
         if reached:
             return reached[-1]
-    return spatial[-1].name
+    return _name(calls, spatial[-1])
+
+
+def _name(calls: tuple[Call, ...], i: int) -> str:
+    """A call's name, with its number where the module is called again afterwards."""
+    same = [j for j, call in enumerate(calls) if call.name == calls[i].name]
+    return calls[i].name if i == same[-1] else f"{calls[i].name}#{same.index(i)}"
+
+
+def _within(seen: Trace, branch: str) -> Trace:
+    return seen.branch(branch) if branch else seen
+
+
+def _calls(seen: Trace) -> tuple[Call, ...]:
+    """All calls before a convolution that makes class scores."""
+    return seen.calls[: seen.head_conv] if seen.head_conv else seen.calls
+
+
+def _spatial(seen: Trace) -> list[int]:
+    """Positions of the calls that hold a map and do more than hand it on."""
+    return [i for i, c in enumerate(_calls(seen)) if c.layout is not None and not c.pooled and not c.passive and c.name]
 
 
 def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> list[str]:
@@ -112,9 +164,11 @@ def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> list[str]:
     Asked of a random projection of the outputs and of what enters the head, so that a head of zeros or a final normalisation (whose sum is
     constant) hides nothing.
     """
+    if not names:
+        return []
     with session(module), HeadWatch() as watch:
         done = cut(module, inputs.rows(slice(0, 1)), [find(module, name) for name in names], gradients=True)
-    ends = [t for t in [*tensors_of(done.outputs), *watch.features()] if t.requires_grad]
+    ends = [t for t in [*_scores(done.outputs), *watch.features()] if t.requires_grad]
     if not ends:
         return []
     generator = torch.Generator().manual_seed(0)
@@ -126,6 +180,15 @@ def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> list[str]:
         for name, kept, grad in zip(names, done.cuts, grads, strict=True)
         if grad is not None and bool(kept.layout.to_maps(grad).abs().sum() > 0)
     ]
+
+
+def _scores(outputs: Any) -> list[Tensor]:
+    """What scores are read from: class scores, or else one vector per image where there are any (embeddings), or else everything."""
+    try:
+        return [logits(outputs)]
+    except LucidcamError:
+        found = tensors_of(outputs)
+        return [t for t in found if t.ndim == 2 and t.requires_grad] or found
 
 
 def describe(module: nn.Module, inputs: Any = None) -> dict[str, LayerInfo]:
@@ -151,7 +214,7 @@ def describe(module: nn.Module, inputs: Any = None) -> dict[str, LayerInfo]:
     if inputs is None:
         return {name: LayerInfo(type(child).__name__) for name, child in module.named_modules() if name}
     given = Inputs.of(inputs)
-    calls = trace(module, given).calls
+    calls = settled(module, given).calls
     try:
         best = default(module, given).name
     except LayerError:

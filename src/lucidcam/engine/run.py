@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lucidcam.engine import layers as layers_
+from lucidcam.engine.attention import Attention, Wants, attend
 from lucidcam.engine.capture import Done, ForceGrad, cut, gradients_of
 from lucidcam.engine.head import Head, HeadHook, HeadWatch, head_of, owner
 from lucidcam.engine.inputs import Inputs
@@ -197,6 +198,20 @@ class Run:
         activations = _wide(self._pass.cut(gradients).cuts[self.index].maps).unsqueeze(1)
         return Capture(activations, found)
 
+    def attention(self, wants: Wants) -> Attention:
+        """Run the module once and keep the attention of its blocks; it must be a vision transformer.
+
+        Args:
+            wants: "matrices" alone, the score's "gradients" too, or those of every one of the "blocks" (`engine.attention.attend`).
+        """
+
+        def read(outputs: Any, rows: Tensor | None) -> Tensor:
+            return self._read(outputs) if rows is None else sound(self._chosen(self.bound, outputs, rows))
+
+        found = attend(self.module, self.inputs, read, wants)
+        self._pass.done.setdefault(False, Done(found.outputs, ()))
+        return found
+
     def graph_size(self) -> int:
         """Numbers in one target's gradient, all images together; makes the pass with gradients."""
         self._pass.choose_layer()
@@ -359,7 +374,7 @@ def open_run(
     with session(module):
         given = Inputs.of(inputs)
         specs: list[Any] = list(layer) if isinstance(layer, (list, tuple)) else [] if layer is None else [layer]
-        found = tuple(layers_.find(module, spec) for spec in specs)
+        found = tuple(layers_.resolve(module, spec, given) for spec in specs)
         stream = Stream(batch_size or _batch(given.image), progress, title)
         yield Run(module, given, stream, seed, _Pass(module, given, as_target(target), found, by_default=not found, memory=memory()))
 

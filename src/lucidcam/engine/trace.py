@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -15,45 +16,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.layout import MOST_PREFIX_TOKENS as MOST_PREFIX_TOKENS
+from lucidcam.engine.layout import Layout as Layout
+from lucidcam.engine.layout import Lineage, layout_of
 from lucidcam.engine.session import hooks, session
 from lucidcam.errors import LucidcamError, ModelError
-from lucidcam.targets import logits
-
-MOST_PREFIX_TOKENS = 16
-"""Class, distillation and register tokens before the patches: at most this many are looked for."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a layer's output holds its spatial map.
-
-    Attributes:
-        kind: "channels_first" `[B, C, *grid]`, "channels_last" `[B, *grid, C]` or "tokens" `[B, prefix + h·w, C]`.
-        grid: the map's spatial size.
-        prefix: tokens before the patches (class, distillation, registers).
-    """
-
-    kind: str
-    grid: tuple[int, ...]
-    prefix: int = 0
-
-    def to_maps(self, output: Tensor) -> Tensor:
-        """View an output, with any number of leading axes in place of B, as `[..., C, *grid]`."""
-        if self.kind == "channels_first":
-            return output
-        if self.kind == "channels_last":
-            return output.movedim(-1, -1 - len(self.grid))
-        patches = output[..., self.prefix :, :].transpose(-1, -2)
-        return patches.reshape(*patches.shape[:-1], *self.grid)
-
-    def from_maps(self, maps: Tensor, like: Tensor) -> Tensor:
-        """Inverse of `to_maps`: lay maps `[n, C, *grid]` out as the layer does; prefix tokens come from `like` `[1 or n, …]`."""
-        if self.kind == "channels_first":
-            return maps
-        if self.kind == "channels_last":
-            return maps.movedim(-1 - len(self.grid), -1)
-        patches = maps.flatten(-len(self.grid)).transpose(-1, -2)
-        return torch.cat([like[..., : self.prefix, :].expand(len(maps), -1, -1), patches], dim=-2)
+from lucidcam.targets import dense, logits
 
 
 @dataclass(frozen=True)
@@ -64,10 +32,12 @@ class Call:
         name: dotted name of the submodule.
         type: its class name.
         shape: shape of its (first) output tensor for one image, or None.
-        layout: how it holds a spatial map, or None when it holds none (vectors, 1×1 maps).
+        layout: how it holds a spatial map, or None when it holds none (vectors, 1×1 maps) or nobody knows.
+        candidates: layouts that a sequence of unknown origin could have by its length; `settled` tries them.
         pooled: its output came straight out of a pooling operation.
         passive: it only hands its input on (dropout, identity).
         norm: it is a normalisation layer.
+        branch: its output was only added to something: one summand of a residual stream.
     """
 
     name: str
@@ -77,17 +47,72 @@ class Call:
     pooled: bool
     passive: bool
     norm: bool
+    candidates: tuple[Layout, ...] = ()
+    branch: bool = False
+
+
+@dataclass(frozen=True)
+class Event:
+    """A convolution, linear or attention operation.
+
+    Attributes:
+        kind: "conv", "linear" or "attention".
+        at: how many calls of submodules had ended before.
+        shape: of its output.
+        point: it is a 1×1 convolution.
+    """
+
+    kind: str
+    at: int
+    shape: tuple[int, ...]
+    point: bool
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward pass showed: calls in execution order and positions (in `calls`) of the operations that matter."""
+    """What one forward pass showed: calls in execution order, the operations that matter, and the number of classes."""
 
     calls: tuple[Call, ...]
-    last_conv: int
-    last_attention: int
-    last_spatial_linear: int
-    head_conv: int | None
+    events: tuple[Event, ...]
+    classes: int | None
+
+    def branch(self, name: str) -> Trace:
+        """What happened while the submodule `name` ran."""
+        inside = [i for i, call in enumerate(self.calls) if call.name == name or call.name.startswith(f"{name}.")]
+        if not inside:
+            return Trace((), (), self.classes)
+        start, end = inside[0], inside[-1]
+        events = [replace(event, at=event.at - start) for event in self.events if start <= event.at <= end]
+        return Trace(self.calls[start : end + 1], tuple(events), self.classes)
+
+    @property
+    def last_conv(self) -> int:
+        """Position (in `calls`) of the last convolution that makes a map; −1: there is none."""
+        return max((event.at for event in self._spatial() if event.kind == "conv"), default=-1)
+
+    @property
+    def attentions(self) -> list[int]:
+        """Positions of attention operations."""
+        return [event.at for event in self.events if event.kind == "attention"]
+
+    @property
+    def last_spatial_linear(self) -> int:
+        """Position of the last linear operation on more than vectors."""
+        return max((event.at for event in self.events if event.kind == "linear" and len(event.shape) > 2), default=-1)
+
+    @property
+    def head_conv(self) -> int | None:
+        """Position of the convolution that makes class scores, or None."""
+        last_linear = max((event.at for event in self.events if event.kind == "linear"), default=-1)
+        found = [
+            event.at
+            for event in self._spatial()
+            if event.kind == "conv" and event.point and event.shape[1] == self.classes and event.at > last_linear
+        ]
+        return found[-1] if found else None
+
+    def _spatial(self) -> list[Event]:
+        return [event for event in self.events if len(event.shape) < 3 or prod(event.shape[2:]) > 1]
 
 
 @dataclass(frozen=True)
@@ -109,42 +134,65 @@ def trace(module: nn.Module, inputs: Inputs) -> Trace:
 
 
 class _Watch(TorchFunctionMode):
-    """Notes pooling, convolution, linear and attention operations, functional or in modules."""
+    """Notes pooling, convolution, linear and attention operations, functional or in modules, and follows maps through all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: Inputs) -> None:
         super().__init__()
         self.ended = 0  # module calls that have ended so far
+        self.lineage = Lineage(inputs)
         self.pooled = WeakTensorKeyDictionary()
-        self.events: list[tuple[str, int, tuple[int, ...], bool]] = []
+        self.norms: Any = WeakTensorKeyDictionary()  # outputs of normalisations: the position of the call
+        self.added: set[int] = set()
+        self.used: set[int] = set()
+        self.events: list[Event] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
+        self.lineage.note(name, args, kwargs, output)
+        self._note_use(name, args, output)
         if "pool" in name and isinstance(output, Tensor):
             self.pooled[output] = True
         elif "conv" in name and isinstance(output, Tensor):
-            weight = args[1] if len(args) > 1 else (kwargs or {}).get("weight")
+            weight = args[1] if len(args) > 1 else kwargs.get("weight")
             if isinstance(weight, Tensor):
-                self.events.append(("conv", self.ended, tuple(output.shape), prod(weight.shape[2:]) == 1))
+                self.events.append(Event("conv", self.ended, tuple(output.shape), prod(weight.shape[2:]) == 1))
         elif name == "linear" and isinstance(output, Tensor):
-            self.events.append(("linear", self.ended, tuple(output.shape), False))
+            self.events.append(Event("linear", self.ended, tuple(output.shape), False))
         elif "attention" in name or (name == "softmax" and isinstance(output, Tensor) and output.ndim >= 3):
-            self.events.append(("attention", self.ended, (), False))
+            self.events.append(Event("attention", self.ended, (), False))
         return output
+
+    def _note_use(self, name: str, args: Any, output: Any) -> None:
+        """What becomes of a normalisation's output: added to something, or worked on."""
+        for value in args:
+            position = self.norms.get(value) if isinstance(value, Tensor) else None
+            if position is None or name == "__get__" or not isinstance(output, (Tensor, tuple)):
+                continue  # nothing is computed
+            if "dropout" in name:
+                self.norms[output] = position
+            else:
+                (self.added if "add" in name.strip("_") else self.used).add(position)
 
 
 def _trace(module: nn.Module, inputs: Inputs) -> Trace:
     one = inputs.rows(slice(0, 1))
     names = {child: name for name, child in module.named_modules()}
-    watch, calls, grids = _Watch(), [], [one.size]
+    watch = _Watch(one)
+    calls: list[Call] = []
 
     def note(child: nn.Module, _: Any, output: Any) -> None:
         found = first_tensor(output)
-        layout = None
+        layout: Layout | None = None
+        candidates: tuple[Layout, ...] = ()
         if found is not None:
-            layout = layout_of(tuple(found.shape), one, grids, child)
-            if layout is not None and layout.kind != "tokens":
-                grids.append(layout.grid)
+            shape = tuple(found.shape)
+            layout = watch.lineage.of(found) or layout_of(shape, one, child)
+            candidates = () if layout is not None else watch.lineage.candidates(shape)
+        norm = not any(child.children()) and type(child).__name__.lower().endswith("norm")
+        if norm and found is not None:
+            watch.norms[found] = len(calls)
         calls.append(
             Call(
                 name=names[child],
@@ -153,84 +201,20 @@ def _trace(module: nn.Module, inputs: Inputs) -> Trace:
                 layout=layout,
                 pooled=found is not None and found in watch.pooled,
                 passive=isinstance(child, (nn.Identity, nn.modules.dropout._DropoutNd)),
-                norm=not any(child.children()) and type(child).__name__.lower().endswith("norm"),
+                norm=norm,
+                candidates=candidates,
             )
         )
         watch.ended += 1
 
     with session(module), hooks([(child, note) for child in names]), watch:
         outputs = run_forward(module, one)
-    try:
-        classes = logits(outputs).shape[1]
-    except LucidcamError:
-        classes = None
-    spatial = [(kind, at, shape, point) for kind, at, shape, point in watch.events if len(shape) < 3 or prod(shape[2:]) > 1]
-    last_linear = max((at for kind, at, _, _ in watch.events if kind == "linear"), default=-1)
-    heads = [at for kind, at, shape, point in spatial if kind == "conv" and point and shape[1] == classes and at > last_linear]
-    return Trace(
-        calls=tuple(calls),
-        last_conv=max((at for kind, at, _, _ in spatial if kind == "conv"), default=-1),
-        last_attention=max((at for kind, at, _, _ in watch.events if kind == "attention"), default=-1),
-        last_spatial_linear=max((at for kind, at, shape, _ in watch.events if kind == "linear" and len(shape) > 2), default=-1),
-        head_conv=heads[-1] if heads else None,
-    )
-
-
-def layout_of(shape: tuple[int, ...], inputs: Inputs, grids: Sequence[tuple[int, ...]], module: nn.Module) -> Layout | None:
-    """Find how an output of this shape holds a spatial map, or None.
-
-    Args:
-        shape: the output's shape.
-        inputs: what the module was run on; gives B and the image's size.
-        grids: spatial sizes of earlier layers, newest last: a ViT's patch embedding tells the grid of its tokens.
-        module: the layer; a plain LayerNorm normalises its last axis, so that is the channels' axis.
-    """
-    size = inputs.size
-    if len(shape) == len(size) + 2 and shape[0] == inputs.batch:
-        first, last = shape[2:], shape[1:-1]
-        normalises_last = type(module) is nn.LayerNorm and module.normalized_shape == shape[-1:]
-        if _fits(last, size) and (normalises_last or not _fits(first, size)):
-            return Layout("channels_last", last) if prod(last) > 1 else None
-        inside = all(g <= s for g, s in zip(first, size, strict=True))
-        return Layout("channels_first", first) if prod(first) > 1 and inside and not normalises_last else None
-    if len(shape) == 3 and len(size) == 2 and shape[0] == inputs.batch:
-        return _token_layout(shape[1], size, grids)
-    return None
-
-
-def _fits(grid: tuple[int, ...], size: tuple[int, ...]) -> bool:
-    """Whether a grid could be a down-scaled image: all axes shrunk by one factor, give or take a pixel of padding at each end."""
-    least = max(s / (g + 1) for s, g in zip(size, grid, strict=True))
-    most = min(s / max(g - 1, 0.5) for s, g in zip(size, grid, strict=True))
-    return least <= most and all(g <= s for s, g in zip(size, grid, strict=True))
-
-
-def _token_layout(tokens: int, size: tuple[int, ...], grids: Sequence[tuple[int, ...]]) -> Layout | None:
-    for grid in reversed(grids):
-        if prod(grid) > 1 and 0 <= tokens - prod(grid) <= MOST_PREFIX_TOKENS:
-            return Layout("tokens", grid, tokens - prod(grid))
-    found: list[tuple[float, int, tuple[int, int]]] = []
-    for prefix in range(min(MOST_PREFIX_TOKENS, tokens - 2) + 1):
-        for h in range(1, tokens - prefix + 1):
-            w, rest = divmod(tokens - prefix, h)
-            if not rest:
-                ratio = (h / w) / (size[0] / size[1])
-                found.append((round(max(ratio, 1 / ratio), 6), prefix, (h, w)))
-    if not found or min(found)[0] > 1.5:
-        return None
-    _, prefix, grid = min(found)
-    return Layout("tokens", grid, prefix)
-
-
-def grids_before(module: nn.Module, inputs: Inputs, layer: Layer) -> list[tuple[int, ...]]:
-    """Spatial sizes of the layers that ran before `layer`, oldest first."""
-    grids = [inputs.size]
-    for call in trace(module, inputs).calls:
-        if call.name == layer.name:
-            break
-        if call.layout is not None and call.layout.kind != "tokens":
-            grids.append(call.layout.grid)
-    return grids
+    classes = None
+    for scores in (logits, dense):
+        with suppress(LucidcamError):
+            classes = classes or scores(outputs).shape[1]
+    branches = watch.added - watch.used
+    return Trace(tuple(replace(call, branch=i in branches) for i, call in enumerate(calls)), tuple(watch.events), classes)
 
 
 ABOUT_SHAPES = (
@@ -259,7 +243,8 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
         ModelError: when the module does not take inputs of this shape or type. Any other error of the module passes unchanged.
     """
     try:
-        return module(*inputs.args, **inputs.kwargs)
+        with _InOrder() if _has_words(inputs) else nullcontext():
+            return module(*inputs.args, **inputs.kwargs)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
@@ -275,6 +260,22 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
         raise
 
 
+class _InOrder(TorchFunctionMode):
+    """Where a module draws all of n things without putting any back (ViLT its patches), that is some order of them: here, their own."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") != "multinomial" or output.shape != args[0].shape or bool((args + (False,) * 2)[2]):
+            return output
+        return output.sort(-1).values
+
+
+def _has_words(inputs: Inputs) -> bool:
+    """Whether there are integers beside the image; alone, images are spared the watching of every operation."""
+    others = [*inputs.args, *inputs.kwargs.values()]
+    return len(others) > 1 and any(isinstance(t, Tensor) and not t.is_floating_point() for t in others)
+
+
 def first_tensor(output: Any) -> Tensor | None:
     """The tensor a layer's output stands for: itself, or the first of a tuple or list (Hugging Face blocks)."""
     if isinstance(output, (tuple, list)) and output:
@@ -283,16 +284,17 @@ def first_tensor(output: Any) -> Tensor | None:
 
 
 def tensors_of(outputs: Any) -> list[Tensor]:
-    """The floating-point tensors among a module's outputs: a tensor, or the values of a sequence, mapping or object."""
+    """The floating-point tensors among a module's outputs: a tensor, or what sequences, mappings and objects hold, however deep."""
     if isinstance(outputs, Tensor):
-        values: Any = [outputs]
-    elif isinstance(outputs, (tuple, list)):
-        values = outputs
+        return [outputs] if outputs.is_floating_point() else []
+    if isinstance(outputs, (tuple, list)):
+        values: Any = outputs
     elif isinstance(outputs, Mapping):
         values = outputs.values()
     else:
         values = getattr(outputs, "__dict__", {}).values()
-    return [t for t in values if isinstance(t, Tensor) and t.is_floating_point()]
+        values = [value for value in values if isinstance(value, (Tensor, tuple, list, Mapping))]
+    return [tensor for value in values for tensor in tensors_of(value)]
 
 
 def replace_first(output: Any, tensor: Tensor) -> Any:

@@ -91,6 +91,8 @@ def evaluate(
     """
     if not isinstance(model, Model):
         raise ModelError(f"expected a lucidcam Model to evaluate; got {type(model).__name__}: use lucidcam.load(…) or lucidcam.wrap(…).")
+    if model.task is not None:
+        raise ModelError(f"metrics compare the scores of classes; {model.name} does {model.task.name}: use lucidcam.explain.")
     if images_at_once is None:
         images_at_once = IMAGES_ON_CPU if model.device.type == "cpu" else IMAGES_AT_ONCE
     if images_at_once < 1 or resamples < 0 or (limit is not None and limit < 1):

@@ -22,7 +22,8 @@ class Occlusion(Method):
     Maps have the input's resolution.
 
     Attributes:
-        window: the patch's side in pixels; 0: a seventh of the image's shorter side.
+        window: the patch's side in pixels; 0: a seventh of the image's shorter side, and of each side of a clip or volume. In those a side
+            that is shorter than the window is hidden whole.
         stride: how far it moves; 0: half the window.
         baseline: what hidden pixels become.
     """
@@ -43,8 +44,7 @@ class Occlusion(Method):
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
         size = run.inputs.size
-        window = self.window or max(1, min(size) // 7)
-        places = windows(size, window, self.stride or max(1, window // 2))
+        places = self._places(size)
         batch = run.inputs.batch
         empty = baseline(run.image, self.baseline)
 
@@ -64,3 +64,13 @@ class Occlusion(Method):
             total[there] += drop.reshape(batch, run.count, *[1] * len(size))
             seen[place] += 1
         return total / seen
+
+    def _places(self, size: tuple[int, ...]) -> list[tuple[slice, ...]]:
+        if len(size) < 3:
+            window = self.window or max(1, min(size) // 7)
+            return windows(size, window, self.stride or max(1, window // 2))
+        if self.window and self.stride > self.window:
+            raise OptionError(f"expected 1 ≤ stride ≤ window; got window {self.window}, stride {self.stride}.")
+        # Time and depth have units of their own: a frame's patch would be longer than most clips.
+        sides = [min(self.window, side) if self.window else max(1, side // 7) for side in size]
+        return windows(size, sides, [min(self.stride, side) if self.stride else max(1, side // 2) for side in sides])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import torch
@@ -30,7 +31,7 @@ class RISE(Method):
     Attributes:
         masks: N, random masks (the paper takes 4000 to 8000); every image sees the same.
         tolerance: stop an image when its estimated error is at most this, looked at every 64 masks; 0: run all the masks.
-        cells: side of the coarse grid.
+        cells: side of the coarse grid (of a clip or volume: a cube; an axis that is shorter has as many cells as places).
         keep: p, the probability that a cell is kept.
         weigh_by: "probability" (softmax, as in the paper) or "score" (the target's own: logits unless told otherwise).
         baseline: what masked pixels become.
@@ -59,13 +60,13 @@ class RISE(Method):
 
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
-        height, width = _picture_size(run)
+        size = run.inputs.size
         batch = run.inputs.batch
         empty = baseline(run.image, self.baseline)
         asked = run.as_probability() if self.weigh_by == "probability" else run
         generator = torch.Generator().manual_seed(run.seed)
         wide = torch.float64 if run.image.dtype == torch.float64 else torch.float32
-        total = torch.zeros(batch, run.count, height * width, dtype=wide, device=run.image.device)
+        total = torch.zeros(batch, run.count, prod(size), dtype=wide, device=run.image.device)
         squares = total.new_zeros(batch, run.count)  # Σ_i ‖f_i (M_i − mean of M_i)‖²
         counts = total.new_zeros(batch, 1)
         error = total.new_ones(batch, run.count)
@@ -74,7 +75,7 @@ class RISE(Method):
             if not len(open_):
                 break
             count = min(BLOCK, self.masks - number * BLOCK)
-            masks = rise_masks(BLOCK, (height, width), self.cells, self.keep, generator)[:count].to(run.image)
+            masks = rise_masks(BLOCK, size, self.cells, self.keep, generator)[:count].to(run.image)
 
             def make(part: slice, masks: Tensor = masks, open_: Tensor = open_) -> tuple[Tensor, Tensor]:
                 flat = torch.arange(part.start, part.stop, device=masks.device)
@@ -88,7 +89,7 @@ class RISE(Method):
             counts[open_] += count
             error[open_] = _error(total[open_], squares[open_], counts[open_])
         run.note_error(error)
-        return (total / (counts * self.keep)[..., None]).reshape(batch, run.count, height, width)
+        return (total / (counts * self.keep)[..., None]).reshape(batch, run.count, *size)
 
 
 def _error(total: Tensor, squares: Tensor, counts: Tensor) -> Tensor:
@@ -104,9 +105,3 @@ def _error(total: Tensor, squares: Tensor, counts: Tensor) -> Tensor:
     variance = (squares / counts - size).clamp(min=0) / (counts - 1).clamp(min=1)
     truth = (size - variance).clamp(min=0)  # noise adds its own to the size of what is seen
     return (variance / torch.where(variance + truth > 0, variance + truth, 1)).sqrt()
-
-
-def _picture_size(run: Run) -> tuple[int, int]:
-    if len(run.inputs.size) != 2:
-        raise OptionError(f"expected images [B, C, H, W]; got {list(run.image.shape)}.")
-    return run.inputs.size[0], run.inputs.size[1]

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,8 @@ from torch import Tensor, nn
 from lucidcam import compat, registry
 from lucidcam.errors import LayerError, LucidcamError, ModelError, OptionError, nearest, unknown
 from lucidcam.models._card import Card
-from lucidcam.preprocess import Fit, Preprocess, Probed, from_timm
-from lucidcam.types import Model
-
-if TYPE_CHECKING:
-    from PIL import Image
+from lucidcam.preprocess import Clips, Fit, Preprocess, Probed, from_timm
+from lucidcam.types import Model, Task
 
 CHECKPOINTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl", ".onnx"})
 """Suffixes by which a spec is taken for a file; what is in it decides whether it can be read."""
@@ -61,7 +58,7 @@ def load(
     model: Model = loader(name, pretrained=pretrained, **options)
     model.module.eval()
     if fit is not None:
-        if not isinstance(model.preprocess, Preprocess):
+        if not isinstance(model.preprocess, (Preprocess, Clips)):
             raise OptionError(f"fit={fit!r} needs a preprocessing of known steps; {model.name} brings its own code or none.")
         model = replace(model, preprocess=model.preprocess.refit(fit))
     return model.to(device, dtype)
@@ -69,20 +66,23 @@ def load(
 
 def wrap(
     module: nn.Module,
-    preprocess: Callable[[Image.Image], Tensor] | None = None,
+    preprocess: Callable[[Any], Tensor] | None = None,
     labels: Iterable[str] | Mapping[int, str] | None = None,
     layer: str | nn.Module | None = None,
     name: str | None = None,
+    task: Task | None = None,
 ) -> Model:
     """Make a model of your own module. The module is neither copied nor changed.
 
     Args:
         module: any torch module from images to class scores.
-        preprocess: a `Preprocess`, or any callable from PIL image to tensor `[C, h, w]` (torchvision's transforms, …).
+        preprocess: a `Preprocess`, or any callable from PIL image to tensor `[C, h, w]` (torchvision's transforms, …); for a module
+            that takes clips, `lucidcam.preprocess.Clips`.
             None: what a timm model says of itself; other models then take ready tensors only.
         labels: the classes in words, by id.
         layer: the default layer, as module or dotted name; None: the last spatial one.
         name: how to call it in reports; None: its class's name.
+        task: what it can be asked where it is no plain classifier, see `lucidcam.tasks`.
 
     Raises:
         ModelError: `module` is not a torch module.
@@ -96,13 +96,13 @@ def wrap(
         preprocess = from_timm(config) if isinstance(config, Mapping) and "input_size" in config else None
     elif not callable(preprocess):
         raise OptionError(f"expected preprocess as a callable from PIL image to tensor; got {type(preprocess).__name__}.")
-    elif not callable(getattr(preprocess, "frame", None)):
+    elif not any(callable(getattr(preprocess, each, None)) for each in ("frame", "numbers")):  # those know, or take clips
         preprocess = Probed(preprocess)
-    return Model(module, preprocess, _labels(labels), _layer(module, layer), name or type(module).__name__)
+    return Model(module, preprocess, _labels(labels), _layer(module, layer), name or type(module).__name__, task=task)
 
 
 def names(search: str = "") -> list[str]:
-    """List the specs of timm and torchvision classifiers that contain `search` ("timm:resnet", "vgg"), as far as they are installed."""
+    """List the specs of timm's and torchvision's models that contain `search` ("timm:resnet", "vgg"), as far as they are installed."""
     found = []
     source, colon, part = search.partition(":")
     for name, listed in (("timm", _timm_names), ("torchvision", _torchvision_names)):
@@ -120,8 +120,9 @@ def _timm_names() -> list[str]:
 
 
 def _torchvision_names() -> list[str]:
-    library = compat.import_torchvision()
-    return list(library.models.list_models(module=library.models))
+    from lucidcam.models import torchvision
+
+    return torchvision.names()
 
 
 def _labels(labels: Iterable[str] | Mapping[int, str] | None) -> tuple[str, ...] | None:
@@ -149,7 +150,7 @@ def _layer(module: nn.Module, layer: str | nn.Module | None) -> str | None:
             if each is layer:
                 return name
         raise LayerError(f"the layer given ({type(layer).__name__}) is not part of the module.")
-    if layer.partition("#")[0] not in names:
+    if layer.partition("#")[0].removesuffix(".*") not in names:
         raise LayerError(unknown("layer", layer, names))
     return layer
 

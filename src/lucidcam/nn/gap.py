@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lucidcam.engine import layers
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hooks, session
-from lucidcam.engine.trace import first_tensor, grids_before, layout_of, run_forward
+from lucidcam.engine.settle import layout_at
+from lucidcam.engine.trace import first_tensor, run_forward
 from lucidcam.errors import LayerError, OptionError, unknown
 
 Pooling = Literal["gap", "gmp", "lse"]
@@ -45,12 +46,10 @@ class Trunk(nn.Module):
         found = layers.default(self.module, given) if at is None else layers.find(self.module, at)
         self.at = found.name
         ran: set[nn.Module] = set()
-        with session(self.module):
-            grids = grids_before(self.module, given, found)
-            with hooks([(each, lambda child, *_: ran.add(child)) for each in self.module.modules()]):
-                output = self._cut(lambda: run_forward(self.module, given))
+        with session(self.module), hooks([(each, lambda child, *_: ran.add(child)) for each in self.module.modules()]):
+            output = self._cut(lambda: run_forward(self.module, given))
         tensor = first_tensor(output)
-        layout = None if tensor is None else layout_of(tuple(tensor.shape), given, grids, found.module)
+        layout = None if tensor is None else layout_at(self.module, given, found, tuple(tensor.shape))
         if tensor is None or layout is None:
             raise LayerError(f"the layer {self.at!r} holds no spatial map{layers.suggestion(self.module, given)}.")
         self._layout = layout

@@ -14,7 +14,7 @@ from torch import Tensor
 from lucidcam.errors import OptionError, unknown
 
 BLUR_SIGMA = 0.05
-"""Standard deviation of the "blur" baseline, as a fraction of the image's shorter side (11 px at 224)."""
+"""Standard deviation of the "blur" baseline, as a fraction of the image's (of a clip or volume: a frame's) shorter side: 11 px at 224."""
 
 
 def baseline(image: Tensor, name: str | float) -> Tensor:
@@ -59,7 +59,7 @@ def gaussian_blur(image: Tensor, sigma: float, radius: int | None = None) -> Ten
 
 
 def _blur(image: Tensor) -> Tensor:
-    return gaussian_blur(image, sigma=max(1.0, BLUR_SIGMA * min(image.shape[2:])))
+    return gaussian_blur(image, sigma=max(1.0, BLUR_SIGMA * min(image.shape[2:][-2:])))
 
 
 def _mean(image: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import lucidcam
 from lucidcam import registry
 from lucidcam.data import Dataset, open_data
 from lucidcam.data._classes import Given
-from lucidcam.engine.layers import find as find_layer
+from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import DataError, OptionError, unknown
 from lucidcam.evaluation.ahead import Ahead
 from lucidcam.evaluation.contenders import judges
@@ -167,7 +167,7 @@ def run(
     )
     asking = job.explainer().asking()  # what is wrong with the question is told before anything is written
     for each in job.layer if isinstance(job.layer, (list, tuple)) else [] if job.layer is None else [job.layer]:
-        find_layer(model.module, each)
+        check_layer(model.module, each)
     judging = None
     if job.metrics:
         judging = measure(job, model, asking)

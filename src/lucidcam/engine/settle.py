@@ -1,0 +1,111 @@
+"""Layouts that no origin tells are settled by experiment: change the image here and there, and see which tokens change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.layout import Layout, layout_of
+from lucidcam.engine.session import hooks, session
+from lucidcam.engine.trace import Call, Layer, Trace, first_tensor, remembered, run_forward, signature, trace
+
+TILES = {2: 3}
+"""Into how many tiles per axis an image is cut, by its number of axes, to see where each token looks; with more axes, into two."""
+LIKENESS = 0.7
+"""Correlation of where tokens look with where a layout puts them; tokens sorted by windows reach 0.5, those in order more than 0.9."""
+
+
+def settled(module: nn.Module, inputs: Inputs) -> Trace:
+    """The trace, with every call's layout known: where a sequence's origin is not, its candidates are tried by experiment."""
+    found, cache = trace(module, inputs), remembered(module, inputs)
+    if any(call.candidates for call in found.calls):
+        found = cache["trace", signature(inputs)] = replace(found, calls=_tried(module, inputs, found.calls))
+    return found
+
+
+def layout_at(module: nn.Module, inputs: Inputs, layer: Layer, shape: tuple[int, ...]) -> Layout | None:
+    """How the output of a layer holds a map, or None. The shape tells, or, for tokens, what a traced pass showed."""
+    size = inputs.size
+    if len(shape) != 3 or len(size) < 2:
+        return layout_of(shape, inputs, layer.module)
+
+    def found(seen: Trace) -> Call | None:
+        calls = [c for c in seen.calls if c.name == layer.name]
+        number = len(calls) - 1 if layer.call is None else layer.call
+        same = number < len(calls) and shape == (inputs.batch, *(calls[number].shape or ())[1:])
+        return calls[number] if same else None
+
+    call = found(trace(module, inputs))
+    if call is not None and call.candidates:
+        call = found(settled(module, inputs))
+    return None if call is None else call.layout
+
+
+def _tried(module: nn.Module, inputs: Inputs, calls: tuple[Call, ...]) -> tuple[Call, ...]:
+    """Change the image tile by tile, and see which tokens change: a layout is right where they lie as their tiles do."""
+    one = inputs.rows(slice(0, 1))
+    image, size = one.image, one.size
+    count = TILES.get(len(size), 2)
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+    other = image.mean() + noise * (image.std() if float(image.std()) > 0 else 1)
+    cuts = [[round(s * i / count) for i in range(count + 1)] for s in size]
+    tiles = list(product(range(count), repeat=len(size)))
+    wanted = {i for i, call in enumerate(calls) if call.candidates}
+    names = {child: name for name, child in module.named_modules()}
+
+    clean: dict[int, Tensor] = {}
+    changes: dict[int, list[Tensor]] = {}
+
+    def watched(given: Inputs, note: Callable[[int, Tensor], None]) -> None:
+        ended = 0
+
+        def keep(child: nn.Module, _: Any, output: Any) -> None:
+            nonlocal ended
+            found = first_tensor(output) if ended in wanted else None
+            if found is not None and names[child] == calls[ended].name and tuple(found.shape) == calls[ended].shape:
+                note(ended, found[0].detach())
+            ended += 1
+
+        with hooks([(child, keep) for child in names]):
+            run_forward(module, given)
+
+    def compare(i: int, found: Tensor) -> None:
+        if i in clean:
+            changes.setdefault(i, []).append((found.double() - clean[i].double()).norm(dim=-1).cpu())
+
+    with session(module):
+        watched(one, lambda i, found: clean.update({i: found.clone()}))
+        for tile in tiles:
+            place = (slice(None), slice(None), *(slice(at[i], at[i + 1]) for at, i in zip(cuts, tile, strict=True)))
+            changed = image.clone()
+            changed[place] = other[place]
+            watched(one.with_image(changed), compare)
+    middles = (torch.tensor(tiles, dtype=torch.float64) + 0.5) / count
+    looks = {i: _places(torch.stack(change), middles) for i, change in changes.items() if len(change) == len(tiles)}
+
+    def settle(i: int, call: Call) -> Call:
+        right = (each for each in call.candidates if i in looks and _agrees(looks[i], each))
+        return replace(call, layout=next(right, None), candidates=()) if call.candidates else call
+
+    return tuple(settle(i, call) for i, call in enumerate(calls))
+
+
+def _places(change: Tensor, middles: Tensor) -> Tensor:
+    """Where each token looks, `[tokens, axes]`, from how much it changed with each tile, `[tiles, tokens]`."""
+    own = change - change.amin(0)  # what every tile changes alike says nothing about the place
+    return own.T @ middles / own.sum(0)[:, None]
+
+
+def _agrees(looks: Tensor, layout: Layout) -> bool:
+    looks = looks[layout.prefix : layout.prefix + prod(layout.grid)]
+    axes = [torch.arange(g, dtype=torch.float64) for g in layout.grid]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
+    long = [i for i, g in enumerate(layout.grid) if g > 1]
+    return all(float(torch.corrcoef(torch.stack([looks[:, i], places[:, i]]))[0, 1]) > LIKENESS for i in long)  # NaN is no likeness

@@ -1,0 +1,16 @@
+"""Animations: the frames of a clip in time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lucidcam.explanation import Explanation
+from lucidcam.films import animate
+from lucidcam.registry import writers
+
+
+@writers.register("gif")
+def write(explanation: Explanation, path: Path, **options: Any) -> None:
+    """Write a clip's frames as an animated GIF (an image's explanation stands still); `options` are those of `lucidcam.animate`."""
+    animate([explanation], path, **options)

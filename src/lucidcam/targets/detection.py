@@ -1,0 +1,191 @@
+"""Detections: the class score of one box of a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lucidcam.errors import AbsentError, TargetError
+from lucidcam.targets._base import Bound, Label, Target, kind_of, part
+from lucidcam.types import Frame
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Detection(Target):
+    """The class score of the detection nearest to a box (largest intersection over union), or of a query of DETR's kind.
+
+    Reads what torchvision's detectors return (a list with `boxes`, `labels` and `scores` of each image; the score is 0 where no
+    detection of the class touches the box), and what DETR's do (`logits` `[B, Q, K]` and `pred_boxes` `[B, Q, 4]`: centre, width and
+    height as shares of the input).
+
+        >>> outputs = [{"boxes": torch.tensor([[0.0, 0, 8, 8], [20, 20, 30, 30]]), "labels": torch.tensor([1, 3]),
+        ...             "scores": torch.tensor([0.9, 0.7])}]
+        >>> Detection(box=(19, 19, 29, 29)).bind(outputs, 1).scores(outputs)
+        tensor([[0.7000]])
+
+    Args:
+        box: xyxy in pixels, of the network's input for `attribute`, of the photo for `explain`; None: the detection of highest score.
+        label: class id, or label text for `explain`; None: the class of the detection that is found.
+        query: for DETR's kind: this query, wherever its box lies.
+        size: (H, W) of the network's input, which boxes in shares of it are measured against; `explain` knows it.
+        background: for DETR's kind: the last class is "no object", and scores are a softmax's.
+        frame: where in the photo the input lies; `explain` knows it.
+    """
+
+    box: Sequence[float] | None = None
+    label: int | str | None = None
+    query: int | None = None
+    size: tuple[int, int] | None = None
+    background: bool = True
+    frame: Frame | None = None
+
+    def __post_init__(self) -> None:
+        if self.box is None:
+            return
+        box = tuple(float(side) for side in self.box)
+        object.__setattr__(self, "box", box)
+        if self.query is not None:
+            raise TargetError("a detection is told by its box or by its query; got both.")
+        if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+            raise TargetError(f"expected a box (left, top, right, bottom) with left < right and top < bottom; got {box}.")
+
+    local: ClassVar[bool] = True
+
+    def labelled(self, find: Any) -> Target:
+        """See `Target.labelled`."""
+        return replace(self, label=find(self.label)) if isinstance(self.label, str) else self
+
+    def placed(self, frame: Frame, size: tuple[int, int]) -> Target:
+        """See `Target.placed`."""
+        return replace(self, box=None if self.box is None else frame.inside(self.box, size), size=size, frame=frame)
+
+    def bind(self, outputs: Any, batch: int) -> Bound:
+        """See `Target.bind`."""
+        if isinstance(self.label, str):
+            raise TargetError(f"the label {self.label!r} needs a model with labels: use lucidcam.explain, or give a class id.")
+        if self.query is not None and not isinstance(_read(outputs, self)[0], _Queries):
+            raise TargetError("only detectors of DETR's kind have queries; give a box.")
+        found = [row.find(self) for row in _read(outputs, self)]
+        if len(found) != batch:
+            raise TargetError(f"expected detections of {batch} images; got {len(found)}.")
+
+        def read(out: Any, rows: Tensor | None) -> Tensor:
+            every = _read(out, self)
+            which = range(len(every)) if rows is None else rows.tolist()
+            return torch.stack([row.score(found[i][0], found[i][1], self.query) for row, i in zip(every, which, strict=True)])[:, None]
+
+        def say(image: int, target: int, label: Label) -> str:
+            id, box = found[image]
+            sides = box.tolist() if self.frame is None or self.size is None else self.frame.outside(box.tolist(), self.size)
+            return f"{label(id).split(',')[0]} at {','.join(str(round(side)) for side in sides)}"
+
+        return Bound(read, 1, say=say)
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """One image's detections as a list: boxes `[N, 4]`, labels `[N]`, scores `[N]`."""
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+
+    def find(self, asked: Detection) -> tuple[int, Tensor]:
+        """The class and box of the detection that is asked for."""
+        every = torch.arange(len(self.labels), device=self.labels.device)
+        where = every if asked.label is None else every[self.labels.eq(int(asked.label))]
+        if not len(where):
+            raise AbsentError(f"no detection of {'any class' if asked.label is None else f'class {asked.label}'}; {self._told()}")
+        if asked.box is None:
+            best = where[self.scores[where].argmax()]
+        else:
+            overlap = _iou(self.boxes[where], self.boxes.new_tensor(asked.box))
+            if not float(overlap.max()) > 0:
+                raise AbsentError(f"no such detection touches the box {','.join(f'{side:.0f}' for side in asked.box)}; {self._told()}")
+            best = where[overlap.argmax()]
+        return int(self.labels[best]), self.boxes[best].detach()
+
+    def score(self, label: int, box: Tensor, query: int | None) -> Tensor:
+        """Its score in other outputs; 0 where nothing of the class touches its box."""
+        where = (self.labels == label).nonzero()[:, 0]
+        overlap = _iou(self.boxes[where], box.to(self.boxes))
+        return self.scores[where[overlap.argmax()]] if len(where) and float(overlap.max()) > 0 else self.scores.new_zeros(())
+
+    def _told(self) -> str:
+        best = self.scores.argsort(descending=True)[:_SHOWN].tolist()
+        listed = "; ".join(
+            f"class {int(self.labels[i])} ({float(self.scores[i]):.2f}) at {','.join(f'{side:.0f}' for side in self.boxes[i].tolist())}"
+            for i in best
+        )
+        return f"the network's input shows {listed}." if listed else "the network found nothing at all: lower its score threshold."
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """One image's queries: class logits `[Q, K]`, boxes `[Q, 4]` in pixels of the input."""
+
+    boxes: Tensor
+    logits: Tensor
+    background: bool
+
+    def find(self, asked: Detection) -> tuple[int, Tensor]:
+        """The class and box of the query that is asked for."""
+        classes = self.logits.shape[1] - self.background
+        if asked.label is not None and not 0 <= int(asked.label) < classes:
+            raise TargetError(f"class id {asked.label} is out of range: the detector has {classes} classes, 0 to {classes - 1}.")
+        if asked.query is not None and not 0 <= asked.query < len(self.logits):
+            raise TargetError(f"query {asked.query} is out of range: the detector has {len(self.logits)}, 0 to {len(self.logits) - 1}.")
+        sure = (self.logits.softmax(1) if self.background else self.logits.sigmoid())[:, :classes]
+        if asked.query is not None:
+            query = asked.query
+        elif asked.box is not None:
+            query = self._nearest(self.boxes.new_tensor(asked.box))
+        else:
+            query = int((sure.amax(1) if asked.label is None else sure[:, int(asked.label)]).argmax())
+        label = int(sure[query].argmax()) if asked.label is None else int(asked.label)
+        return label, self.boxes[query].detach()
+
+    def score(self, label: int, box: Tensor, query: int | None) -> Tensor:
+        """Its logit in other outputs."""
+        return self.logits[self._nearest(box.to(self.boxes)) if query is None else query, label]
+
+    def _nearest(self, box: Tensor) -> int:
+        """The query of largest overlap; of those that do not touch the box, the nearest."""
+        overlap = _iou(self.boxes, box)
+        if float(overlap.max()) > 0:
+            return int(overlap.argmax())
+        return int((self.boxes[:, :2] + self.boxes[:, 2:] - box[:2] - box[2:]).norm(dim=1).argmin())
+
+
+def _read(outputs: Any, asked: Detection) -> Sequence[_Listed | _Queries]:
+    """Each image's detections."""
+    keys = ("boxes", "labels", "scores")
+    if isinstance(outputs, (list, tuple)) and outputs and all(isinstance(row, Mapping) and set(keys) <= set(row) for row in outputs):
+        return [_Listed(*(row[key] for key in keys)) for row in outputs]
+    logits, boxes = part(outputs, "logits", "pred_logits"), part(outputs, "pred_boxes")
+    if not isinstance(outputs, Tensor) and isinstance(logits, Tensor) and isinstance(boxes, Tensor):
+        if asked.size is None:
+            raise TargetError("this detector's boxes are shares of its input: give size=(H, W) of the input, or use lucidcam.explain.")
+        height, width = asked.size
+        middle, half = boxes[..., :2], boxes[..., 2:] / 2
+        pixels = torch.cat([middle - half, middle + half], dim=-1) * boxes.new_tensor([width, height, width, height])
+        return [_Queries(box, row, asked.background) for box, row in zip(pixels.detach(), logits, strict=True)]
+    raise TargetError(
+        "expected a detector's output, a list with boxes, labels and scores of each image, or logits and pred_boxes; "
+        f"got {kind_of(outputs)}; for other outputs give a callable: target=lambda outputs: …, one score per image."
+    )
+
+
+def _iou(boxes: Tensor, box: Tensor) -> Tensor:
+    """Intersection over union of boxes `[N, 4]` with one `[4]`."""
+    boxes = boxes.detach()
+    sides = (torch.minimum(boxes[:, 2:], box[2:]) - torch.maximum(boxes[:, :2], box[:2])).clamp(min=0)
+    common = sides.prod(1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1) + (box[2:] - box[:2]).prod()
+    return common / (areas - common).clamp(min=1e-12)

@@ -1,0 +1,136 @@
+"""Segmentations: a class's score over a region."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lucidcam.errors import AbsentError, TargetError
+from lucidcam.targets._base import Bound, Label, Target, kind_of, part
+from lucidcam.types import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation(Target):
+    """The sum of a class's logits over a region (Seg-Grad-CAM, Vinogradova et al., AAAI 2020, Eq. 2).
+
+    Reads `[B, K, h, w]`, by itself or as `logits` or `out`; and queries with masks (Mask2Former), which make each pixel's.
+
+        >>> outputs = torch.zeros(1, 2, 4, 4)
+        >>> outputs[0, 1, :2] = 3.0                                            # the upper half is class 1
+        >>> Segmentation(1).bind(outputs, 1).scores(outputs)
+        tensor([[24.]])
+
+    Args:
+        label: class id, or label text for `explain`; None: the class of most pixels, of the region where one is given.
+        region: a mask `[H, W]`, or one of each image `[B, H, W]`, that covers the network's input for `attribute`, the photo for `explain`,
+            whatever its resolution; None: where the clean image is of the class.
+        ignored: classes that None does not mean, the background say.
+    """
+
+    label: int | str | None = None
+    region: Any = None
+    ignored: Collection[int] = ()
+
+    local: ClassVar[bool] = True
+
+    def labelled(self, find: Any) -> Target:
+        """See `Target.labelled`."""
+        return replace(self, label=find(self.label)) if isinstance(self.label, str) else self
+
+    def placed(self, frame: Frame, size: tuple[int, int]) -> Target:
+        """See `Target.placed`."""
+        if self.region is None:
+            return self
+        region = torch.as_tensor(np.asarray(self.region))
+        if region.ndim != 2:
+            raise TargetError(f"expected the region as a mask [H, W] that covers the photo; got {list(region.shape)}.")
+        height, width = region.shape
+        rows, columns = (
+            (low + (torch.arange(count) + 0.5) / count * (high - low)) * side / whole
+            for count, low, high, side, whole in (
+                (size[0], frame.box[1], frame.box[3], height, frame.height),
+                (size[1], frame.box[0], frame.box[2], width, frame.width),
+            )
+        )
+        seen = region[rows.long().clamp(0, height - 1)][:, columns.long().clamp(0, width - 1)] > 0
+        seen &= ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
+        if not bool(seen.any()):
+            raise AbsentError("the region lies outside what the network sees of the photo, or is empty; fit='squash' shows it all.")
+        return replace(self, region=seen)
+
+    def bind(self, outputs: Any, batch: int) -> Bound:
+        """See `Target.bind`."""
+        if isinstance(self.label, str):
+            raise TargetError(f"the label {self.label!r} needs a model with labels: use lucidcam.explain, or give a class id.")
+        scores = dense(outputs).detach()
+        if len(scores) != batch:
+            raise TargetError(f"expected class scores [{batch}, K, h, w] for {batch} images; got {list(scores.shape)}.")
+        if self.label is not None and not 0 <= self.label < scores.shape[1]:
+            count = scores.shape[1]
+            raise TargetError(f"class id {self.label} is out of range: the model has {count} classes, 0 to {count - 1}.")
+        given = None if self.region is None else self._weights(batch, scores)
+        winners = scores.argmax(1)
+        parts = [None] * batch if given is None else list(given)
+        labels = [self._commonest(scores[i], parts[i]) if self.label is None else self.label for i in range(batch)]
+        ids = torch.tensor(labels, device=scores.device)
+        weights = (winners == ids[:, None, None]).to(scores) if given is None else given
+        empty = [i for i in range(batch) if not bool(weights[i].any())]
+        if empty:
+            seen = ", ".join(map(str, sorted(set(winners[empty[0]].flatten().tolist()))[:10]))
+            raise TargetError(
+                f"no pixel of image {empty[0]} is of class {labels[empty[0]]}, but of {seen}; give a region, or another class."
+            )
+
+        def read(out: Any, rows: Tensor | None) -> Tensor:
+            found = dense(out)
+            which = torch.arange(batch, device=found.device) if rows is None else rows.to(found.device)
+            chosen = found[torch.arange(len(found), device=found.device), ids[which]]
+            return (chosen * weights[which]).flatten(1).sum(1)[:, None]
+
+        def say(image: int, target: int, label: Label) -> str:
+            return label(labels[image]).split(",")[0] + ("" if given is None else " in the region")
+
+        return Bound(read, 1, say=say)
+
+    def _weights(self, batch: int, scores: Tensor) -> Tensor:
+        """The region at the scores' resolution `[B, h, w]`: of each cell the share that it covers."""
+        region = torch.as_tensor(np.asarray(self.region) if not isinstance(self.region, Tensor) else self.region).to(scores)
+        region = region.expand(batch, *region.shape) if region.ndim == 2 else region
+        if region.ndim != 3 or len(region) != batch:
+            raise TargetError(f"expected the region as a mask [H, W] or [{batch}, H, W]; got {list(region.shape)}.")
+        return F.interpolate((region > 0).to(scores)[:, None], size=scores.shape[2:], mode="area")[:, 0]
+
+    def _commonest(self, scores: Tensor, weights: Tensor | None) -> int:
+        """The class of most pixels `[K, h, w]`, an ignored one only where there is no other."""
+        winners = scores.argmax(0)
+        counts = torch.bincount(winners.flatten(), None if weights is None else weights.flatten(), minlength=len(scores)).float()
+        others = counts.clone()
+        others[[id for id in self.ignored if id < len(others)]] = 0
+        return int((others if bool(others.any()) else counts).argmax())
+
+
+def dense(outputs: Any) -> Tensor:
+    """Find the class scores of each pixel `[B, K, h, w]` in a module's outputs.
+
+    Raises:
+        TargetError: there are none; a callable target then says what to explain.
+    """
+    found = outputs if isinstance(outputs, Tensor) else part(outputs, "logits", "out")
+    if isinstance(found, Tensor) and found.ndim == 4 and found.is_floating_point():
+        return found
+    kinds = ("class_queries_logits", "masks_queries_logits")
+    classes, masks = (None if isinstance(outputs, Tensor) else part(outputs, kind) for kind in kinds)
+    if isinstance(classes, Tensor) and isinstance(masks, Tensor):
+        return torch.einsum("bqk,bqhw->bkhw", classes.softmax(-1)[..., :-1], masks.sigmoid())
+    raise TargetError(
+        "expected class scores of each pixel, [B, K, h, w], by themselves or as 'logits' or 'out', or queries with masks; "
+        f"got {kind_of(found if isinstance(found, Tensor) else outputs)}; for other outputs give a callable: target=lambda outputs: …, "
+        "one score per image."
+    )

@@ -1,0 +1,94 @@
+"""What the tasks share: finding out what is asked, and words as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lucidcam.errors import TargetError
+from lucidcam.targets import Several, Target, as_target, leaves
+from lucidcam.targets.words import Spoken
+from lucidcam.types import Model
+
+S = TypeVar("S", bound=Spoken)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text as a model reads it.
+
+    Attributes:
+        ids: its tokens, with those that begin and end a sentence.
+        words: each word with the positions of its tokens in `ids`.
+    """
+
+    ids: Sequence[int]
+    words: Sequence[tuple[str, Sequence[int]]]
+
+    @property
+    def positions(self) -> list[int]:
+        """Where all the words' tokens are."""
+        return [position for _, places in self.words for position in places]
+
+    def find(self, word: str | int) -> int:
+        """Which word is meant: by its position, or the first that is written so, case and punctuation aside.
+
+        Raises:
+            TargetError: there is no such word.
+        """
+        if isinstance(word, int):
+            if not 0 <= word < len(self.words):
+                raise TargetError(f"word {word} is out of range: the sentence has {len(self.words)} words, 0 to {len(self.words) - 1}.")
+            return word
+        wanted = _bare(word)
+        for i, (text, _) in enumerate(self.words):
+            if _bare(text) == wanted:
+                return i
+        raise TargetError(f"the sentence has no word {word!r}; its words are: {', '.join(text for text, _ in self.words)}.")
+
+
+def _bare(word: str) -> str:
+    return word.casefold().strip(".,;:!?\"'()") or word
+
+
+def split(text: str) -> list[str]:
+    """The words of a text, in lower case, without punctuation: how small models of one's own may read.
+
+    >>> split("A red circle, left of a square.")
+    ['a', 'red', 'circle', 'left', 'of', 'a', 'square']
+    """
+    return [word for each in text.casefold().split() if (word := each.strip(".,;:!?\"'()"))]
+
+
+def join(words: Sequence[str]) -> str:
+    """Inverse of `split`, as far as there is one."""
+    return " ".join(words)
+
+
+def spoken(target: Any, kind: type[S]) -> list[S]:
+    """The spoken targets that a target is made of."""
+    return [leaf for leaf in leaves(target) if isinstance(leaf, kind)]
+
+
+def translated(target: Any, change: Callable[[Any], Any]) -> Target:
+    """A target with every spoken one that it is made of translated."""
+    if isinstance(target, Spoken):
+        found: Target = change(target)
+        return found
+    return as_target(target).over(lambda each: translated(each, change))
+
+
+def asked(value: Any, one: Callable[[Any], Target]) -> Target:
+    """What a user wrote as a target: `one` says what a single thing means; several, and targets made of others, are made of these."""
+    if isinstance(value, (list, tuple)):
+        return Several([asked(each, one) for each in value])
+    if isinstance(value, Target) and leaves(value) != [value]:
+        return value.over(lambda each: asked(each, one))
+    return one(value)
+
+
+def expected(model: Model, value: Any, example: str) -> TargetError:
+    """The error that says what a model with a task can be asked."""
+    got = "nothing" if value is None else f"{value!r}"
+    return TargetError(f"{model.name} does {model.task.name if model.task else 'classification'}: give {example} as target; got {got}.")

@@ -1,0 +1,55 @@
+"""Object detection: why this box, and why this class of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lucidcam.targets import Detection, Target
+from lucidcam.tasks._base import asked, expected
+from lucidcam.types import Model
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Why a detection: its class score; see `lucidcam.targets.Detection` for the detectors that can be read.
+
+    Attributes:
+        background: of detectors of DETR's kind: the last class is "no object".
+    """
+
+    background: bool = True
+
+    name: ClassVar[str] = "object detection"
+    takes: ClassVar[str] = "a box, a class of boxes, or both"
+
+    def target(self, value: Any, model: Model) -> Target:
+        """See `lucidcam.types.Task`: a label or id is the best detection of that class, None the best of all."""
+
+        def one(value: Any) -> Target:
+            if isinstance(value, Detection):
+                return value.labelled(model.find_label)
+            if value is None or isinstance(value, (str, int)):
+                return Detection(label=None if value is None else model.find_label(str(value)))
+            raise expected(model, value, "a label, or Detection(box=(left, top, right, bottom), label='…')")
+
+        return asked(value, one)
+
+    def alone(self, target: Any) -> bool:
+        """See `lucidcam.types.Task`: the module takes the image by itself."""
+        return False
+
+    def example(self, images: Tensor, model: Model) -> Any:
+        """See `lucidcam.types.Task`."""
+        return images
+
+    def ask(self, images: Tensor, target: Any, model: Model) -> tuple[Any, Target]:
+        """See `lucidcam.types.Task`."""
+        return images, self._read(target)
+
+    def _read(self, target: Any) -> Any:
+        if isinstance(target, Detection):
+            return replace(target, background=self.background)
+        return target.over(self._read) if isinstance(target, Target) else target
