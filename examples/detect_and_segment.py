@@ -1,11 +1,12 @@
 """Train a small detector and a small segmenter on generated scenes, then ask of each box and of each region what it was made of.
 
-python examples/detect_and_segment.py [--out DIR] [--count N] [--epochs N]
+python examples/detect_and_segment.py [--out DIR] [--count N] [--seed N]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,9 +37,13 @@ STRIDE = 4
 SHAPES = ("circle", "square", "triangle", "cross")
 ASKED = {
     "detector": (("trunk.wide.1", "hirescam"), ("trunk.wide.1", "layercam"), ("trunk.wide.1", "gradcam"), ("trunk.wide.2", "hirescam")),
-    "segmenter": (("trunk.wide.2", "hirescam"), ("trunk.wide.2", "layercam"), ("trunk.wide.2", "gradcam"), ("trunk.wide.1", "hirescam")),
+    "segmenter": (("trunk.wide.1", "hirescam"), ("trunk.wide.1", "layercam"), ("trunk.wide.1", "gradcam"), ("trunk.wide.2", "hirescam")),
 }
-"""Layers and methods; the first are those of the picture. The trunk ends with `wide.2`, of which a detection's score reads one cell."""
+"""Layers and methods; the first are those of the picture. The trunk ends with `wide.2`, of which a detection's score reads one cell, and a
+region's little beside itself: whatever the network has learnt, its maps lie where the question is."""
+
+UNTRAINED = 10
+"""Networks that are asked the same questions as the trained one, before they have learnt anything: each a tenth of the scenes."""
 
 COLUMNS = ("on the object", "in its box", "on other objects", "on the object, of twins")
 SHOWN = 176
@@ -103,14 +108,19 @@ class Detector(nn.Module):
     """Objects as points (Zhou et al. 2019): a class's peaks are its objects' middles, where the box is regressed; no anchors.
 
     Returns what torchvision's detectors return: of each image `boxes` `[N, 4]` (xyxy), `labels` `[N]` and `scores` `[N]`.
+
+    Args:
+        width: channels of the trunk.
+        least: the score of a peak that counts as a detection; None: each cell is a detection of each class, peak or not.
     """
 
-    def __init__(self, width: int = 40, least: float = 0.3) -> None:
+    def __init__(self, width: int = 40, least: float | None = 0.3) -> None:
         super().__init__()
         self.least = least
         self.trunk = Trunk(width)
         self.peaks, self.sides = nn.Conv2d(width, len(SHAPES), 1), nn.Conv2d(width, 4, 1)
-        nn.init.constant_(self.peaks.bias, -4.0)  # at first nothing is anywhere
+        nn.init.constant_(self.peaks.bias, -4.0)  # at first nothing is anywhere,
+        nn.init.constant_(self.sides.bias, 2.0)  # and each box is as large as objects are on average
 
     def dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits `[B, 4, 16, 16]`, and of each cell the distances to the box's sides `[B, 4, 16, 16]` in cells."""
@@ -121,7 +131,9 @@ class Detector(nn.Module):
         """Return each image's detections: peaks that score `least` or more."""
         logits, sides = self.dense(x)
         scores = logits.sigmoid()
-        peaks = (scores == F.max_pool2d(scores, 3, 1, 1)) & (scores >= self.least)
+        peaks = scores >= (self.least or 0)
+        if self.least is not None:
+            peaks &= scores == F.max_pool2d(scores, 3, 1, 1)
         return [self._listed(*each) for each in zip(scores, sides, peaks)]
 
     def _listed(self, scores: Tensor, sides: Tensor, peaks: Tensor) -> dict[str, Tensor]:
@@ -309,9 +321,19 @@ def flat(scene: Scene, questions: Sequence[Question]) -> list[Heat]:
     return [np.ones((SIZE, SIZE), np.float32)] * len(questions)
 
 
-def maps_of(model: lucidcam.Model, method: str) -> Callable[[Scene, Sequence[Question]], list[Heat]]:
-    """The maps of a scene's questions as a function of these."""
-    return lambda scene, questions: [each.heatmap for each in explained(model, scene, questions, method)]
+def maps_of(models: Sequence[lucidcam.Model], method: str) -> Callable[[Scene, Sequence[Question]], list[Heat]]:
+    """The maps of a scene's questions as a function of these; of several models, which take turns."""
+    turns = itertools.cycle(models)
+    return lambda scene, questions: [each.heatmap for each in explained(next(turns), scene, questions, method)]
+
+
+def untrained(kind: type[Detector] | type[Segmenter]) -> list[nn.Module]:
+    """Networks as they begin. No detection scores well yet: every cell of the detectors is one."""
+    made: list[nn.Module] = []
+    for seed in range(UNTRAINED):
+        torch.manual_seed(1000 + seed)
+        made.append((Detector(least=None) if kind is Detector else kind()).eval())
+    return made
 
 
 def row_of(model: lucidcam.Model, scene: Scene, questions: Sequence[Question], method: str) -> list[tuple[str, Image.Image]]:
@@ -349,8 +371,8 @@ def main(
         seed: of the networks' first weights and of the order of the scenes.
 
     Returns:
-        Figures by network ("detector", "segmenter": shares of the objects that are found, …), "chance", or network, layer and method; and
-        where the picture is.
+        Figures by network ("detector", "segmenter": shares of the objects that are found, …), "chance", or network, layer and method, of
+        the trained network and of untrained ones ("…, untrained") that are asked the same; and where the picture is.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -374,7 +396,9 @@ def main(
         print(f"{name}: trained in {time.perf_counter() - begun:.0f} s; objects {told}")
         figures["chance"] = energies(questions, flat)
         for layer, method in asked[name]:
-            figures[f"{name}, {layer}, {method}"] = energies(questions, maps_of(model_of(net, layer), method))
+            for note, nets in (("", [net]), (", untrained", untrained(kind))):
+                maps = maps_of([model_of(each, layer) for each in nets], method)
+                figures[f"{name}, {layer}, {method}{note}"] = energies(questions, maps)
         sheet += [row_of(model_of(net, asked[name][0][0]), scene, ask(net, scene), asked[name][0][1]) for scene in shown]
     for name in sorted(set(figures) - {"detector", "segmenter"}, key=list(figures).index):
         table.add_row(name, *(f"{value:.3f}" for value in figures[name].values()))

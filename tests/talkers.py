@@ -141,8 +141,9 @@ def talker(kind: str) -> Model:
     if kind == "semantic segmentation":
         return Model(Segmenter().eval(), PREPROCESS, KINDS, name=kind, task=tasks.Segments())
     net = Lister() if kind == "lists" else Querier()
-    labels = KINDS if kind == "lists" else KINDS[1:]
-    return Model(net.eval(), PREPROCESS, labels, "see", name=kind, task=tasks.Detections())  # beside its boxes' class scores
+    if kind == "queries":
+        return Model(net.eval(), PREPROCESS, KINDS[1:], name=kind, task=tasks.Detections())
+    return Model(net.eval(), PREPROCESS, KINDS, "see", name=kind, task=tasks.Detections())  # lists do not tell what makes class scores
 
 
 TASKS = ("captioning", "question answering", "image-text similarity", "lists", "queries", "semantic segmentation")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lucidcam
 from lucidcam import Contrast, Detection, Head, LogProbability, Segmentation, Several, Similarity, Tokens
-from lucidcam.errors import TargetError
+from lucidcam.errors import AbsentError, TargetError
 from lucidcam.targets import Caption, Prompt, Question, leaves
 from lucidcam.types import Frame
 from talkers import SIDE, Answerer, Captioner, Lister, Querier, Segmenter, Towers, ids_of
@@ -221,8 +221,26 @@ def test_a_detection_is_followed_into_other_outputs() -> None:
 def test_detections_that_are_not_there(target: Detection, told: str) -> None:
     with pytest.raises(TargetError, match=told):
         target.bind(TWO, 1)
-    with pytest.raises(TargetError, match="found nothing at all"):
+    with pytest.raises(TargetError, match="no detection at all; the network found nothing"):
         Detection().bind(found(), 1)
+
+
+def test_queries_of_no_object_are_not_meant() -> None:
+    """A query that says "no object" lies nearer to the box than the one that sees the dog."""
+    logits = torch.tensor([[[6.0, 0.0, 0.0], [0.0, 0.0, 9.0]]])
+    outputs = {"logits": logits, "pred_boxes": torch.tensor([[[0.50, 0.5, 0.4, 0.4], [0.55, 0.5, 0.4, 0.4]]])}
+    asked = Detection((36, 30, 76, 70), size=(100, 100))
+    bound = asked.bind(outputs, 1)
+    assert float(bound.scores(outputs)) == 6.0
+    assert bound.name(0, 0, str).startswith("0 at")
+    with pytest.raises(AbsentError, match="no query's box touches the box 90,90,99,99; the surest is class 0"):
+        Detection((90, 90, 99, 99), size=(100, 100)).bind(outputs, 1)
+
+
+def test_sums_over_pixels_stay_in_range_in_half_precision() -> None:
+    outputs = torch.full((1, 2, 256, 256), 5.0).half()
+    found = Segmentation(1, np.ones((256, 256))).bind(outputs, 1).scores(outputs)
+    assert float(found) == 5.0 * 256 * 256
 
 
 def test_queries_with_and_without_no_object() -> None:
@@ -290,6 +308,8 @@ def test_what_targets_say() -> None:
     outputs = {"a": torch.tensor([[1.0, 2.0]]), "logits": torch.tensor([[1.0, 2.0]])}
     words = {0: "cat, tom", 1: "dog"}.__getitem__
     assert Head("a").bind(outputs, 1).name(0, 0, words) == "a: 1"
+    assert Head("age").bind({"age": torch.ones(1, 1)}, 1).name(0, 0, words) == "age"
+    assert Contrast(1, lambda out: out["a"][:, 0]).bind(outputs, 1).name(0, 0, words) == "dog rather than score"
     assert Contrast(0, 1).bind(outputs, 1).name(0, 0, words) == "cat rather than dog"
     several = Several([1, Contrast(1, 0), Head("a", 0)]).bind(outputs, 1)
     assert [several.name(0, t, words) for t in range(3)] == ["dog", "dog rather than cat", "a: 0"]

@@ -12,12 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 import lucidcam
 from commands import run
 from lucidcam import Caption, Contrast, Detection, Prompt, Question, Segmentation, Several, Tokens, registry, tasks
 from lucidcam.errors import ModelError, OptionError, TargetError
-from talkers import COLOURS, KINDS, PREPROCESS, SIDE, TASKS, WORDS, ids_of, talker
+from talkers import COLOURS, KINDS, PREPROCESS, SIDE, TASKS, WORDS, Lister, encode, ids_of, talker
 
 ASKED: dict[str, Any] = {
     "captioning": Caption("a red circle left of a blue square", "circle"),
@@ -367,6 +368,84 @@ def test_one_photo_without_the_class_does_not_end_a_run(tmp_path: Path) -> None:
         photo(seed).save(tmp_path / f"{seed}.png")
     results = lucidcam.run(model, tmp_path, tmp_path / "out", target="circle")
     assert sorted(Path(row["image"]).stem for row in results.rows()) == sorted(str(seed) for seed in has)
+
+
+def test_one_photo_without_the_region_does_not_end_a_run(tmp_path: Path) -> None:
+    model = talker("semantic segmentation")
+    net: Any = model.module
+    with torch.no_grad():  # a bias with which every other photo has a square somewhere
+        most = torch.stack([(each[2] - each[:2].amax(0)).max() for each in (net(PREPROCESS(photo(s))[None])["out"][0] for s in range(8))])
+        net.classify.bias[2] -= most.median() + 1e-6
+    has = [seed for seed in range(8) if bool((net(PREPROCESS(photo(seed))[None])["out"].argmax(1) == 2).any())]
+    assert 1 < len(has) < 7
+    for seed in range(8):
+        photo(seed).save(tmp_path / f"{seed}.png")
+    results = lucidcam.run(model, tmp_path, tmp_path / "out", target="square")
+    assert sorted(Path(row["image"]).stem for row in results.rows()) == sorted(str(seed) for seed in has)
+
+
+def test_a_run_with_several_prompts(tmp_path: Path) -> None:
+    for seed in range(3):
+        photo(seed).save(tmp_path / f"{seed}.png")
+    results = lucidcam.run(talker("image-text similarity"), tmp_path, tmp_path / "out", target=["a red circle", "a blue square"])
+    assert sorted(row["label"] for row in results.rows()) == ["a blue square"] * 3 + ["a red circle"] * 3
+
+
+@pytest.mark.parametrize("kind", ["lists", "queries", "semantic segmentation"])
+def test_flipped_copies_have_the_place_elsewhere(kind: str) -> None:
+    with pytest.raises(OptionError, match="names a place in the image"):
+        lucidcam.explain(talker(kind), photo(), target=ASKED[kind], augment="hflip")
+    lucidcam.explain(talker(kind), photo(), target=ASKED[kind], augment="gain")
+
+
+def test_a_callable_may_always_be_asked() -> None:
+    model = talker("semantic segmentation")
+    [found] = lucidcam.explain(model, photo(), target=lambda outputs: outputs["out"][:, 1].mean((1, 2)))
+    assert found.score == pytest.approx(float(model.module(PREPROCESS(photo())[None])["out"][0, 1].detach().mean()), abs=1e-5)
+    [by_number] = lucidcam.explain(model, photo(), target=np.int64(1))
+    assert by_number.label == "circle"
+
+
+def test_a_model_in_training_writes_as_it_does_in_evaluation() -> None:
+    model = talker("captioning")
+    model.module.train()
+    modes = []
+    noting = replace(model, task=replace(model.task, write=lambda image: modes.append(model.module.training) or "a red circle"))  # type: ignore
+    lucidcam.explain(noting, photo())
+    assert modes == [False]
+    assert model.module.training
+
+
+def test_inputs_without_a_row_per_image_are_refused() -> None:
+    """Four words and four photos: a sentence could be taken for one word of each photo."""
+    model = talker("captioning")
+    careless = replace(model, task=tasks.Captions(encode, lambda images, ids: (images, ids)))
+    with pytest.raises(ModelError, match="need one row per image, text too"):
+        lucidcam.explain(careless, [photo(seed) for seed in range(4)], target="a red circle")
+
+
+def test_the_default_layer_lies_before_the_scores_of_each_place() -> None:
+    """Otherwise the map would be the answer itself."""
+    queries = talker("queries")
+    assert lucidcam.explain(replace(queries, layer=None), photo(), target=ASKED["queries"])[0].layer == "see"
+    torch.manual_seed(0)
+    heads = (
+        nn.Sequential(nn.Conv2d(8, 3, 3, padding=1), nn.Upsample(scale_factor=2)),
+        nn.ConvTranspose2d(8, 3, 2, stride=2),
+    )
+    for head in heads:
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), head)
+        model = lucidcam.wrap(net, PREPROCESS, KINDS, task=tasks.Segments())
+        assert lucidcam.explain(model, photo())[0].layer == "1"
+
+
+def test_an_optimised_copy_of_a_detector_that_finds_nothing() -> None:
+    class Shy(Lister):
+        def forward(self, image: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+            return [{key: value[:0] for key, value in each.items()} for each in super().forward(image)]
+
+    model = replace(talker("lists"), module=Shy().eval())
+    assert lucidcam.optimize(model).module is not model.module
 
 
 def test_metrics_are_for_classifiers(tmp_path: Path) -> None:

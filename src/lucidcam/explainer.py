@@ -130,6 +130,8 @@ class Explainer:
 
     def _fixed(self, classes: ClassMap) -> _Question:
         """The target that is the same for every image."""
+        if self.model.task is not None:
+            return _Question(named(self.target, self.model), {})
         given = self.target if isinstance(self.target, (list, tuple)) else [self.target]
         ids: dict[int | None, str] = {}
         for each in given:

@@ -18,6 +18,7 @@ from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.masked import out_of_memory
 from lucidcam.engine.optimize import optimize as optimized_copy
 from lucidcam.engine.run import Run, open_run
+from lucidcam.engine.session import session
 from lucidcam.errors import AbsentError, LayerError, MissingExtraError, ModelError, OptionError, TargetError
 from lucidcam.explanation import Explanation
 from lucidcam.films import over_time
@@ -170,7 +171,8 @@ def explain(
         try:
             asked = placed(asked, prepared[rows[0]].frame, (inputs.shape[-2], inputs.shape[-1]))
             if model.task is not None:
-                inputs, asked = model.task.ask(inputs, asked, model)
+                with session(model.module):  # it may write a caption, or read a text
+                    inputs, asked = model.task.ask(inputs, asked, model)
             with _opened(model.module, inputs, chosen, settings, asked, layer) as run:
                 for i, explained in zip(rows, _explanations(run, chosen, settings, model, [prepared[i] for i in rows]), strict=True):
                     found[i] = explained
@@ -352,7 +354,9 @@ def _of_image(target: Any, model: Model) -> Any:
     if isinstance(target, (list, tuple)):
         found = [named(each, model) for each in target]
         if not found or not all(isinstance(each, int) for each in found):
-            raise TargetError(f"expected class ids or labels as several targets of one image; got {target!r}.")
+            raise TargetError(
+            f"expected class ids or labels as several targets of one image; got {target!r}. Other targets together: lucidcam.Several([…])."
+        )
         return found
     one = named(target, model)
     return one if one is None or isinstance(one, Target) else [one]

@@ -66,8 +66,10 @@ class Beyond:
 
     def _kind(self, model: Model) -> str | None:
         """Which of the flags says what is asked."""
-        given = [each.name for each in fields(self) if getattr(self, each.name)]
+        given = [each.name for each in fields(self) if getattr(self, each.name) not in (None, [], ())]
         for part, whole in (("word", "caption"), ("answer", "question")):
+            if getattr(self, whole) == "":
+                raise OptionError(f"--{whole} expects words; got an empty text.")
             if part in given and whole not in given:
                 raise OptionError(f"--{part} goes with --{whole}.")
         kinds = [each for each in given if each not in ("word", "answer")]
@@ -75,7 +77,7 @@ class Beyond:
             raise OptionError(f"one of these at a time: {', '.join(f'--{each}' for each in kinds)}.")
         task = "classification" if model.task is None else model.task.name
         if kinds and FLAGS.get(task) != kinds[0]:
-            takes = "--target" if model.task is None else f"{model.task.takes} (--{FLAGS[task]})"
+            takes = "--target" if model.task is None else f"{model.task.takes} (--{FLAGS.get(task, 'target')})"
             doers = next(name for name, flag in FLAGS.items() if flag == kinds[0])
             raise OptionError(f"--{kinds[0]} is for {doers}; {model.name} does {task} and takes {takes}.")
         return kinds[0] if kinds else None

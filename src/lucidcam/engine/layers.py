@@ -150,7 +150,7 @@ def _within(seen: Trace, branch: str) -> Trace:
 
 def _calls(seen: Trace) -> tuple[Call, ...]:
     """All calls before a convolution that makes class scores."""
-    return seen.calls[: seen.head_conv] if seen.head_conv else seen.calls
+    return seen.calls[: seen.head] if seen.head else seen.calls
 
 
 def _spatial(seen: Trace) -> list[int]:

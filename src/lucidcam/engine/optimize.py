@@ -8,6 +8,7 @@ Layer names stay what they were.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hooks, plain, session
 from lucidcam.engine.trace import run_forward, tensors_of, trace
 from lucidcam.errors import ModelError, OptionError
+from lucidcam.targets import kind_of
 
 LOOSE = {None: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Largest accepted difference of the outputs, relative to their largest magnitude, by precision."""
@@ -50,7 +52,7 @@ def optimize(module: nn.Module, inputs: Any, dtype: torch.dtype | None = None) -
     module = plain(module)
     given = Inputs.of(inputs)
     with session(module):
-        expected = _tensor(run_forward(module, given))
+        expected = _compared(module, given)
         private = copy.deepcopy(module).eval()
     _fold(private, given)
     _channels_last(private)
@@ -59,7 +61,7 @@ def optimize(module: nn.Module, inputs: Any, dtype: torch.dtype | None = None) -
     if dtype is not None:
         _autocast(private, given.image.device.type, dtype)
     with session(private):
-        got = _tensor(run_forward(private, given))
+        got = _compared(private, given)
     scale = float(expected.abs().max())
     difference = float((got.float() - expected.float()).abs().max()) / max(scale, 1e-12)
     if not difference <= LOOSE[dtype]:
@@ -114,7 +116,7 @@ class _Pointwise(nn.Conv2d):
 def _pointwise(module: nn.Module, inputs: Inputs) -> None:
     """Turn 1×1 convolutions into matrix products; one that makes class scores stays what it is."""
     seen = trace(module, inputs)
-    head = None if seen.head_conv is None else seen.calls[seen.head_conv].name
+    head = None if seen.head is None else seen.calls[seen.head].name
     for name, child in module.named_modules():
         pointwise = type(child) is nn.Conv2d and child.kernel_size == (1, 1) and child.padding == (0, 0) and child.groups == 1
         if pointwise and name != head:
@@ -138,10 +140,22 @@ class _Cast:
             return type(self.module).forward(self.module, *args, **kwargs)
 
 
-def _tensor(outputs: Any) -> Tensor:
+def _compared(module: nn.Module, inputs: Inputs) -> Tensor:
+    """What tells whether a copy computes the same: the (first) output, or a detector's last map.
+
+    A detector's lists may be empty, or of another order when a score changes by a hair.
+    """
+    outputs = run_forward(module, inputs)
+    if isinstance(outputs, (tuple, list)) and outputs and all(isinstance(each, Mapping) for each in outputs):
+        calls = trace(module, inputs).calls
+        maps = {call.name: call for call in calls if call.layout is not None and call.name}
+        kept: list[Tensor] = []
+        with hooks([(module.get_submodule(list(maps)[-1]), lambda _, __, output: kept.append(tensors_of(output)[0]))]):
+            run_forward(module, inputs)
+        return kept[-1]
     found = tensors_of(outputs)
-    if not found:
-        raise ModelError(f"cannot check an optimised copy of a model that returns {type(outputs).__name__}.")
+    if not found or not found[0].numel():
+        raise ModelError(f"cannot check an optimised copy of a model that returns {kind_of(outputs)}.")
     return found[0]
 
 

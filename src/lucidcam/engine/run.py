@@ -23,7 +23,7 @@ from lucidcam.engine.rules import Rule, refuse
 from lucidcam.engine.session import hooks, plain, session
 from lucidcam.engine.trace import Layer, remembered, run_forward
 from lucidcam.errors import LayerError, ModelError
-from lucidcam.targets import Bound, Target, as_target, logits, sound
+from lucidcam.targets import Bound, Target, as_target, leaves, logits, sound
 
 CPU_NUMBERS = 2**20
 """Numbers in a batch of masked images on a CPU."""
@@ -172,6 +172,11 @@ class Run:
     def bound(self) -> Bound:
         """The target, fixed for these images."""
         return self._pass.bound or self._pass.bind(self._pass.outputs())
+
+    @property
+    def local(self) -> bool:
+        """Whether the target names a place in the image."""
+        return any(isinstance(leaf, Target) and leaf.local for leaf in leaves(self._pass.asked))
 
     @property
     def count(self) -> int:

@@ -21,7 +21,7 @@ from lucidcam.engine.layout import Layout as Layout
 from lucidcam.engine.layout import Lineage, layout_of
 from lucidcam.engine.session import hooks, session
 from lucidcam.errors import LucidcamError, ModelError
-from lucidcam.targets import dense, logits
+from lucidcam.targets import dense, logits, part
 
 
 @dataclass(frozen=True)
@@ -70,20 +70,28 @@ class Event:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward pass showed: calls in execution order, the operations that matter, and the number of classes."""
+    """What one forward pass showed.
+
+    Attributes:
+        calls: of submodules, in execution order.
+        events: the operations that matter.
+        classes: how many the network tells apart, where it does.
+        everywhere: it tells a class for each place or query, not for the image.
+    """
 
     calls: tuple[Call, ...]
     events: tuple[Event, ...]
     classes: int | None
+    everywhere: bool = False
 
     def branch(self, name: str) -> Trace:
         """What happened while the submodule `name` ran."""
         inside = [i for i, call in enumerate(self.calls) if call.name == name or call.name.startswith(f"{name}.")]
         if not inside:
-            return Trace((), (), self.classes)
+            return Trace((), (), self.classes, self.everywhere)
         start, end = inside[0], inside[-1]
         events = [replace(event, at=event.at - start) for event in self.events if start <= event.at <= end]
-        return Trace(self.calls[start : end + 1], tuple(events), self.classes)
+        return Trace(self.calls[start : end + 1], tuple(events), self.classes, self.everywhere)
 
     @property
     def last_conv(self) -> int:
@@ -101,15 +109,19 @@ class Trace:
         return max((event.at for event in self.events if event.kind == "linear" and len(event.shape) > 2), default=-1)
 
     @property
-    def head_conv(self) -> int | None:
-        """Position of the convolution that makes class scores, or None."""
+    def head(self) -> int | None:
+        """Position of the operation on a map that makes class scores, or None.
+
+        Of an image's scores it is a 1×1 convolution after which no linear layer comes; of each place's any convolution or linear layer.
+        """
         last_linear = max((event.at for event in self.events if event.kind == "linear"), default=-1)
-        found = [
-            event.at
-            for event in self._spatial()
-            if event.kind == "conv" and event.point and event.shape[1] == self.classes and event.at > last_linear
-        ]
+        found = [event.at for event in self._spatial() if self._makes_scores(event) and (self.everywhere or event.at > last_linear)]
         return found[-1] if found else None
+
+    def _makes_scores(self, event: Event) -> bool:
+        if event.kind == "conv":
+            return event.shape[1] == self.classes and (event.point or self.everywhere)
+        return event.kind == "linear" and self.everywhere and len(event.shape) > 2 and event.shape[-1] == self.classes
 
     def _spatial(self) -> list[Event]:
         return [event for event in self.events if len(event.shape) < 3 or prod(event.shape[2:]) > 1]
@@ -209,12 +221,18 @@ def _trace(module: nn.Module, inputs: Inputs) -> Trace:
 
     with session(module), hooks([(child, note) for child in names]), watch:
         outputs = run_forward(module, one)
-    classes = None
-    for scores in (logits, dense):
-        with suppress(LucidcamError):
-            classes = classes or scores(outputs).shape[1]
     branches = watch.added - watch.used
-    return Trace(tuple(replace(call, branch=i in branches) for i, call in enumerate(calls)), tuple(watch.events), classes)
+    return Trace(tuple(replace(call, branch=i in branches) for i, call in enumerate(calls)), tuple(watch.events), *_classes(outputs))
+
+
+def _classes(outputs: Any) -> tuple[int | None, bool]:
+    """How many classes there are scores of, and whether of each place or query rather than of the image."""
+    with suppress(LucidcamError):
+        return logits(outputs).shape[1], False
+    with suppress(LucidcamError):
+        return dense(outputs).shape[1], True
+    queries = None if isinstance(outputs, Tensor) else part(outputs, "logits", "pred_logits")
+    return (queries.shape[-1], True) if isinstance(queries, Tensor) and part(outputs, "pred_boxes") is not None else (None, False)
 
 
 ABOUT_SHAPES = (
@@ -265,9 +283,10 @@ class _InOrder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") != "multinomial" or output.shape != args[0].shape or bool((args + (False,) * 2)[2]):
+        if getattr(func, "__name__", "") != "multinomial":
             return output
-        return output.sort(-1).values
+        given = dict(zip(("input", "num_samples", "replacement"), args), **(kwargs or {}))
+        return output if output.shape != given["input"].shape or given.get("replacement") else output.sort(-1).values
 
 
 def _has_words(inputs: Inputs) -> bool:

@@ -56,6 +56,8 @@ def augmented(maps: Maps, names: str | Sequence[str]) -> Maps:
     def average(run: Run) -> Tensor:
         if "vflip" in chosen and len(run.inputs.size) < 2:
             raise OptionError(f"vflip needs inputs with rows and columns; got {list(run.image.shape)}.")
+        if run.local and {"hflip", "vflip"} & set(chosen):
+            raise OptionError("the target names a place in the image, which a flipped copy has elsewhere; augment with gain only.")
         found = [maps(run)]
         for name in chosen:
             found += [back(maps(run.on(change(run.image)))) for change, back in AUGMENTATIONS[name]]

@@ -34,7 +34,7 @@ class Contrast(Target):
             other = second.name(image, min(target, second.count - 1), label)
             return f"{first.name(image, target, label).split(',')[0]} rather than {other.split(',')[0]}"
 
-        told = first.say is not None or second.say is not None or first.ids is None
+        told = first.say is not None or second.say is not None or first.ids is None or second.ids is None
         return replace(
             first,
             read=lambda out, rows: first.read(out, rows) - second.read(out, rows),
@@ -112,13 +112,14 @@ class Head(Target):
         inner = as_target(self.target).bind(self._of(outputs), batch)
         steps = self.where if isinstance(self.where, tuple) else (self.where,)
         title = ".".join(map(str, steps))
+        number = inner.logit and logits(self._of(outputs)).shape[1] == 1
         return replace(
             inner,
             read=lambda out, rows: inner.read(self._of(out), rows),
             ids=None,  # of one of the outputs, not of the model's classes
             against=None,
             logit=False,
-            say=lambda image, target, label: f"{title}: {inner.name(image, target, lambda id: str(id))}",
+            say=lambda image, target, label: title if number else f"{title}: {inner.name(image, target, str)}",
         )
 
     def _of(self, outputs: Any) -> Any:

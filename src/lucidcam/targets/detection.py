@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +19,8 @@ _SHOWN = 5
 @dataclass(frozen=True)
 class Detection(Target):
     """The class score of the detection nearest to a box (largest intersection over union), or of a query of DETR's kind.
+
+    DETR's queries are many, and most say "no object": the one that is meant has the largest product of overlap and class probability.
 
     Reads what torchvision's detectors return (a list with `boxes`, `labels` and `scores` of each image; the score is 0 where no
     detection of the class touches the box), and what DETR's do (`logits` `[B, Q, K]` and `pred_boxes` `[B, Q, 4]`: centre, width and
@@ -36,6 +38,7 @@ class Detection(Target):
         size: (H, W) of the network's input, which boxes in shares of it are measured against; `explain` knows it.
         background: for DETR's kind: the last class is "no object", and scores are a softmax's.
         frame: where in the photo the input lies; `explain` knows it.
+        names: the classes in words; `explain` knows them.
     """
 
     box: Sequence[float] | None = None
@@ -44,6 +47,7 @@ class Detection(Target):
     size: tuple[int, int] | None = None
     background: bool = True
     frame: Frame | None = None
+    names: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.box is None:
@@ -82,10 +86,20 @@ class Detection(Target):
 
         def say(image: int, target: int, label: Label) -> str:
             id, box = found[image]
-            sides = box.tolist() if self.frame is None or self.size is None else self.frame.outside(box.tolist(), self.size)
-            return f"{label(id).split(',')[0]} at {','.join(str(round(side)) for side in sides)}"
+            return f"{label(id).split(',')[0]} at {self.sides(box)}"
 
         return Bound(read, 1, say=say)
+
+    def sides(self, box: Tensor | Sequence[float]) -> str:
+        """A box of the network's input in words: in the photo's pixels, where its place there is known."""
+        sides: Sequence[float] = box.tolist() if isinstance(box, Tensor) else box
+        if self.frame is not None and self.size is not None:
+            sides = self.frame.outside(sides, self.size)
+        return ",".join(str(round(side)) for side in sides)
+
+    def word(self, label: int) -> str:
+        """A class in words, as far as they are known."""
+        return f"class {label}" if self.names is None or not 0 <= label < len(self.names) else self.names[label].split(",")[0]
 
 
 @dataclass(frozen=True)
@@ -101,13 +115,14 @@ class _Listed:
         every = torch.arange(len(self.labels), device=self.labels.device)
         where = every if asked.label is None else every[self.labels.eq(int(asked.label))]
         if not len(where):
-            raise AbsentError(f"no detection of {'any class' if asked.label is None else f'class {asked.label}'}; {self._told()}")
+            what = "at all" if asked.label is None else f"of {asked.word(int(asked.label))}"
+            raise AbsentError(f"no detection {what}; {self._told(asked)}")
         if asked.box is None:
             best = where[self.scores[where].argmax()]
         else:
             overlap = _iou(self.boxes[where], self.boxes.new_tensor(asked.box))
             if not float(overlap.max()) > 0:
-                raise AbsentError(f"no such detection touches the box {','.join(f'{side:.0f}' for side in asked.box)}; {self._told()}")
+                raise AbsentError(f"no such detection touches the box {asked.sides(asked.box)}; {self._told(asked)}")
             best = where[overlap.argmax()]
         return int(self.labels[best]), self.boxes[best].detach()
 
@@ -117,13 +132,10 @@ class _Listed:
         overlap = _iou(self.boxes[where], box.to(self.boxes))
         return self.scores[where[overlap.argmax()]] if len(where) and float(overlap.max()) > 0 else self.scores.new_zeros(())
 
-    def _told(self) -> str:
+    def _told(self, asked: Detection) -> str:
         best = self.scores.argsort(descending=True)[:_SHOWN].tolist()
-        listed = "; ".join(
-            f"class {int(self.labels[i])} ({float(self.scores[i]):.2f}) at {','.join(f'{side:.0f}' for side in self.boxes[i].tolist())}"
-            for i in best
-        )
-        return f"the network's input shows {listed}." if listed else "the network found nothing at all: lower its score threshold."
+        listed = [f"{asked.word(int(self.labels[i]))} ({float(self.scores[i]):.2f}) at {asked.sides(self.boxes[i])}" for i in best]
+        return f"it sees {'; '.join(listed)}." if listed else "the network found nothing: lower its score threshold."
 
 
 @dataclass(frozen=True)
@@ -136,31 +148,41 @@ class _Queries:
 
     def find(self, asked: Detection) -> tuple[int, Tensor]:
         """The class and box of the query that is asked for."""
-        classes = self.logits.shape[1] - self.background
+        sure = self._sure()
+        count, classes = sure.shape
         if asked.label is not None and not 0 <= int(asked.label) < classes:
             raise TargetError(f"class id {asked.label} is out of range: the detector has {classes} classes, 0 to {classes - 1}.")
-        if asked.query is not None and not 0 <= asked.query < len(self.logits):
-            raise TargetError(f"query {asked.query} is out of range: the detector has {len(self.logits)}, 0 to {len(self.logits) - 1}.")
-        sure = (self.logits.softmax(1) if self.background else self.logits.sigmoid())[:, :classes]
+        if asked.query is not None and not 0 <= asked.query < count:
+            raise TargetError(f"query {asked.query} is out of range: the detector has {count}, 0 to {count - 1}.")
+        fit = sure.amax(1) if asked.label is None else sure[:, int(asked.label)]
         if asked.query is not None:
             query = asked.query
-        elif asked.box is not None:
-            query = self._nearest(self.boxes.new_tensor(asked.box))
+        elif asked.box is None:
+            query = int(fit.argmax())
         else:
-            query = int((sure.amax(1) if asked.label is None else sure[:, int(asked.label)]).argmax())
+            overlap = _iou(self.boxes, self.boxes.new_tensor(asked.box))
+            if not float(overlap.max()) > 0:
+                best = int(fit.argmax())
+                seen = f"{asked.word(int(sure[best].argmax()))} ({float(fit[best]):.2f}) at {asked.sides(self.boxes[best])}"
+                raise AbsentError(f"no query's box touches the box {asked.sides(asked.box)}; the surest is {seen}.")
+            query = int((overlap * fit).argmax())
         label = int(sure[query].argmax()) if asked.label is None else int(asked.label)
         return label, self.boxes[query].detach()
 
     def score(self, label: int, box: Tensor, query: int | None) -> Tensor:
         """Its logit in other outputs."""
-        return self.logits[self._nearest(box.to(self.boxes)) if query is None else query, label]
+        if query is None:
+            overlap = _iou(self.boxes, box.to(self.boxes))
+            if float(overlap.max()) > 0:
+                query = int((overlap * self._sure()[:, label]).argmax())
+            else:  # the nearest: a query has a score wherever it is
+                query = int((self.boxes[:, :2] + self.boxes[:, 2:] - (box[:2] + box[2:]).to(self.boxes)).norm(dim=1).argmin())
+        return self.logits[query, label]
 
-    def _nearest(self, box: Tensor) -> int:
-        """The query of largest overlap; of those that do not touch the box, the nearest."""
-        overlap = _iou(self.boxes, box)
-        if float(overlap.max()) > 0:
-            return int(overlap.argmax())
-        return int((self.boxes[:, :2] + self.boxes[:, 2:] - box[:2] - box[2:]).norm(dim=1).argmin())
+    def _sure(self) -> Tensor:
+        """Probabilities of the classes `[Q, classes]`."""
+        logits = self.logits.detach()
+        return logits.softmax(1)[:, :-1] if self.background else logits.sigmoid()
 
 
 def _read(outputs: Any, asked: Detection) -> Sequence[_Listed | _Queries]:
@@ -168,11 +190,11 @@ def _read(outputs: Any, asked: Detection) -> Sequence[_Listed | _Queries]:
     keys = ("boxes", "labels", "scores")
     if isinstance(outputs, (list, tuple)) and outputs and all(isinstance(row, Mapping) and set(keys) <= set(row) for row in outputs):
         return [_Listed(*(row[key] for key in keys)) for row in outputs]
-    logits, boxes = part(outputs, "logits", "pred_logits"), part(outputs, "pred_boxes")
-    if not isinstance(outputs, Tensor) and isinstance(logits, Tensor) and isinstance(boxes, Tensor):
-        if asked.size is None:
+    logits, boxes = (None, None) if isinstance(outputs, Tensor) else (part(outputs, "logits", "pred_logits"), part(outputs, "pred_boxes"))
+    if isinstance(logits, Tensor) and isinstance(boxes, Tensor):
+        if asked.size is None and asked.query is None:
             raise TargetError("this detector's boxes are shares of its input: give size=(H, W) of the input, or use lucidcam.explain.")
-        height, width = asked.size
+        height, width = asked.size or (1, 1)
         middle, half = boxes[..., :2], boxes[..., 2:] / 2
         pixels = torch.cat([middle - half, middle + half], dim=-1) * boxes.new_tensor([width, height, width, height])
         return [_Queries(box, row, asked.background) for box, row in zip(pixels.detach(), logits, strict=True)]

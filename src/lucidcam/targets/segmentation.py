@@ -48,7 +48,7 @@ class Segmentation(Target):
         """See `Target.placed`."""
         if self.region is None:
             return self
-        region = torch.as_tensor(np.asarray(self.region))
+        region = _mask(self.region).cpu()
         if region.ndim != 2:
             raise TargetError(f"expected the region as a mask [H, W] that covers the photo; got {list(region.shape)}.")
         height, width = region.shape
@@ -84,7 +84,7 @@ class Segmentation(Target):
         empty = [i for i in range(batch) if not bool(weights[i].any())]
         if empty:
             seen = ", ".join(map(str, sorted(set(winners[empty[0]].flatten().tolist()))[:10]))
-            raise TargetError(
+            raise AbsentError(
                 f"no pixel of image {empty[0]} is of class {labels[empty[0]]}, but of {seen}; give a region, or another class."
             )
 
@@ -92,7 +92,9 @@ class Segmentation(Target):
             found = dense(out)
             which = torch.arange(batch, device=found.device) if rows is None else rows.to(found.device)
             chosen = found[torch.arange(len(found), device=found.device), ids[which]]
-            return (chosen * weights[which]).flatten(1).sum(1)[:, None]
+            if chosen.dtype in (torch.float16, torch.bfloat16):
+                chosen = chosen.float()  # a sum over many pixels leaves the range of half precision
+            return (chosen * weights[which].to(chosen)).flatten(1).sum(1)[:, None]
 
         def say(image: int, target: int, label: Label) -> str:
             return label(labels[image]).split(",")[0] + ("" if given is None else " in the region")
@@ -101,7 +103,7 @@ class Segmentation(Target):
 
     def _weights(self, batch: int, scores: Tensor) -> Tensor:
         """The region at the scores' resolution `[B, h, w]`: of each cell the share that it covers."""
-        region = torch.as_tensor(np.asarray(self.region) if not isinstance(self.region, Tensor) else self.region).to(scores)
+        region = _mask(self.region).to(scores)
         region = region.expand(batch, *region.shape) if region.ndim == 2 else region
         if region.ndim != 3 or len(region) != batch:
             raise TargetError(f"expected the region as a mask [H, W] or [{batch}, H, W]; got {list(region.shape)}.")
@@ -114,6 +116,10 @@ class Segmentation(Target):
         others = counts.clone()
         others[[id for id in self.ignored if id < len(others)]] = 0
         return int((others if bool(others.any()) else counts).argmax())
+
+
+def _mask(region: Any) -> Tensor:
+    return region.detach() if isinstance(region, Tensor) else torch.as_tensor(np.asarray(region))
 
 
 def dense(outputs: Any) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lucidcam.errors import TargetError
+import numpy as np
+from torch import Tensor
+
+from lucidcam.errors import ModelError, TargetError
 from lucidcam.targets import Several, Target, as_target, leaves
 from lucidcam.targets.words import Spoken
 from lucidcam.types import Model
@@ -71,6 +74,11 @@ def spoken(target: Any, kind: type[S]) -> list[S]:
     return [leaf for leaf in leaves(target) if isinstance(leaf, kind)]
 
 
+def of_outputs(value: Any) -> bool:
+    """Whether a target reads any outputs by itself: it needs no words to be translated, nor names a place as only some tasks can."""
+    return isinstance(value, Target) and not isinstance(value, Spoken) and not value.local
+
+
 def translated(target: Any, change: Callable[[Any], Any]) -> Target:
     """A target with every spoken one that it is made of translated."""
     if isinstance(target, Spoken):
@@ -83,6 +91,10 @@ def asked(value: Any, one: Callable[[Any], Target]) -> Target:
     """What a user wrote as a target: `one` says what a single thing means; several, and targets made of others, are made of these."""
     if isinstance(value, (list, tuple)):
         return Several([asked(each, one) for each in value])
+    if isinstance(value, (np.integer, Tensor)) and value.ndim == 0:
+        value = int(value)
+    if callable(value) and not isinstance(value, Target):
+        return as_target(value)
     if isinstance(value, Target) and leaves(value) != [value]:
         return value.over(lambda each: asked(each, one))
     return one(value)
@@ -92,3 +104,19 @@ def expected(model: Model, value: Any, example: str) -> TargetError:
     """The error that says what a model with a task can be asked."""
     got = "nothing" if value is None else f"{value!r}"
     return TargetError(f"{model.name} does {model.task.name if model.task else 'classification'}: give {example} as target; got {got}.")
+
+
+def rows_of(make: Callable[[Tensor], Any], images: Tensor, name: str) -> Any:
+    """What `make` gives for images `[B, C, h, w]`; every tensor in it must have one row per image, as seen on a single one.
+
+    Raises:
+        ModelError: one has not: methods that mask could not tell a sentence of B words from B rows.
+    """
+    one = make(images[:1])
+    values = one.values() if isinstance(one, Mapping) else one if isinstance(one, (tuple, list)) else (one,)
+    wrong = [list(value.shape) for value in values if isinstance(value, Tensor) and value.ndim and len(value) != 1]
+    if wrong:
+        raise ModelError(
+            f"the inputs of {name}'s task need one row per image, text too (ids.expand(len(images), -1)); for one image came {wrong[0]}."
+        )
+    return make(images) if len(images) > 1 else one

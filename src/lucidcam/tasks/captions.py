@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lucidcam.errors import TargetError
 from lucidcam.targets import Caption, Target, Tokens
-from lucidcam.tasks._base import Written, asked, expected, spoken, translated
+from lucidcam.tasks._base import Written, asked, expected, rows_of, spoken, translated
 from lucidcam.types import Model
 
 EXAMPLE = "a"
@@ -23,7 +23,8 @@ class Captions:
 
     Attributes:
         encode: from a text to its tokens.
-        inputs: from images `[B, C, h, w]` and token ids `[L]` to what the module takes: a tuple of arguments, or a mapping by name.
+        inputs: from images `[B, C, h, w]` and token ids `[L]` to what the module takes: a tuple of arguments, or a mapping by name;
+            every tensor with one row per image.
         write: from one image `[1, C, h, w]` to the model's own caption; None: a caption must be given.
         shift: how far the logits run ahead, see `lucidcam.targets.Tokens`.
     """
@@ -67,7 +68,8 @@ class Captions:
         if not written.words:
             raise TargetError(f"the caption {text!r} has no words that {model.name} can read.")
         ids = torch.as_tensor(written.ids, device=model.device)
-        return self.inputs(images, ids), translated(target, lambda each: self._tokens(replace(each, text=text), written))
+        inputs = rows_of(lambda rows: self.inputs(rows, ids), images, model.name)
+        return inputs, translated(target, lambda each: self._tokens(replace(each, text=text), written))
 
     def _own(self, images: Tensor, model: Model) -> str:
         if self.write is None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lucidcam.targets import Detection, Target
-from lucidcam.tasks._base import asked, expected
+from lucidcam.tasks._base import asked, expected, of_outputs
 from lucidcam.types import Model
 
 
@@ -33,6 +33,8 @@ class Detections:
                 return value.labelled(model.find_label)
             if value is None or isinstance(value, (str, int)):
                 return Detection(label=None if value is None else model.find_label(str(value)))
+            if of_outputs(value):
+                return value  # type: ignore[no-any-return]
             raise expected(model, value, "a label, or Detection(box=(left, top, right, bottom), label='…')")
 
         return asked(value, one)
@@ -47,9 +49,9 @@ class Detections:
 
     def ask(self, images: Tensor, target: Any, model: Model) -> tuple[Any, Target]:
         """See `lucidcam.types.Task`."""
-        return images, self._read(target)
+        return images, self._read(target, model)
 
-    def _read(self, target: Any) -> Any:
+    def _read(self, target: Any, model: Model) -> Any:
         if isinstance(target, Detection):
-            return replace(target, background=self.background)
-        return target.over(self._read) if isinstance(target, Target) else target
+            return replace(target, background=self.background, names=model.labels)
+        return target.over(lambda each: self._read(each, model)) if isinstance(target, Target) else target

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lucidcam.targets import Prompt, Similarity, Target
-from lucidcam.tasks._base import asked, expected, spoken, translated
+from lucidcam.tasks._base import asked, expected, of_outputs, spoken, translated
 from lucidcam.types import Model
 
 
@@ -32,8 +32,8 @@ class Prompts:
         """See `lucidcam.types.Task`: a text is a prompt."""
 
         def one(value: Any) -> Target:
-            if isinstance(value, (Prompt, Similarity)):
-                return value
+            if isinstance(value, Prompt) or of_outputs(value):
+                return value  # type: ignore[no-any-return]
             if isinstance(value, str) and value.strip():
                 return Prompt(value)
             raise expected(model, value, "a text or Prompt('…')")

@@ -12,7 +12,7 @@ from torch import Tensor
 from lucidcam.errors import TargetError
 from lucidcam.targets import Bound, Classes, Question, Target, Tokens
 from lucidcam.targets._base import Label
-from lucidcam.tasks._base import Written, asked, expected, spoken, translated
+from lucidcam.tasks._base import Written, asked, expected, rows_of, spoken, translated
 from lucidcam.types import Model
 
 _ASKED = "Question('…'), or Question('…', answer='…')"
@@ -26,7 +26,8 @@ class Questions:
     The answers are the model's labels.
 
     Attributes:
-        inputs: from images `[B, C, h, w]` and a question to what the module takes: a tuple of arguments, or a mapping by name.
+        inputs: from images `[B, C, h, w]` and a question to what the module takes: a tuple of arguments, or a mapping by name; every
+            tensor with one row per image.
     """
 
     inputs: Callable[[Tensor, str], Any]
@@ -54,7 +55,7 @@ class Questions:
             chosen = each.answer if each.answer is None else model.find_label(str(each.answer))
             return _Answered(text, Classes(chosen))
 
-        return self.inputs(images, text), translated(target, answer)
+        return rows_of(lambda rows: self.inputs(rows, text), images, model.name), translated(target, answer)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class OpenQuestions:
 
     Attributes:
         encode: from an answer to its tokens.
-        inputs: from images `[B, C, h, w]`, a question and the answer's token ids `[L]` to what the module takes.
+        inputs: from images `[B, C, h, w]`, a question and the answer's token ids `[L]` to what the module takes; every tensor with
+            one row per image.
         write: from one image `[1, C, h, w]` and a question to the model's own answer; None: an answer must be given.
         shift: how far the logits run ahead, see `lucidcam.targets.Tokens`.
     """
@@ -100,7 +102,9 @@ class OpenQuestions:
         if not written.words:
             raise TargetError(f"the answer {answer!r} has no words that {model.name} can read.")
         tokens = Tokens(written.ids, written.positions, self.shift, [f"{text} {answer}"])
-        return self.inputs(images, text, torch.as_tensor(written.ids, device=model.device)), translated(target, lambda each: tokens)
+        ids = torch.as_tensor(written.ids, device=model.device)
+        inputs = rows_of(lambda rows: self.inputs(rows, text, ids), images, model.name)
+        return inputs, translated(target, lambda each: tokens)
 
     def _own(self, images: Tensor, question: str, model: Model) -> str:
         if self.write is None:

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lucidcam.targets import Segmentation, Target
-from lucidcam.tasks._base import asked, expected
+from lucidcam.tasks._base import asked, expected, of_outputs
 from lucidcam.types import Model, fold
 
-BACKGROUND = ("background", "__background__", "unlabeled", "void")
+BACKGROUND = ("background", "unlabeled", "void")
 """What data sets call pixels that are nothing in particular."""
 
 
@@ -31,6 +31,8 @@ class Segments:
                 return replace(value, ignored=value.ignored or nothing).labelled(model.find_label)
             if value is None or isinstance(value, (str, int)):
                 return Segmentation(None if value is None else model.find_label(str(value)), ignored=nothing)
+            if of_outputs(value):
+                return value  # type: ignore[no-any-return]
             raise expected(model, value, "a label, or Segmentation(label='…', region=mask)")
 
         return asked(value, one)

@@ -112,8 +112,10 @@ class Writes:
 
     def __call__(self, images: Tensor, **inputs: Tensor) -> str:
         """Return the text for one image `[1, C, h, w]`."""
+        at = next(self.module.parameters()).device
+        inputs = {key: value.to(at) for key, value in inputs.items()}
         with session(self.module):
-            ids = self.module.generate(pixel_values=images, do_sample=False, **self._length(), **inputs)  # type: ignore[operator]
+            ids = self.module.generate(pixel_values=images.to(at), do_sample=False, **self._length(), **inputs)  # type: ignore[operator]
         text: str = self.tokenizer.decode(ids[0], skip_special_tokens=True)
         return text.strip()
 
