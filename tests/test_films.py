@@ -507,3 +507,15 @@ def test_the_map_of_a_trace_is_at_the_odd_beat(tmp_path):
     assert figures["chance"] < 0.15
     assert figures["energy"] > 0.6
     assert figures["peak"] > 0.9
+
+
+def test_a_gif_counts_by_time_not_by_stored_frames(tmp_path):
+    """Pillow stores equal frames once, and longer."""
+    frames = [Image.new("RGB", (8, 6), (0 if i < 6 else 250, 0, 0)) for i in range(8)]
+    frames[0].save(tmp_path / "long.gif", save_all=True, append_images=frames[1:], duration=50)
+    with Image.open(tmp_path / "long.gif") as stored:
+        assert stored.n_frames < 8
+    clip = clips.read(tmp_path / "long.gif")
+    assert clip.count == 8 or clip.count == 4  # the common measure of 300 and 100 ms is 100 or less
+    reds = [frame.getpixel((3, 3))[0] > 100 for frame in clip.frames(range(clip.count))]
+    assert reds.count(True) * 3 == reds.count(False)

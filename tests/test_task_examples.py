@@ -132,17 +132,39 @@ def test_energy_of_a_scenes_maps(tasks):
     assert even["on the object"] == pytest.approx(np.mean([each.mask.mean() for each in scene.things]))
 
 
+def test_untrained_networks_are_asked_the_same(tasks):
+    """Each cell of an untrained detector is a detection, so that each box finds one; and networks that take turns share the scenes."""
+    nets = tasks.untrained(tasks.Detector)
+    assert len({float(net.peaks.weight.sum()) for net in nets}) == tasks.UNTRAINED == len(nets)
+    scene = next(each for each in tasks.scenes(20, 5) if len(each.things) == 3)
+    with torch.inference_mode():
+        (found,) = nets[0](tasks.prepare(scene.pixels)[None])
+    assert len(found["boxes"]) == 4 * 16 * 16
+    asked = [tasks.Question(each, tasks.Detection(each.box, each.label)) for each in scene.things]
+    for question in asked:
+        own = found["boxes"][found["labels"] == question.thing.label]
+        assert max(tasks.iou(box, question.thing.box) for box in own.tolist()) > 0.5
+    turns = tasks.maps_of([tasks.model_of(net, "trunk.wide.1") for net in nets[:2]], "hirescam")
+    first, second, third = (turns(scene, asked) for _ in range(3))
+    assert all(np.array_equal(one, other) for one, other in zip(first, third, strict=True))
+    assert not all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
+
+
 @pytest.mark.slow
 def test_detect_and_segment(tasks, tmp_path):
-    """With less training than by default: maps lie on the object that is asked about, also where another is of the same shape."""
+    """With less training than by default: maps lie on the object that is asked about, also where another is of the same shape.
+
+    And because of what was learnt: untrained networks that are asked the same at the same layer are far from it.
+    """
     asked = {name: each[:1] for name, each in tasks.ASKED.items()}
     figures, path = tasks.main(tmp_path, count=600, test_count=40, epochs=(8, 7), asked=asked)
     assert figures["detector"]["found"] > 0.8
     assert figures["segmenter"]["found"] > 0.75
     assert figures["chance"]["in its box"] < 0.15
     for name, [(layer, method)] in asked.items():
-        found = figures[f"{name}, {layer}, {method}"]
-        assert min(found["on the object"], found["on the object, of twins"]) > 0.5
+        found, before = (figures[f"{name}, {layer}, {method}{note}"] for note in ("", ", untrained"))
+        for where in ("on the object", "on the object, of twins"):
+            assert found[where] > max(0.5, before[where] + 0.3)
         assert found["on other objects"] < figures["chance"]["on other objects"]
     with Image.open(path) as picture:
         assert np.asarray(picture.convert("L"), np.float32).std() > 10

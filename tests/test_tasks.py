@@ -193,6 +193,9 @@ def test_a_region_of_the_photo() -> None:
         ("lists", "dog", "no class is called 'dog'"),
         ("semantic segmentation", Detection((1, 1, 2, 2)), "give a label, or Segmentation"),
         ("semantic segmentation", Segmentation(1, np.ones((60, 80, 3))), r"mask \[H, W\]"),
+        ("semantic segmentation", Segmentation(1, np.ones((80, 60))), "of the photo's size .60, 80.; got .80, 60."),
+        ("semantic segmentation", Segmentation(1, "nowhere.png"), "cannot be read as a picture"),
+        ("lists", "all", "about the classes of an image"),
     ],
 )
 def test_what_a_model_cannot_be_asked(kind: str, target: Any, told: str) -> None:
@@ -340,7 +343,7 @@ def test_from_the_command_line(place: Path, kind: str, flags: list[str], labels:
         ("lists", ["--box", "9,9,3,3"], "--box expects left,top,right,bottom"),
         ("semantic segmentation", ["--region", "nothing.png"], "cannot be read as a picture"),
         ("captioning", ["--probability", "--caption", "a"], "--probability is for classification"),
-        ("question answering", [], "question answering does question answering: give Question"),
+        ("question answering", [], "question answering does question answering: give --question"),
     ],
 )
 def test_flags_that_do_not_fit(place: Path, kind: str, flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,9 @@ from lucidcam.sources import Stored, is_url
 MAX_PIXELS = 1_000_000_000
 """Of all frames that are decoded together."""
 
+MOST_STEPS = 10_000
+"""Of a clip whose frames last unequally long; beyond, each frame counts once."""
+
 MOVING = frozenset({".gif", ".webp", ".avif"})
 """Picture files that may move: in a list of paths each is a clip of its own, where other pictures are frames of one clip."""
 
@@ -142,7 +145,7 @@ def _of_still(source: Any) -> Clip:
 def _of_file(file: Path | io.BytesIO, name: str) -> Clip:
     try:
         with images.quiet(), Image.open(file) as image:
-            count = int(getattr(image, "n_frames", 1))
+            steps = _steps(image)
     except Exception:
         if _is_video(file):
             return _of_video(file, name)
@@ -150,9 +153,28 @@ def _of_file(file: Path | io.BytesIO, name: str) -> Clip:
 
     def pick(numbers: Sequence[int]) -> list[Image.Image]:
         with images.quiet(), Image.open(file) as image:
-            return _seek(image, numbers, name)
+            return _seek(image, [steps[number] for number in numbers], name)
 
-    return Clip(name, count, pick)
+    return Clip(name, len(steps), pick)
+
+
+def _steps(image: Image.Image) -> list[int]:
+    """The frame that is shown at each step of time; a step is the shortest of the frames' durations, where the file tells them.
+
+    Writers of GIFs make one long frame of several equal ones.
+    """
+    count = int(getattr(image, "n_frames", 1))
+    durations: list[float] = []
+    for number in range(count if count > 1 else 0):
+        try:
+            image.seek(number)
+        except Exception:  # told when this frame is wanted
+            return list(range(count))
+        durations.append(float(image.info.get("duration") or 0))
+    shortest = min(durations, default=0.0)
+    if shortest <= 0 or sum(durations) / shortest > MOST_STEPS:
+        return list(range(count))
+    return [number for number, duration in enumerate(durations) for _ in range(round(duration / shortest))]
 
 
 def _seek(image: Image.Image, numbers: Sequence[int], name: str) -> list[Image.Image]:

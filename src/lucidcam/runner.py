@@ -355,7 +355,7 @@ def _of_image(target: Any, model: Model) -> Any:
         found = [named(each, model) for each in target]
         if not found or not all(isinstance(each, int) for each in found):
             raise TargetError(
-                f"expected class ids or labels as several targets of one image; got {target!r}. Other targets together: lucidcam.Several([…])."
+                f"expected class ids or labels as several targets of one image; got {target!r}. Others together: lucidcam.Several([…])."
             )
         return found
     one = named(target, model)

@@ -104,14 +104,13 @@ class Beyond:
         return [partial(Detection, _sides(box)) for box in self.box or ()]
 
     def _region(self) -> list[Make]:
-        import numpy as np
         from PIL import Image
 
         from lucidcam.targets import Segmentation
 
         try:
             with Image.open(self.region) as picture:  # type: ignore[arg-type]
-                mask = np.asarray(picture.convert("L")) > 0
+                mask = picture.convert("L")
         except OSError as error:
             raise OptionError(f"--region {self.region} cannot be read as a picture: {error}.") from None
         return [lambda label: Segmentation(label, mask)]

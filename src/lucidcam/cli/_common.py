@@ -79,6 +79,8 @@ def load_model(spec: str, device: str | None, dtype: str, fit: Fit | None, optim
 
     import lucidcam
 
+    if not options.get("pretrained", True):
+        torch.manual_seed(0)  # the same random weights in the next call, of which more may be asked
     device = device or ("cuda" if torch.cuda.is_available() else None)
     if not optimize:
         return lucidcam.load(spec, device=device, dtype=dtype, fit=fit, **options)

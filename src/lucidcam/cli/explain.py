@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lucidcam.cli._beyond import Beyond
+from lucidcam.cli._beyond import FLAGS, Beyond
 from lucidcam.cli._common import (
     ArchitectureOption,
     DeviceOption,
@@ -153,6 +153,9 @@ def _target(model: Model, targets: Sequence[Any] | None, against: str | None, pr
     if model.task is not None:
         given = list(targets or [])
         one: Any = given[0] if len(given) == 1 else given or None
+        flag = FLAGS.get(model.task.name)
+        if not given and flag in ("question", "prompt"):
+            raise OptionError(f"{model.name} does {model.task.name}: give --{flag}.")
         if probability:
             raise OptionError(f"--probability is for classification; {model.name} does {model.task.name}.")
         if against and len(given) != 1:
@@ -216,7 +219,7 @@ class _Look:
 
     def _stem(self, explanation: Explanation) -> str:
         image = "stdin" if explanation.name == "standard input" else Path(explanation.name).stem
-        parts = [image, explanation.method.replace("+", "p"), explanation.label.split(",")[0]]
+        parts = [image, explanation.method.replace("+", "p"), _short(explanation.label, explanation.target)]
         stem = "-".join(re.sub(r"[^\w.]+", "_", part).strip("_")[:60] for part in parts)
         number, unique = 2, stem
         while unique in self.used:
@@ -245,10 +248,17 @@ def _show(entries: list[dict[str, Any]], look: _Look) -> None:
     for entry in entries[:50]:
         probability = "" if entry["probability"] is None else f"{entry['probability']:.3f}"
         box = "" if entry["box"] is None else ",".join(map(str, entry["box"]))
-        words = [escape(word) for word in (Path(entry["image"]).name, entry["method"], entry["label"].split(",")[0])]
+        words = [escape(word) for word in (Path(entry["image"]).name, entry["method"], _short(entry["label"], entry["id"]))]
         listing.add_row(*words, probability, box)
     out.print(listing)
+    if any(entry["box"] is None for entry in entries[:50]):
+        out.print("[dim]No box: nothing in the map speaks for the target.[/dim]")
     if len(entries) > 50:
         out.print(f"[dim]… and {len(entries) - 50} more[/dim]")
     out.print(f"\n{len(entries)} explained; pictures and explanations.json are in")
     out.print(str(look.out), soft_wrap=True, markup=False)
+
+
+def _short(label: str, id: int | None) -> str:
+    """A class without its synonyms; what is no class as it is."""
+    return label if id is None else label.split(",")[0]

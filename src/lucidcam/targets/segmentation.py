@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -9,11 +10,15 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from lucidcam.errors import AbsentError, TargetError
 from lucidcam.targets._base import Bound, Label, Target, kind_of, part
 from lucidcam.types import Frame
+
+HALF = 128
+"""From this grey on a pixel of a mask's picture is meant."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +34,9 @@ class Segmentation(Target):
 
     Args:
         label: class id, or label text for `explain`; None: the class of most pixels, of the region where one is given.
-        region: a mask `[H, W]`, or one of each image `[B, H, W]`, that covers the network's input for `attribute`, the photo for `explain`,
-            whatever its resolution; None: where the clean image is of the class.
+        region: a mask: for `explain` `[H, W]` of the photo's size (an array, a picture or its path: white is meant), for `attribute` one
+            that covers the input, whatever its resolution, `[H, W]` or one of each image `[B, H, W]`; None: where the clean image is of the
+            class.
         ignored: classes that None does not mean, the background say.
     """
 
@@ -49,15 +55,12 @@ class Segmentation(Target):
         if self.region is None:
             return self
         region = _mask(self.region).cpu()
-        if region.ndim != 2:
-            raise TargetError(f"expected the region as a mask [H, W] that covers the photo; got {list(region.shape)}.")
-        height, width = region.shape
+        height, width = frame.height, frame.width
+        if tuple(region.shape) != (height, width):
+            raise TargetError(f"expected the region as a mask [H, W] of the photo's size [{height}, {width}]; got {list(region.shape)}.")
         rows, columns = (
-            (low + (torch.arange(count) + 0.5) / count * (high - low)) * side / whole
-            for count, low, high, side, whole in (
-                (size[0], frame.box[1], frame.box[3], height, frame.height),
-                (size[1], frame.box[0], frame.box[2], width, frame.width),
-            )
+            low + (torch.arange(count) + 0.5) / count * (high - low)
+            for count, low, high in ((size[0], frame.box[1], frame.box[3]), (size[1], frame.box[0], frame.box[2]))
         )
         seen = region[rows.long().clamp(0, height - 1)][:, columns.long().clamp(0, width - 1)] > 0
         seen &= ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
@@ -119,7 +122,21 @@ class Segmentation(Target):
 
 
 def _mask(region: Any) -> Tensor:
-    return region.detach() if isinstance(region, Tensor) else torch.as_tensor(np.asarray(region))
+    """A mask as a tensor, true where it is not 0; of a picture, or its path, where it is rather white than black."""
+    if isinstance(region, Tensor):
+        return region.detach()
+    if isinstance(region, (str, os.PathLike)):
+        try:
+            with Image.open(region) as opened:
+                region = opened.convert("L")
+        except OSError as error:
+            raise TargetError(f"the region {str(region)!r} cannot be read as a picture: {error}.") from None
+    if isinstance(region, Image.Image):
+        region = np.asarray(region.convert("L")) >= HALF
+    try:
+        return torch.as_tensor(np.asarray(region))
+    except (TypeError, ValueError):
+        raise TargetError(f"expected the region as a mask [H, W] of numbers; got {type(region).__name__}.") from None
 
 
 def dense(outputs: Any) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from lucidcam.errors import ModelError, TargetError
-from lucidcam.targets import Several, Target, as_target, leaves
+from lucidcam.targets import Several, Target, as_target, by_word, leaves
 from lucidcam.targets.words import Spoken
 from lucidcam.types import Model
 
@@ -95,6 +95,8 @@ def asked(value: Any, one: Callable[[Any], Target]) -> Target:
         value = int(value)
     if callable(value) and not isinstance(value, Target):
         return as_target(value)
+    if isinstance(value, str) and by_word(value) is not None:
+        raise TargetError(f"{value!r} is about the classes of an image; this model is asked one thing, or a list of several.")
     if isinstance(value, Target) and leaves(value) != [value]:
         return value.over(lambda each: asked(each, one))
     return one(value)
