@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # One process per processor, one thread each: quicker than one process with all threads. A file's tests stay together.
 WORKERS ?= -n auto --dist loadfile
 
-.PHONY: demo test quick check docs bench bench-evaluation bench-mcam bench-gpu bench-pipeline clean
+.PHONY: demo test slow check docs bench bench-evaluation bench-mcam bench-gpu bench-pipeline clean
 
 $(VENV)/.made-demo: pyproject.toml constraints-cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,13 +24,13 @@ $(VENV)/.made-dev: $(VENV)/.made-demo
 demo: $(VENV)/.made-demo
 	$(BIN)/python examples/demo.py
 
-## All tests, slow ones too.
+## All tests but those that take longer than ten seconds each.
 test: $(VENV)/.made-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS)
-
-## Tests that take seconds.
-quick: $(VENV)/.made-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "not slow"
+
+## The others: networks that are trained, runs that are killed, families of networks. CI runs them, too.
+slow: $(VENV)/.made-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m slow
 
 ## Lint, types, import contracts, docs.
 check: $(VENV)/.made-dev

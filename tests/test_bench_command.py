@@ -228,6 +228,7 @@ def test_what_refuses_a_network_is_listed_with_its_reason(inputs):
         costs.row("guided_backprop")
 
 
+@pytest.mark.slow
 def test_every_method_is_measured_or_refused(inputs):
     costs = quick(FunctionalGAP().eval(), inputs, None, batch=1, time_limit=0.5)
     assert {row.method for row in costs.rows} | set(costs.refused) == {"forward", *lucidcam.methods()}
@@ -362,6 +363,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
 # -------------------------------------------------------------------------------------------------------------------- command
 
 
+@pytest.mark.slow
 @needs_timm
 def test_the_command(tmp_path, capsys):
     Image.new("RGB", (200, 180), (90, 120, 30)).save(tmp_path / "photo.jpg")

@@ -180,7 +180,10 @@ def weight_of(net: nn.Module, x: Tensor, layer: str, channel: int) -> float:
         return float((run.clean_scores()[0, 0] - score[0, 0]) / run.clean_scores()[0, 0])
 
 
-@pytest.mark.parametrize("spec", ["torchvision:resnet18", "torchvision:vgg11_bn", "torchvision:mobilenet_v2", "timm:tf_efficientnet_lite0"])
+HEAVY = pytest.param("torchvision:vgg11_bn", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("spec", ["torchvision:resnet18", HEAVY, "torchvision:mobilenet_v2", "timm:tf_efficientnet_lite0"])
 def test_optimised_copy(spec: str) -> None:
     net, x = network(spec), torch.randn(2, 3, 96, 96)
     for module in net.modules():

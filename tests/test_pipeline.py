@@ -525,6 +525,7 @@ def doubled(shared: int, piece: int) -> int:
     return shared * piece
 
 
+@pytest.mark.slow
 def test_hands_keep_the_order_and_survive_a_death() -> None:
     hands = Hands(2, 10)
     try:

@@ -26,7 +26,7 @@ def varying(maps: Tensor) -> Tensor:
     return maps - maps.mean((-2, -1), keepdim=True)
 
 
-@pytest.mark.parametrize("masks", [64, 200])
+@pytest.mark.parametrize("masks", [64, pytest.param(200, marks=pytest.mark.slow)])
 def test_the_estimated_error_is_that_of_many_repetitions(masks: int) -> None:
     """Root mean square over seeds, against a map of very many masks."""
     net, x = build(FunctionalGAP), images(2)
