@@ -705,3 +705,25 @@ def test_tracing_happens_once() -> None:
     net.register_forward_pre_hook(lambda *_: calls.append(1))
     lucidcam.attribute(net, x)
     assert len(calls) == 1
+
+
+def test_a_single_images_gradient_below_a_batch_normalisation() -> None:
+    """torch 2.13 gets it wrong for one image where tokens are made of its output (`flatten(2).transpose(1, 2)`)."""
+    torch.manual_seed(0)
+
+    class ToTokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.see, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.norm(self.see(x)).flatten(2).transpose(1, 2)
+            return (self.head(tokens) * tokens.mean(-1, keepdim=True)).mean(1)
+
+    net = ToTokens().double().eval()
+    nn.init.uniform_(net.norm.weight)
+    x = images(2).double()
+    for method in ("hirescam", "gradient"):
+        together = lucidcam.attribute(net, x, method, target=1, layer=None if method == "gradient" else "see")
+        alone = lucidcam.attribute(net, x[:1], method, target=1, layer=None if method == "gradient" else "see")
+        assert torch.allclose(together[:1], alone, atol=1e-12)

@@ -19,7 +19,7 @@ from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import MOST_PREFIX_TOKENS as MOST_PREFIX_TOKENS
 from lucidcam.engine.layout import Layout as Layout
 from lucidcam.engine.layout import Lineage, layout_of
-from lucidcam.engine.session import hooks, session
+from lucidcam.engine.session import Hook, hooks, session
 from lucidcam.errors import LucidcamError, ModelError
 from lucidcam.targets import dense, logits, part
 
@@ -261,7 +261,7 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
         ModelError: when the module does not take inputs of this shape or type. Any other error of the module passes unchanged.
     """
     try:
-        with _InOrder() if _has_words(inputs) else nullcontext():
+        with _InOrder() if _has_words(inputs) else nullcontext(), hooks(_norms(module) if inputs.batch == 1 else []):
             return module(*inputs.args, **inputs.kwargs)
     except torch.OutOfMemoryError:
         raise
@@ -276,6 +276,22 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
         if "use_reentrant=True" in text or "Inference tensors cannot be saved" in text:
             raise ModelError(f"no gradients can flow through this model: {text}.") from error
         raise
+
+
+def _norms(module: nn.Module) -> list[tuple[nn.Module, Hook]]:
+    """A hook for each batch normalisation, whose gradient torch (2.13 on a CPU, in evaluation mode) gets wrong for a single image.
+
+    That is when what follows flattens and transposes: the gradient then has the strides of channels-last, but for the axis of one image.
+    """
+    return [(child, _restrided) for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]
+
+
+def _restrided(_: nn.Module, __: Any, output: Any) -> None:
+    def usual(gradient: Tensor) -> Tensor:
+        return gradient.as_strided(gradient.shape, (gradient.numel(), *gradient.stride()[1:]))
+
+    if isinstance(output, Tensor) and output.requires_grad and len(output) == 1:
+        output.register_hook(usual)  # type: ignore[no-untyped-call]
 
 
 class _InOrder(TorchFunctionMode):
