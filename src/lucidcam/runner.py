@@ -26,7 +26,7 @@ from lucidcam.methods._base import Method
 from lucidcam.methods._pixel import PixelMethod
 from lucidcam.methods._wrap import augmented, fused, smoothed
 from lucidcam.settings import Settings, resolve_method
-from lucidcam.targets import Classes, Spoken, Target, as_target, by_word, leaves, logits
+from lucidcam.targets import Classes, Spoken, Target, as_target, by_word, local, logits
 from lucidcam.types import Frame, Model, Prepared, stands_for
 
 _room: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
@@ -306,7 +306,7 @@ def _batches(model: Model, prepared: Sequence[Prepared], targets: Sequence[Any],
     groups: dict[Any, list[int]] = {}
     for i, (one, target) in enumerate(zip(prepared, targets, strict=True)):
         kind = _same(target) if isinstance(target, Target) else None if target is None else len(target)
-        place = one.frame if any(isinstance(leaf, Target) and leaf.local for leaf in leaves(target)) else None
+        place = one.frame if local(target) else None
         alone = i if model.task is not None and model.task.alone(target) else None
         groups.setdefault((tuple(one.tensor.shape), kind, place, alone), []).append(i)
     for group in groups.values():

@@ -23,6 +23,7 @@ def layers(
     from lucidcam.cli._common import model_options, out, table
     from lucidcam.engine.inputs import Inputs
     from lucidcam.engine.layers import resolve
+    from lucidcam.tasks import Detections, Segments
 
     loaded = lucidcam.load(model, device=device, **model_options(architecture, untrained))
     grey = loaded.prepare(Image.new("RGB", (256, 256), (128, 128, 128)))[0].tensor
@@ -30,8 +31,9 @@ def layers(
     inputs = images if loaded.task is None else loaded.task.example(images, loaded)
     found = lucidcam.layers(loaded.module, inputs)
     best = next((name for name, info in found.items() if info.default), None)
-    if loaded.layer is not None:
-        best = resolve(loaded.module, loaded.layer, Inputs.of(inputs)).name
+    if loaded.task is not None or loaded.layer is not None:
+        everywhere = isinstance(loaded.task, (Detections, Segments))
+        best = resolve(loaded.module, loaded.layer or ".*", Inputs.of(inputs), everywhere).name
     listing = table("layer", "type", "output", "map")
     for name, info in found.items():
         if not every and (info.grid is None or info.passive):

@@ -69,25 +69,30 @@ def check(module: nn.Module, layer: LayerSpec) -> None:
     Raises:
         LayerError: with the nearest names.
     """
-    find(module, _branch(layer) or layer)
+    branch = _branch(layer)
+    if branch != "":
+        find(module, branch or layer)
 
 
-def resolve(module: nn.Module, layer: LayerSpec, inputs: Inputs) -> Layer:
-    """Resolve what `find` does, and "vision_model.*": the default layer within that branch of the module.
+def resolve(module: nn.Module, layer: LayerSpec, inputs: Inputs, everywhere: bool = False) -> Layer:
+    """Resolve what `find` does, and "vision_model.*": the default layer within that branch (".*": of all); `everywhere` as for `default`.
 
     Raises:
         LayerError: there is no such layer or branch, or the branch holds no spatial map.
     """
     branch = _branch(layer)
-    return find(module, layer) if branch is None else default(module, inputs, find(module, branch).name)
+    return find(module, layer) if branch is None else default(module, inputs, branch and find(module, branch).name, everywhere)
 
 
 def _branch(layer: LayerSpec) -> str | None:
     return layer.removesuffix(".*") if isinstance(layer, str) and layer.endswith(".*") else None
 
 
-def default(module: nn.Module, inputs: Inputs, branch: str = "") -> Layer:
+def default(module: nn.Module, inputs: Inputs, branch: str = "", everywhere: bool = False) -> Layer:
     """Return the layer to look at by default, of the whole network or of one of its branches.
+
+    With `everywhere` the network gives class scores for each place or query, and the layer lies before those: else the map would be the
+    answer itself.
 
     Convolutional networks: the last spatial output before pooling, flattening or a convolution that makes class scores.
     Transformers (attention comes after the last convolution): the last normalisation inside the last block whose patch tokens
@@ -97,9 +102,9 @@ def default(module: nn.Module, inputs: Inputs, branch: str = "") -> Layer:
         LayerError: when no layer holds a spatial map.
     """
     module = plain(module)
-    cache, key = remembered(module, inputs), ("default", branch, signature(inputs))
+    cache, key = remembered(module, inputs), ("default", branch, everywhere, signature(inputs))
     if key not in cache:
-        cache[key] = _default(module, inputs, branch)
+        cache[key] = _default(module, inputs, branch, everywhere)
     found: str = cache[key]
     return find(module, found)
 
@@ -112,12 +117,12 @@ def suggestion(module: nn.Module, inputs: Inputs) -> str:
         return ""
 
 
-def _default(module: nn.Module, inputs: Inputs, branch: str) -> str:
+def _default(module: nn.Module, inputs: Inputs, branch: str, everywhere: bool) -> str:
     seen = _within(trace(module, inputs), branch)
-    spatial = _spatial(seen)
-    if any(call.candidates for call in _calls(seen)[spatial[-1] + 1 if spatial else 0 :]):
+    spatial = _spatial(seen, everywhere)
+    if any(call.candidates for call in _calls(seen, everywhere)[spatial[-1] + 1 if spatial else 0 :]):
         seen = _within(settled(module, inputs), branch)
-        spatial = _spatial(seen)
+        spatial = _spatial(seen, everywhere)
     calls = seen.calls
     if not spatial:
         where = f"the branch {branch!r}" if branch else f"this {type(module).__name__}"
@@ -148,14 +153,15 @@ def _within(seen: Trace, branch: str) -> Trace:
     return seen.branch(branch) if branch else seen
 
 
-def _calls(seen: Trace) -> tuple[Call, ...]:
-    """All calls before a convolution that makes class scores."""
-    return seen.calls[: seen.head] if seen.head else seen.calls
+def _calls(seen: Trace, everywhere: bool) -> tuple[Call, ...]:
+    """All calls before the operation on a map that makes class scores."""
+    head = seen.head(everywhere)
+    return seen.calls[:head] if head else seen.calls
 
 
-def _spatial(seen: Trace) -> list[int]:
+def _spatial(seen: Trace, everywhere: bool) -> list[int]:
     """Positions of the calls that hold a map and do more than hand it on."""
-    return [i for i, c in enumerate(_calls(seen)) if c.layout is not None and not c.pooled and not c.passive and c.name]
+    return [i for i, c in enumerate(_calls(seen, everywhere)) if c.layout is not None and not c.pooled and not c.passive and c.name]
 
 
 def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> list[str]:

@@ -116,7 +116,8 @@ class _Pointwise(nn.Conv2d):
 def _pointwise(module: nn.Module, inputs: Inputs) -> None:
     """Turn 1×1 convolutions into matrix products; one that makes class scores stays what it is."""
     seen = trace(module, inputs)
-    head = None if seen.head is None else seen.calls[seen.head].name
+    at = seen.head()
+    head = None if at is None else seen.calls[at].name
     for name, child in module.named_modules():
         pointwise = type(child) is nn.Conv2d and child.kernel_size == (1, 1) and child.padding == (0, 0) and child.groups == 1
         if pointwise and name != head:

@@ -23,7 +23,7 @@ from lucidcam.engine.rules import Rule, refuse
 from lucidcam.engine.session import hooks, plain, session
 from lucidcam.engine.trace import Layer, remembered, run_forward
 from lucidcam.errors import LayerError, ModelError
-from lucidcam.targets import Bound, Target, as_target, leaves, logits, sound
+from lucidcam.targets import Bound, Target, as_target, local, logits, sound
 
 CPU_NUMBERS = 2**20
 """Numbers in a batch of masked images on a CPU."""
@@ -62,10 +62,15 @@ class _Pass:
     above: dict[int, Substitute] = field(default_factory=dict)
     memory: Memory | None = None
 
+    @property
+    def local(self) -> bool:
+        """Whether the target names a place in the image."""
+        return local(self.asked)
+
     def choose_layer(self) -> tuple[Layer, ...]:
         """The layers; where none was named, the default one from now on."""
         if not self.layers:
-            self.layers = (layers_.default(self.module, self.inputs),)
+            self.layers = (layers_.default(self.module, self.inputs, everywhere=self.local),)
         return self.layers
 
     def outputs(self) -> Any:
@@ -88,7 +93,7 @@ class _Pass:
             remembered(self.module, self.inputs, forget=True)
             if not self.by_default:
                 raise LayerError(f"{error}{layers_.suggestion(self.module, self.inputs)}") from None
-            self.layers = (layers_.default(self.module, self.inputs),)
+            self.layers = (layers_.default(self.module, self.inputs, everywhere=self.local),)
             return self._run(gradients)
 
     def _run(self, gradients: bool) -> Done:
@@ -176,7 +181,7 @@ class Run:
     @property
     def local(self) -> bool:
         """Whether the target names a place in the image."""
-        return any(isinstance(leaf, Target) and leaf.local for leaf in leaves(self._pass.asked))
+        return self._pass.local
 
     @property
     def count(self) -> int:
@@ -379,9 +384,10 @@ def open_run(
     with session(module):
         given = Inputs.of(inputs)
         specs: list[Any] = list(layer) if isinstance(layer, (list, tuple)) else [] if layer is None else [layer]
-        found = tuple(layers_.resolve(module, spec, given) for spec in specs)
+        asked = as_target(target)
+        found = tuple(layers_.resolve(module, spec, given, local(asked)) for spec in specs)
         stream = Stream(batch_size or _batch(given.image), progress, title)
-        yield Run(module, given, stream, seed, _Pass(module, given, as_target(target), found, by_default=not found, memory=memory()))
+        yield Run(module, given, stream, seed, _Pass(module, given, asked, found, by_default=not found, memory=memory()))
 
 
 def _batch(image: Tensor) -> int:

@@ -75,14 +75,14 @@ class Trace:
     Attributes:
         calls: of submodules, in execution order.
         events: the operations that matter.
-        classes: how many the network tells apart, where it does.
-        everywhere: it tells a class for each place or query, not for the image.
+        classes: how many the network tells apart in an image, where it does.
+        everywhere: how many scores it gives for each place or query: classes, or features of a network without a head.
     """
 
     calls: tuple[Call, ...]
     events: tuple[Event, ...]
     classes: int | None
-    everywhere: bool = False
+    everywhere: int | None = None
 
     def branch(self, name: str) -> Trace:
         """What happened while the submodule `name` ran."""
@@ -108,20 +108,23 @@ class Trace:
         """Position of the last linear operation on more than vectors."""
         return max((event.at for event in self.events if event.kind == "linear" and len(event.shape) > 2), default=-1)
 
-    @property
-    def head(self) -> int | None:
+    def head(self, everywhere: bool = False) -> int | None:
         """Position of the operation on a map that makes class scores, or None.
 
-        Of an image's scores it is a 1×1 convolution after which no linear layer comes; of each place's any convolution or linear layer.
+        Args:
+            everywhere: scores of each place or query are meant, which any convolution or linear layer may make. Else those of an image: they
+                are made by a 1×1 convolution after which no linear layer comes.
         """
         last_linear = max((event.at for event in self.events if event.kind == "linear"), default=-1)
-        found = [event.at for event in self._spatial() if self._makes_scores(event) and (self.everywhere or event.at > last_linear)]
-        return found[-1] if found else None
 
-    def _makes_scores(self, event: Event) -> bool:
-        if event.kind == "conv":
-            return event.shape[1] == self.classes and (event.point or self.everywhere)
-        return event.kind == "linear" and self.everywhere and len(event.shape) > 2 and event.shape[-1] == self.classes
+        def makes_scores(event: Event) -> bool:
+            conv = event.kind == "conv"
+            if not everywhere:
+                return conv and event.point and event.shape[1] == self.classes and event.at > last_linear
+            tokens = event.kind == "linear" and len(event.shape) > 2
+            return (conv and event.shape[1] == self.everywhere) or (tokens and event.shape[-1] == self.everywhere)
+
+        return max((event.at for event in self._spatial() if makes_scores(event)), default=None)
 
     def _spatial(self) -> list[Event]:
         return [event for event in self.events if len(event.shape) < 3 or prod(event.shape[2:]) > 1]
@@ -225,14 +228,14 @@ def _trace(module: nn.Module, inputs: Inputs) -> Trace:
     return Trace(tuple(replace(call, branch=i in branches) for i, call in enumerate(calls)), tuple(watch.events), *_classes(outputs))
 
 
-def _classes(outputs: Any) -> tuple[int | None, bool]:
-    """How many classes there are scores of, and whether of each place or query rather than of the image."""
+def _classes(outputs: Any) -> tuple[int | None, int | None]:
+    """How many classes there are scores of: of the image, or of each place or query."""
     with suppress(LucidcamError):
-        return logits(outputs).shape[1], False
+        return logits(outputs).shape[1], None
     with suppress(LucidcamError):
-        return dense(outputs).shape[1], True
+        return None, dense(outputs).shape[1]
     queries = None if isinstance(outputs, Tensor) else part(outputs, "logits", "pred_logits")
-    return (queries.shape[-1], True) if isinstance(queries, Tensor) and part(outputs, "pred_boxes") is not None else (None, False)
+    return None, queries.shape[-1] if isinstance(queries, Tensor) and part(outputs, "pred_boxes") is not None else None
 
 
 ABOUT_SHAPES = (

@@ -14,7 +14,7 @@ target then reads the same scores from any other outputs, of masked or noisy cop
 """
 
 from lucidcam.targets._as import as_target, by_word
-from lucidcam.targets._base import Bound, Target, kind_of, leaves, logits, part, sound
+from lucidcam.targets._base import Bound, Target, kind_of, leaves, local, logits, part, sound
 from lucidcam.targets.classes import All, Classes, TopK
 from lucidcam.targets.composed import Contrast, Head, LogProbability, Probability, Several
 from lucidcam.targets.detection import Detection
@@ -49,6 +49,7 @@ __all__ = [
     "dense",
     "kind_of",
     "leaves",
+    "local",
     "logits",
     "part",
     "sound",

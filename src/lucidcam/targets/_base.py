@@ -126,6 +126,11 @@ def leaves(target: Any) -> list[Any]:
     return [leaf for part in parts for leaf in leaves(part)] or [target]
 
 
+def local(target: Any) -> bool:
+    """Whether a target names a place in the image."""
+    return any(isinstance(leaf, Target) and leaf.local for leaf in leaves(target))
+
+
 def logits(outputs: Any, batch: int | None = None) -> Tensor:
     """Find the class scores `[B, K]` in a module's outputs: a tensor, or the `logits` of a mapping or object.
 
