@@ -731,7 +731,7 @@ def test_a_single_images_gradient_below_a_batch_normalisation() -> None:
 
 def test_a_network_without_a_head_is_looked_at_its_end() -> None:
     """Features `[B, C, h, w]` look like class scores of places; only a target that names a place says that they are."""
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 1)).eval()
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 1)).double().eval()
     given = Inputs.of(images(1))
     assert default(net, given).name == "2"
     assert default(net, given, everywhere=True).name == "1"

@@ -112,8 +112,8 @@ class Trace:
         """Position of the operation on a map that makes class scores, or None.
 
         Args:
-            everywhere: scores of each place or query are meant, which any convolution or linear layer may make. Else those of an image: they
-                are made by a 1×1 convolution after which no linear layer comes.
+            everywhere: scores of each place or query are meant, which any convolution or linear layer may make. Else those of an image:
+                a 1×1 convolution makes them, after which no linear layer comes.
         """
         last_linear = max((event.at for event in self.events if event.kind == "linear"), default=-1)
 
