@@ -42,6 +42,8 @@ class Captions:
 
         def one(value: Any) -> Target:
             if isinstance(value, Caption):
+                if value.text is not None and value.word not in (None, "all"):
+                    self.encode(value.text).find(value.word)  # a word that is not there is told before any work
                 return value
             if value is None or (isinstance(value, str) and value.strip()):
                 return Caption(value)

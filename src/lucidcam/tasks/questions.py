@@ -37,7 +37,11 @@ class Questions:
 
     def target(self, value: Any, model: Model) -> Target:
         """See `lucidcam.types.Task`: a text is a question."""
-        return _question(value, model)
+        found = _question(value, model)
+        for each in spoken(found, Question):
+            if each.answer is not None:
+                model.find_label(str(each.answer))  # an answer that it does not know is told before any work
+        return found
 
     def alone(self, target: Any) -> bool:
         """See `lucidcam.types.Task`: the same question goes to every image."""
