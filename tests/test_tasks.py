@@ -344,7 +344,7 @@ def test_from_the_command_line(place: Path, kind: str, flags: list[str], labels:
         ("semantic segmentation", ["--region", "nothing.png"], "cannot be read as a picture"),
         ("captioning", ["--probability", "--caption", "a"], "--probability is for classification"),
         ("captioning", ["--caption", "a red circle", "--word", "crcle"], "the sentence has no word 'crcle'"),
-        ("question answering", ["--question", "what is red?", "--answer", "gren"], "did you mean 2 (green)?"),
+        ("question answering", ["--question", "what is red?", "--answer", "gren"], "did you mean 2 (green)"),
         ("question answering", [], "question answering does question answering: give --question"),
     ],
 )
