@@ -15,6 +15,7 @@ from torch import nn
 import by_example
 import lucidcam
 from lucidcam import clips, films, maps, render
+from lucidcam.errors import ModelError
 from lucidcam.preprocess import Clips, Preprocess
 
 ATTENTION = {"attention_relevance", "legrad", "rollout"}
@@ -58,10 +59,13 @@ WRAPPERS = [{}, {"smooth": 2}, {"augment": "hflip,gain"}, {"layer": ["2", "4"]},
 @pytest.mark.parametrize("wrapper", WRAPPERS, ids=lambda each: "+".join(each) or "plain")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_volume_of_one_slice_is_a_picture_and_a_signal_a_row(method, wrapper):
-    if method == "cam" and "layer" in wrapper:
-        pytest.skip("CAM is defined at the last layer only")
     flat = flat_net()
     images = torch.rand(2, 3, 14, 14, generator=torch.Generator().manual_seed(1)).double()
+    if method == "cam" and "layer" in wrapper:  # it is defined at the pooled layer alone, for any number of axes
+        for net, given in ((flat, images), (of_axes(flat, 3), images[:, :, None]), (of_axes(flat, 1), images[:, :, 3])):
+            with pytest.raises(ModelError, match="global average pooling and one linear layer on top of '2'"):
+                lucidcam.attribute(net, given, method, **wrapper)
+        return
     options = {"target": [1, 2], **wrapper, **SHORT.get(method, {})}
     expected = lucidcam.attribute(flat, images, method, **options)
     volume = lucidcam.attribute(of_axes(flat, 3), images[:, :, None], method, **options)

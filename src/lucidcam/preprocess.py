@@ -265,6 +265,18 @@ def from_timm(config: Mapping[str, Any]) -> Preprocess | None:
     )
 
 
+def from_torchvision(preset: Any) -> Preprocess:
+    """Return what torchvision's `ImageClassification` preset, or the frames' part of its `VideoClassification`, describes."""
+    crop, resize = preset.crop_size, preset.resize_size
+    return Preprocess(
+        size=(crop[0], crop[-1]),
+        resize=resize[0] if len(resize) == 1 else tuple(resize),
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        interpolation=preset.interpolation.value,
+    )
+
+
 def _offset(side: int, crop: int) -> int:
     """Where a centre crop starts within a side: torchvision's rounding; negative where it pads."""
     return -((crop - side) // 2) if crop > side else round((side - crop) / 2)

@@ -22,12 +22,13 @@ from lucidcam.engine.session import session
 from lucidcam.errors import AbsentError, LayerError, MissingExtraError, ModelError, OptionError, TargetError
 from lucidcam.explanation import Explanation
 from lucidcam.films import over_time
+from lucidcam.fingerprints import stands_for
 from lucidcam.methods._base import Method
 from lucidcam.methods._pixel import PixelMethod
 from lucidcam.methods._wrap import augmented, fused, smoothed
 from lucidcam.settings import Settings, resolve_method
 from lucidcam.targets import Classes, Spoken, Target, as_target, by_word, local, logits
-from lucidcam.types import Frame, Model, Prepared, stands_for
+from lucidcam.types import Frame, Model, Prepared
 
 _room: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 """Images that went through a network together when the memory did not suffice for more."""

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.layout import Layout
 from lucidcam.engine.session import hooks, session
-from lucidcam.engine.trace import Layer, Layout, first_tensor, remembered, run_forward, signature, trace
+from lucidcam.engine.trace import Layer, first_tensor, remembered, run_forward, signature, trace
 from lucidcam.errors import ModelError
 
 Note = Callable[[int, Tensor], Tensor]

@@ -16,9 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lucidcam.engine.inputs import Inputs
-from lucidcam.engine.layout import MOST_PREFIX_TOKENS as MOST_PREFIX_TOKENS
-from lucidcam.engine.layout import Layout as Layout
-from lucidcam.engine.layout import Lineage, layout_of
+from lucidcam.engine.layout import Layout, Lineage, layout_of
 from lucidcam.engine.session import Hook, hooks, session
 from lucidcam.errors import LucidcamError, ModelError
 from lucidcam.targets import dense, logits, part

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from lucidcam.compat import import_torchvision
-from lucidcam.preprocess import Clips, Preprocess
+from lucidcam.preprocess import Clips, from_torchvision
 
 FRAMES = 16
 """What a network gets whose weights do not say on how many frames they were judged."""
@@ -19,12 +19,4 @@ def video_classifier(name: str, module: Any, preset: Any) -> tuple[Clips, None, 
     """
     weights = import_torchvision().models.get_model_weights(name)["DEFAULT"]
     judged = re.search(r"clip_len=(\d+)", weights.meta.get("_docs", ""))
-    resize, crop = preset.resize_size, preset.crop_size
-    still = Preprocess(
-        size=(crop[0], crop[-1]),
-        resize=resize[0] if len(resize) == 1 else tuple(resize),
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-        interpolation=preset.interpolation.value,
-    )
-    return Clips(still=still, count=int(judged[1]) if judged else FRAMES, whole=preset), None, None
+    return Clips(still=from_torchvision(preset), count=int(judged[1]) if judged else FRAMES, whole=preset), None, None

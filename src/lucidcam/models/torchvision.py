@@ -11,7 +11,7 @@ from torch import nn
 from lucidcam.compat import first_line, impatient_downloads, import_timm, import_torchvision
 from lucidcam.errors import LucidcamError, ModelError, OptionError, unknown
 from lucidcam.models._video import video_classifier
-from lucidcam.preprocess import Clips, Preprocess, Probed
+from lucidcam.preprocess import Clips, Preprocess, Probed, from_torchvision
 from lucidcam.registry import sources
 from lucidcam.tasks import Detections, Segments
 from lucidcam.types import Model, Task
@@ -100,15 +100,7 @@ def _classifier(name: str, module: nn.Module, preset: Any) -> Parts:
     """From torchvision's `ImageClassification` preset; anything else is used as it is."""
     if type(preset).__name__ != "ImageClassification":
         return Probed(preset), None, None
-    crop, resize = preset.crop_size, preset.resize_size
-    preprocess = Preprocess(
-        size=(crop[0], crop[-1]),
-        resize=resize[0] if len(resize) == 1 else tuple(resize),
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-        interpolation=preset.interpolation.value,
-    )
-    return preprocess, None, None
+    return from_torchvision(preset), None, None
 
 
 def _detector(name: str, module: Any, preset: Any) -> Parts:

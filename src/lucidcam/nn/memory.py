@@ -54,7 +54,7 @@ class Belongs:
     """What a memory was trained on and belongs to.
 
     Attributes:
-        encoder: fingerprint of the network (`lucidcam.types.fingerprint`).
+        encoder: fingerprint of the network (`lucidcam.fingerprints.fingerprint`).
         name: what the network was called.
         layer: dotted name of the layer whose activations are the features.
         labels: the memory's classes in words.

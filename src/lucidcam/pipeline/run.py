@@ -20,6 +20,7 @@ from lucidcam.errors import DataError, OptionError, unknown
 from lucidcam.evaluation.ahead import Ahead
 from lucidcam.evaluation.contenders import judges
 from lucidcam.explainer import PREDICTED, asked_of
+from lucidcam.fingerprints import architecture, steady
 from lucidcam.localization.regions import Keep, Refine, Regions
 from lucidcam.methods._base import Method
 from lucidcam.pipeline import ledger
@@ -35,7 +36,7 @@ from lucidcam.pipeline.worker import Tell
 from lucidcam.progress import bar
 from lucidcam.settings import IMAGES_AT_ONCE, Settings, resolve_method
 from lucidcam.storage import SETTINGS, Folder, Store, claim, claimed, open_store
-from lucidcam.types import Model, architecture, steady
+from lucidcam.types import Model
 
 UNIT = 512
 """Samples per unit: what a kill costs at most, per worker."""

@@ -17,6 +17,7 @@ from lucidcam.engine.recall import recalling
 from lucidcam.errors import LayerError
 from lucidcam.evaluation.journal import Part
 from lucidcam.explainer import Explained, Ready
+from lucidcam.fingerprints import architecture
 from lucidcam.pipeline.cache import Activations, Cache
 from lucidcam.pipeline.hands import Hands, Task
 from lucidcam.pipeline.job import Job
@@ -29,7 +30,7 @@ from lucidcam.pipeline.steps import Finished, Made, Read, finish, made, read
 from lucidcam.runner import optimize
 from lucidcam.samples import Problem, Sample
 from lucidcam.storage import open_store
-from lucidcam.types import Prepared, architecture
+from lucidcam.types import Prepared
 
 Tell = Callable[[int], None]
 Samples = tuple[Sample | Problem, ...]

@@ -4,11 +4,11 @@ A task turns what is asked of a photo (a sentence, a question, a prompt, a box) 
 of `lucidcam.load` come with theirs; `lucidcam.wrap(module, …, task=…)` gives one to your own.
 """
 
-from lucidcam.tasks._base import Written, join, split
+from lucidcam.tasks._base import Written, split
 from lucidcam.tasks.captions import Captions
 from lucidcam.tasks.detections import Detections
 from lucidcam.tasks.prompts import Prompts
 from lucidcam.tasks.questions import OpenQuestions, Questions
 from lucidcam.tasks.segments import Segments
 
-__all__ = ["Captions", "Detections", "OpenQuestions", "Prompts", "Questions", "Segments", "Written", "join", "split"]
+__all__ = ["Captions", "Detections", "OpenQuestions", "Prompts", "Questions", "Segments", "Written", "split"]

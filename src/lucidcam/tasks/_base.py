@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -64,19 +64,47 @@ def split(text: str) -> list[str]:
     return [word for each in text.casefold().split() if (word := each.strip(".,;:!?\"'()"))]
 
 
-def join(words: Sequence[str]) -> str:
-    """Inverse of `split`, as far as there is one."""
-    return " ".join(words)
-
-
 def spoken(target: Any, kind: type[S]) -> list[S]:
     """The spoken targets that a target is made of."""
     return [leaf for leaf in leaves(target) if isinstance(leaf, kind)]
 
 
-def of_outputs(value: Any) -> bool:
+def of_outputs(value: Any) -> TypeGuard[Target]:
     """Whether a target reads any outputs by itself: it needs no words to be translated, nor names a place as only some tasks can."""
     return isinstance(value, Target) and not isinstance(value, Spoken) and not value.local
+
+
+class OfImages:
+    """What the tasks share whose module takes the image by itself."""
+
+    def alone(self, target: Any) -> bool:
+        """See `lucidcam.types.Task`."""
+        return False
+
+    def example(self, images: Tensor, model: Model) -> Any:
+        """See `lucidcam.types.Task`."""
+        return images
+
+
+def by_class(value: Any, model: Model, of: Callable[[Any], Target], kind: type[Target], how: str) -> Target:
+    """What a user wrote as a target where classes have places: a label or id, nothing, a target of that kind, or one of any outputs.
+
+    Args:
+        value: what was written.
+        model: which knows the labels.
+        of: from a class id, or None, to a target of the kind.
+        kind: its class.
+        how: an example of what may be written, for the error.
+    """
+
+    def one(value: Any) -> Target:
+        if isinstance(value, kind) or of_outputs(value):
+            return value.labelled(model.find_label)
+        if value is None or isinstance(value, (str, int)):
+            return of(None if value is None else model.find_label(str(value)))
+        raise expected(model, value, how)
+
+    return asked(value, one)
 
 
 def translated(target: Any, change: Callable[[Any], Any]) -> Target:

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lucidcam.targets import Detection, Target
-from lucidcam.tasks._base import asked, expected, of_outputs
+from lucidcam.tasks._base import OfImages, by_class
 from lucidcam.types import Model
 
 
 @dataclass(frozen=True)
-class Detections:
+class Detections(OfImages):
     """Why a detection: its class score; see `lucidcam.targets.Detection` for the detectors that can be read.
 
     Attributes:
@@ -27,25 +27,8 @@ class Detections:
 
     def target(self, value: Any, model: Model) -> Target:
         """See `lucidcam.types.Task`: a label or id is the best detection of that class, None the best of all."""
-
-        def one(value: Any) -> Target:
-            if isinstance(value, Detection):
-                return value.labelled(model.find_label)
-            if value is None or isinstance(value, (str, int)):
-                return Detection(label=None if value is None else model.find_label(str(value)))
-            if of_outputs(value):
-                return value  # type: ignore[no-any-return]
-            raise expected(model, value, "a label, or Detection(box=(left, top, right, bottom), label='…')")
-
-        return asked(value, one)
-
-    def alone(self, target: Any) -> bool:
-        """See `lucidcam.types.Task`: the module takes the image by itself."""
-        return False
-
-    def example(self, images: Tensor, model: Model) -> Any:
-        """See `lucidcam.types.Task`."""
-        return images
+        how = "a label, or Detection(box=(left, top, right, bottom), label='…')"
+        return by_class(value, model, lambda id: Detection(label=id), Detection, how)
 
     def ask(self, images: Tensor, target: Any, model: Model) -> tuple[Any, Target]:
         """See `lucidcam.types.Task`."""

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lucidcam.targets import Prompt, Similarity, Target
-from lucidcam.tasks._base import asked, expected, of_outputs, spoken, translated
+from lucidcam.tasks._base import OfImages, asked, expected, of_outputs, spoken, translated
 from lucidcam.types import Model
 
 
 @dataclass(frozen=True)
-class Prompts:
+class Prompts(OfImages):
     """Why an image fits a text: the similarity of the image's embedding, the module's output, with the text's.
 
     Attributes:
@@ -33,20 +33,12 @@ class Prompts:
 
         def one(value: Any) -> Target:
             if isinstance(value, Prompt) or of_outputs(value):
-                return value  # type: ignore[no-any-return]
+                return value
             if isinstance(value, str) and value.strip():
                 return Prompt(value)
             raise expected(model, value, "a text or Prompt('…')")
 
         return asked(value, one)
-
-    def alone(self, target: Any) -> bool:
-        """See `lucidcam.types.Task`: the module takes the image by itself."""
-        return False
-
-    def example(self, images: Tensor, model: Model) -> Any:
-        """See `lucidcam.types.Task`."""
-        return images
 
     def ask(self, images: Tensor, target: Any, model: Model) -> tuple[Any, Target]:
         """See `lucidcam.types.Task`."""

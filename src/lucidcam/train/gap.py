@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lucidcam.errors import DataError, OptionError, unknown
+from lucidcam.fingerprints import fingerprint
 from lucidcam.metrics import State
 from lucidcam.metrics._localization import Located
 from lucidcam.metrics.maxboxacc import MaxBoxAcc
@@ -30,7 +31,7 @@ from lucidcam.train._lightning import Task, leads, torchmetrics
 from lucidcam.train.labelled import Labelled, Sampling, read
 from lucidcam.train.loading import Augment, Batch, loaders, steps_of
 from lucidcam.train.trainer import Training, begin, checked, fit, schedule
-from lucidcam.types import Model, fingerprint
+from lucidcam.types import Model
 
 BACKBONE_RATE = 0.1
 """Of the learning rate, for a backbone whose weights were trained before."""
