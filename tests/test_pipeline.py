@@ -28,7 +28,7 @@ from lucidcam.pipeline.hands import Hands
 from lucidcam.pipeline.memory import bytes_of
 from lucidcam.registry import exporters, packs
 from lucidcam.samples import Object, Sample
-from lucidcam.storage import Folder, open_store
+from lucidcam.storage import HALF, Folder, open_store
 
 QUIET: dict[str, Any] = {"progress": False}
 
@@ -544,6 +544,23 @@ def test_workers_and_decoders_give_the_same_files(tmp_path: Path) -> None:
     lucidcam.run(runs.colours(), root, tmp_path / "three", decoders=1, **asked)
     assert runs.digests(tmp_path / "two") == runs.digests(tmp_path / "one")
     assert runs.digests(tmp_path / "three") == runs.digests(tmp_path / "one")
+
+
+def test_what_a_killed_worker_left_is_removed(tmp_path: Path) -> None:
+    """A worker that dies while it writes, and is replaced, leaves half a file in a run that goes on."""
+    half = tmp_path / "out" / "units" / f"000000.json.abc{HALF}"
+
+    class Dying:
+        name = "dying"
+
+        def read(self) -> bytes:
+            half.write_bytes(b"{")
+            raise OSError("gone")
+
+    images = [*runs.images(5), Sample(Dying(), "dying")]
+    lucidcam.run(runs.colours(), images, tmp_path / "out", unit=2, **QUIET)
+    assert len(list(half.parent.iterdir())) == 3
+    assert not half.exists()
 
 
 @pytest.mark.slow

@@ -229,6 +229,7 @@ def _do(
             complete = True
         finally:
             if complete:
+                ledger.clear(store, everything=False)  # a worker that was killed and replaced may have left half a file
                 ledger.summarise(store, told, complete)
             elif ledger.done(store):
                 with suppress(DataError):  # a full disk is told of already
