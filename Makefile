@@ -24,12 +24,21 @@ $(VENV)/.made-dev: $(VENV)/.made-demo
 demo: $(VENV)/.made-demo
 	$(BIN)/python examples/demo.py
 
+# Tests drive a real browser. Where nobody may install one, they are skipped, but for CI.
+BROWSERS := chromium chromium-browser google-chrome
+.PHONY: browser
+browser:
+	@for each in $(BROWSERS); do command -v $$each >/dev/null && exit 0; done; \
+	if command -v apt-get >/dev/null && test "$$(id -u)" = 0; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else echo "No Chromium found: tests of web pages are skipped. Debian, Ubuntu: sudo apt-get install chromium"; fi
+
 ## All tests but those that take longer than ten seconds each.
-test: $(VENV)/.made-dev
+test: $(VENV)/.made-dev browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "not slow"
 
 ## The others: networks that are trained, runs that are killed, families of networks. CI runs them, too.
-slow: $(VENV)/.made-dev
+slow: $(VENV)/.made-dev browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m slow
 
 ## Lint, types, import contracts, docs.

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import lucidcam
-from lucidcam.cli.app import app
+from lucidcam.cli.program import app
 from lucidcam.errors import DataError, LayerError, OptionError
 from lucidcam.evaluation.trivial import TRIVIAL
 from lucidcam.methods.gradcam import GradCAM

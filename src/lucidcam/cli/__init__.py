@@ -9,7 +9,7 @@ def main() -> None:
     """Run `lucidcam`; an error of ours becomes one line and exit code 2."""
     from rich.console import Console
 
-    from lucidcam.cli.app import app
+    from lucidcam.cli.program import app
     from lucidcam.errors import LucidcamError
 
     try:

@@ -211,7 +211,8 @@ def read_values(path: Path) -> npt.NDArray[np.int64]:
     """
     with images.quiet():
         try:
-            with Image.open(path) as image:
+            with Image.open(path) as file:
+                image: Image.Image = file
                 if image.mode in ("LA", "RGBA", "La", "RGBa"):
                     image = image.convert("L" if image.mode.startswith("L") else "RGB")
                 values = np.asarray(image)

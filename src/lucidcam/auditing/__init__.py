@@ -1,0 +1,1 @@
+"""What a data set taught a network wrongly: findings, ranked, with evidence."""

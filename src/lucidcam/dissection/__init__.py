@@ -1,0 +1,1 @@
+"""What channels mean: which weigh most, what each alone would say, what to call them."""
