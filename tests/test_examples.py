@@ -43,6 +43,8 @@ def test_every_example_is_tested():
     tested |= {"coloured_scenes", "captioning", "questions", "prompts"}  # in test_language_examples.py
     tested |= {"policy", "detect_and_segment"}  # in test_task_examples.py
     tested |= {"video", "ecg"}  # in test_films.py
+    tested |= {"audit"}  # in test_audit.py
+    tested |= {"words"}  # in test_dissection_words.py
     assert {path.stem for path in by_example.EXAMPLES.glob("*.py")} == tested
 
 

@@ -11,7 +11,10 @@ import lucidcam
 def test_the_public_surface() -> None:
     assert sorted(lucidcam.__all__) == [
         "All",
+        "Audit",
+        "Bank",
         "Caption",
+        "Channels",
         "Classes",
         "Contrast",
         "Cost",
@@ -23,6 +26,7 @@ def test_the_public_surface() -> None:
         "LucidcamError",
         "Method",
         "Model",
+        "Names",
         "Object",
         "Probability",
         "Prompt",
@@ -37,9 +41,13 @@ def test_the_public_surface() -> None:
         "Target",
         "Tokens",
         "TopK",
+        "Words",
         "animate",
         "attribute",
+        "audit",
         "bench",
+        "channels",
+        "concepts",
         "discover",
         "evaluate",
         "explain",
@@ -50,7 +58,9 @@ def test_the_public_surface() -> None:
         "metrics",
         "optimize",
         "register",
+        "report",
         "run",
+        "words",
         "wrap",
     ]
     assert all(hasattr(lucidcam, name) for name in lucidcam.__all__)

@@ -9,7 +9,9 @@ pass, and the user's model comes back as it was.
     torch.Size([1, 30, 30])
 """
 
+from lucidcam.auditing import Audit, audit
 from lucidcam.costs import Cost, Costs, bench
+from lucidcam.dissection import Bank, Channels, Names, Words, channels, concepts, words
 from lucidcam.engine.layers import describe as layers
 from lucidcam.engine.run import Run
 from lucidcam.errors import LucidcamError
@@ -22,6 +24,7 @@ from lucidcam.models import load, wrap
 from lucidcam.pipeline import Results, run
 from lucidcam.registry import methods as _methods
 from lucidcam.registry import metrics as _metrics
+from lucidcam.reports import report
 from lucidcam.runner import attribute, explain, optimize
 from lucidcam.samples import Object, Sample
 from lucidcam.targets import (
@@ -48,7 +51,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "All",
+    "Audit",
+    "Bank",
     "Caption",
+    "Channels",
     "Classes",
     "Contrast",
     "Cost",
@@ -60,6 +66,7 @@ __all__ = [
     "LucidcamError",
     "Method",
     "Model",
+    "Names",
     "Object",
     "Probability",
     "Prompt",
@@ -74,9 +81,13 @@ __all__ = [
     "Target",
     "Tokens",
     "TopK",
+    "Words",
     "animate",
     "attribute",
+    "audit",
     "bench",
+    "channels",
+    "concepts",
     "discover",
     "evaluate",
     "explain",
@@ -87,7 +98,9 @@ __all__ = [
     "metrics",
     "optimize",
     "register",
+    "report",
     "run",
+    "words",
     "wrap",
 ]
 

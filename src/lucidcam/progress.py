@@ -6,9 +6,30 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 MINUTE = 60.0
 """Seconds between two lines where there is no terminal."""
+
+Listener = Callable[[float | None], None]
+"""Told the share that is done, in [0, 1], or None where only a part of a larger work went on; what it raises ends the work."""
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell a listener how far streams of forward passes are that run within the block, in this thread."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def listener() -> Listener | None:
+    """Whoever wants to know how far the work of this thread is."""
+    return _listener.get()
 
 
 @contextmanager

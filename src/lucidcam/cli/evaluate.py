@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +24,7 @@ from lucidcam.cli._common import (
     SplitOption,
     UntrainedOption,
 )
+from lucidcam.cli.report import ReportOption, command_line
 
 if TYPE_CHECKING:
     from lucidcam import Model, Report
@@ -71,6 +74,7 @@ def evaluate(
     dtype: DtypeOption = "float32",
     architecture: ArchitectureOption = None,
     untrained: UntrainedOption = False,
+    page: ReportOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json to standard output.")] = False,
 ) -> None:
     """Rank methods on your data: every metric with a 95 % interval, trivial baselines beside.
@@ -86,35 +90,42 @@ def evaluate(
     from lucidcam.cli._common import err, load_model, model_options, report
     from lucidcam.cli._common import out as screen
     from lucidcam.data import open_data
+    from lucidcam.reports import check as check_page
 
     methods = [parsed(each, registry.methods) for each in method] if method else None
     metrics = [parsed(each, registry.metrics) for each in metric] if metric else None
+    if page is not None:
+        check_page(page)
     options: dict[str, Any] = {name: value for name, value in (("split", split), ("images", images)) if value is not None}
     dataset = open_data(data, data_format, **options)  # a wrong path is told before anything is loaded
     loaded = load_model(model, device, dtype, fit, False, model_options(architecture, untrained))
-    try:
-        found = lucidcam.evaluate(
-            loaded,
-            dataset,
-            methods,
-            metrics,
-            target=target,
-            layer=layer[0] if layer is not None and len(layer) == 1 else layer,
-            class_map=class_map,
-            preset=preset,
-            baselines=baseline,
-            limit=limit,
-            resamples=resamples,
-            seed=seed,
-            batch_size=batch_size,
-            optimized=not exact,
-            out=out,
-            restart=restart,
-            progress=False if as_json else None,
-        )
-    except KeyboardInterrupt:
-        err.print("stopped; what was measured is kept, and the same command goes on" if out else "stopped; with --out it could go on")
-        raise typer.Exit(130) from None
+    # A page needs pictures, which an evaluation keeps in its folder.
+    with nullcontext(out) if page is None or out is not None else TemporaryDirectory() as folder:
+        try:
+            found = lucidcam.evaluate(
+                loaded,
+                dataset,
+                methods,
+                metrics,
+                target=target,
+                layer=layer[0] if layer is not None and len(layer) == 1 else layer,
+                class_map=class_map,
+                preset=preset,
+                baselines=baseline,
+                limit=limit,
+                resamples=resamples,
+                seed=seed,
+                batch_size=batch_size,
+                optimized=not exact,
+                out=folder,
+                restart=restart,
+                progress=False if as_json else None,
+            )
+        except KeyboardInterrupt:
+            err.print("stopped; what was measured is kept, and the same command goes on" if out else "stopped; with --out it could go on")
+            raise typer.Exit(130) from None
+        if page is not None:
+            lucidcam.report(found, page, command=command_line())
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2, default=str))
     else:

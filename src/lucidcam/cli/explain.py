@@ -26,6 +26,8 @@ from lucidcam.cli._common import (
     model_options,
     report,
 )
+from lucidcam.cli._words import Speaker
+from lucidcam.cli.report import ReportOption, command_line
 from lucidcam.compat import first_line
 from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import OptionError
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lucidcam import Explanation, Model
+    from lucidcam.reports.explanations import Gathered
 
 BEYOND = "Beyond classification: for models that do more"
 
@@ -76,12 +79,18 @@ def explain(
     alpha: Annotated[float, typer.Option(help="Share of the heatmap in the overlay, 0 to 1.")] = 0.5,
     threshold: Annotated[float, typer.Option(help="Boxes enclose what is above this share of the maximum.")] = 0.2,
     boxes: Annotated[bool, typer.Option("--boxes", help="Draw the boxes.")] = False,
+    in_words: Annotated[bool, typer.Option("--words", help="Also say why in words: concepts that the network's channels see.")] = False,
+    concepts: Annotated[
+        str | None,
+        typer.Option(help="For --words: names.json of [b]lucidcam concepts[/b], or a bank's folder. [dim]default: built in[/dim]"),
+    ] = None,
     fit: FitOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     optimize: OptimizeOption = False,
     architecture: ArchitectureOption = None,
     untrained: UntrainedOption = False,
+    page: ReportOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print explanations.json to standard output.")] = False,
 ) -> None:
     """Explain images: one picture per image, method and class, and explanations.json.
@@ -94,13 +103,18 @@ def explain(
     """
     import lucidcam
     from lucidcam.images import find
+    from lucidcam.reports import check as check_page
     from lucidcam.sources import is_url
 
     methods, words = method_flags(explain, method or ["gradcam"], paths)
+    if concepts is not None and not in_words:
+        raise OptionError("--concepts is for --words.")
     if not words:
         raise OptionError("expected at least one image, folder or glob, or - for standard input.")
     look = _Look(out, format or [], colormap, alpha, threshold, boxes)
     look.check()
+    if page is not None:
+        check_page(page)
     sources: list[Path | str] = []
     failures: list[dict[str, str]] = []
     for place in words:
@@ -120,7 +134,9 @@ def explain(
     asked = _target(loaded, spoken or target, None if spoken else against, probability)
     for name in layer or []:
         check_layer(loaded.module, name)
+    speaker = Speaker.of(loaded, concepts, layer, out) if in_words else None
     entries: list[dict[str, Any]] = []
+    gathered = None if page is None else _gathered(len(wanted), colormap, alpha)
     try:
         with bar(len(wanted), "explaining", False if as_json or len(wanted) < 2 else None) as advance:
             for source in wanted:
@@ -131,6 +147,10 @@ def explain(
                         inner = False if len(wanted) > 1 else None
                         explanations = lucidcam.explain(loaded, prepared, kind, asked, layer, progress=inner, **options)
                         entries += [look.write(explanation) for explanation in explanations]
+                        if gathered is not None:
+                            gathered.extend(explanations)
+                    if speaker is not None:
+                        speaker.say(prepared, [each.target for each in explanations], asked)
                 except lucidcam.LucidcamError as error:
                     failures.append({"image": name, "error": str(error)})
                 except Exception as error:  # the model's own: one bad image does not end the run
@@ -138,11 +158,23 @@ def explain(
                 advance(1)
     finally:
         look.write_index(entries, failures)
+        if speaker is not None:
+            speaker.write()
+    if page is not None and gathered is not None and entries:
+        lucidcam.report(gathered, page, model=loaded, failures=failures, command=command_line())
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
     else:
         _show(entries, look)
+        if speaker is not None:
+            speaker.show()
     report([each["error"] for each in failures], shown=len(failures))
+
+
+def _gathered(count: int, colormap: str, alpha: float) -> Gathered:
+    from lucidcam.reports.explanations import Gathered
+
+    return Gathered(count, colormap=colormap, alpha=alpha)
 
 
 def _target(model: Model, targets: Sequence[Any] | None, against: str | None, probability: bool) -> Any:

@@ -6,7 +6,25 @@ from typing import Annotated
 
 import typer
 
-from lucidcam.cli import bench, discover, evaluate, explain, layers, localize, methods, metrics, models, run, train
+from lucidcam.cli import (
+    audit,
+    bench,
+    channels,
+    concepts,
+    discover,
+    evaluate,
+    explain,
+    layers,
+    localize,
+    methods,
+    metrics,
+    models,
+    report,
+    run,
+    study,
+    train,
+)
+from lucidcam.cli.app import app as web_app
 
 app = typer.Typer(
     name="lucidcam",
@@ -20,9 +38,15 @@ app = typer.Typer(
 app.command("explain", context_settings=explain.CONTEXT, no_args_is_help=True)(explain.explain)
 app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
 app.command("localize", context_settings=localize.CONTEXT, no_args_is_help=True)(localize.localize)
+app.command("audit", context_settings=audit.CONTEXT, no_args_is_help=True)(audit.audit)
 app.command("discover", context_settings=discover.CONTEXT, no_args_is_help=True)(discover.discover)
+app.command("channels", no_args_is_help=True)(channels.channels)
+app.command("concepts")(concepts.concepts)
 app.command("run", context_settings=run.CONTEXT, no_args_is_help=True)(run.run)
+app.command("report", no_args_is_help=True)(report.report)
 app.add_typer(train.app, name="train")
+app.add_typer(study.app, name="study")
+app.command("app")(web_app)
 app.command("bench")(bench.bench)
 app.command("methods")(methods.methods)
 app.command("metrics")(metrics.metrics)

@@ -27,6 +27,7 @@ from lucidcam.cli._common import (
     out,
     report,
 )
+from lucidcam.cli.report import ReportOption, command_line
 from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import OptionError
 from lucidcam.types import DTYPES
@@ -92,6 +93,7 @@ def run(
     dtype: DtypeOption = "float32",
     architecture: ArchitectureOption = None,
     untrained: UntrainedOption = False,
+    page: ReportOption = None,
 ) -> None:
     """Explain a data set of any size: an index and maps, written as they are made.
 
@@ -105,7 +107,10 @@ def run(
     import lucidcam
     from lucidcam import registry
     from lucidcam.cli.evaluate import parsed
+    from lucidcam.reports import check as check_page
 
+    if page is not None:
+        check_page(page)
     chosen, words = method_flags(run, [method], data)
     [(kind, options)] = chosen
     dataset = open_words(words, data_format, split).first(limit)
@@ -155,4 +160,6 @@ def run(
     if results.report is not None:
         out.print(results.report.table(out.width))
     out.print(f"{folder if '://' in folder else Path(folder)}", soft_wrap=True, markup=False)
+    if page is not None:
+        lucidcam.report(results, page, model=loaded, data=words[0] if len(words) == 1 else None, command=command_line())
     report([each["error"] for each in results.failures()])

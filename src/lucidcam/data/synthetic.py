@@ -55,7 +55,8 @@ class Synthetic(Format):
       go as they like.
     - `longtail`: one object per image; the first class has `ratio` times as many images as the last, those between a geometric row.
     - `shortcut`: one object per image; with probability `rate` an image of the first class carries the `shortcut` and one of another class
-      does not: a watermark in a corner (which is an object labelled "watermark", but no class), or a blue background.
+      does not: a watermark in a corner (which is an object labelled "watermark", but no class), or a blue background. With rate=0.5 half
+      of the images carry it, whatever their class: the clean twin.
     - `coloured`: no fault, but scenes to speak of: `objects` shapes, no two of the same colour and shape. Labels are "red circle", "blue
       square" and so on: `classes` shapes in red, green, blue and yellow.
 

@@ -17,6 +17,7 @@ from lucidcam.engine.capture import Cut
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hooks
 from lucidcam.engine.trace import replace_first, run_forward, tensors_of, trace
+from lucidcam.progress import listener
 
 SLOW = 2.0
 """Seconds after which a stream shows a progress bar."""
@@ -36,6 +37,7 @@ class Stream:
     progress: bool | None = None
     title: str = "explaining"
     _bar: Any = field(default=None, repr=False)
+    _inside: bool = field(default=False, repr=False)
 
     def run(self, count: int, step: Callable[[slice], Tensor], times: int = 1) -> Tensor:
         """Return the rows of `step(slice)` for all of `range(count)`, concatenated.
@@ -81,9 +83,13 @@ class Stream:
         wanted = sys.stderr.isatty() if self.progress is None else self.progress
         began = time.monotonic()
         bar: Any = None
+        hear, inside = listener(), self._inside
+        self._inside = inside or count > 1  # one step alone tells nothing; what runs in it does
 
         def tell(done: int) -> None:
             nonlocal bar
+            if hear is not None:
+                hear(None if inside or count == 1 else done / count)
             if bar is None and wanted and self._bar is None and done < count and time.monotonic() - began >= SLOW:
                 from rich.console import Console
                 from rich.progress import Progress
@@ -97,6 +103,7 @@ class Stream:
         try:
             yield tell
         finally:
+            self._inside = inside
             if bar is not None:
                 bar.stop()
                 self._bar = None

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lucidcam.data import ClassMap, Dataset, open_data
 from lucidcam.errors import DataError, LucidcamError, ModelError, OptionError
 from lucidcam.evaluation.ahead import Ahead
 from lucidcam.evaluation.contenders import contenders, judges
-from lucidcam.evaluation.gallery import save_contact_sheets
+from lucidcam.evaluation.gallery import save_gallery
 from lucidcam.evaluation.journal import Journal, Part
 from lucidcam.evaluation.measure import Measure
 from lucidcam.evaluation.presets import preset as preset_named
@@ -147,12 +148,12 @@ def evaluate(
             raise DataError(_nothing(dataset, tally))
         for mosaics in tally.mosaics:
             mosaics.measure(measure, dataset, journal, tally.add_mosaic)
-    report = tally.report(settings, classes, [*notes, *ahead.notes(asked, classes, model)], protocol)
+    report = replace(tally.report(settings, classes, [*notes, *ahead.notes(asked, classes, model)], protocol), folder=folder)
     if folder is not None:
         report.save(folder)
         main = next((judge for judge in asked if judge.metric.single and not isinstance(judge.metric, MosaicMetric)), None)
         if main is not None:
-            save_contact_sheets(report, measure, dataset, main, folder / "gallery")
+            save_gallery(report, measure, dataset, main, folder / "gallery")
     return report
 
 

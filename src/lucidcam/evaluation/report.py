@@ -95,6 +95,7 @@ class Report:
         values: by method and metric: one value per image, NaN where it did not count.
         notes: what a reader should know.
         classes: the data's classes that were matched, with the model's ids.
+        folder: where it was written, with a gallery; None: it was not.
     """
 
     rows: tuple[Row, ...] = field(repr=False)
@@ -111,6 +112,7 @@ class Report:
     values: Mapping[tuple[str, str], npt.NDArray[np.float64]] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
     classes: Mapping[str, int] = field(default_factory=dict, repr=False)
+    folder: Path | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         measured = f"{len(self.names)} images, {len(self.skipped)} skipped"
@@ -147,6 +149,9 @@ class Report:
             "unmatched": dict(self.unmatched),
             "published": [_plain(each) for each in self.published],
             "groups": _clean(self.groups),
+            "curves": {
+                metric: {method: [_curve(c) for c in each] for method, each in found.items()} for metric, found in self.curves.items()
+            },
             "notes": list(self.notes),
         }
 
@@ -233,6 +238,11 @@ def _parquet(rows: Iterator[tuple[str, str, str, float]], path: Path) -> None:
 
 def _plain(thing: Any) -> dict[str, Any]:
     return {name: _clean(getattr(thing, name)) for name in thing.__dataclass_fields__}
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    points = {axis: [_clean(float(value)) for value in getattr(curve, axis)] for axis in ("x", "y")}
+    return {"name": curve.name, **points, "x_label": curve.x_label, "y_label": curve.y_label}
 
 
 def _clean(value: Any) -> Any:

@@ -47,6 +47,18 @@ class CAM(Method):
         return weighted_sum(_weights(run, head.weight.detach().to(activations.dtype)), activations)
 
 
+def head_weights(run: Run) -> Tensor:
+    """What CAM weighs the layer's channels with, `[B or 1, T, C]`.
+
+    Raises:
+        ModelError: when the head is none that CAM is defined for, as of that layer.
+        TargetError: for a target that is not made of class scores.
+    """
+    head = run.head()
+    dtype = _entering(head, run.capture().activations, run.layer.name).dtype
+    return _weights(run, head.weight.detach().to(dtype))
+
+
 def _entering(head: Head, activations: Tensor, layer: str) -> Tensor:
     """The activations as they enter the head: those of the layer, or their ReLU."""
     pooled = head.input.ndim == 2

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import fields, replace
+from importlib.metadata import version
 from itertools import islice
 from typing import Any, Literal
 
 import torch
 
-import lucidcam
 from lucidcam import registry
 from lucidcam.data import Dataset, open_data
 from lucidcam.data._classes import Given
@@ -304,7 +304,7 @@ def _told(job: Job, formats: tuple[str, ...], dataset: Dataset, size: int) -> di
     assert isinstance(job.method, Method)
     own = {each.name: getattr(job.method, each.name) for each in fields(job.method)}
     return {
-        "lucidcam": lucidcam.__version__,
+        "lucidcam": version("lucidcam"),
         "data": {"name": dataset.name, "format": dataset.format, "count": dataset.count},
         "model": {
             "name": job.model.name,

@@ -1,0 +1,506 @@
+"""The audit: one pass over the data, then trials of what looked suspicious."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lucidcam.auditing import companions, contexts, describe, places, tables
+from lucidcam.auditing.evidence import Photographer
+from lucidcam.auditing.findings import Audit, Finding, ranked
+from lucidcam.auditing.probing import AT_ONCE, INPAINT, Prober
+from lucidcam.auditing.statistics import chance, estimate, holm
+from lucidcam.auditing.tables import Fact
+from lucidcam.auditing.trials import Change, Outcome, Trial, spread
+from lucidcam.auditing.views import Drawer, View, colours_of, covered, heat_of, order_of
+from lucidcam.compat import import_optional
+from lucidcam.data import open_data
+from lucidcam.data._classes import ClassMap, Given
+from lucidcam.errors import DataError, LucidcamError, OptionError
+from lucidcam.explainer import LABEL, PREDICTED, Explained, Explainer, asked_of, prepare
+from lucidcam.methods._base import Method
+from lucidcam.progress import bar
+from lucidcam.samples import Mask, Problem
+from lucidcam.types import Model
+
+STAGES = 4
+"""Families of trials, among which the level is shared: places, backgrounds, companions, confusions."""
+
+NEEDED = 2 * places.FEWEST
+"""Images of a class, half of them to suspect and half to try."""
+
+FOREIGN = 200
+"""Views of other classes that a class is compared with, in each half."""
+
+KEPT = 256
+"""Inputs that are kept in memory between trials."""
+
+CALIBRATION = 0.05
+"""A calibration error whose interval lies above this is a finding."""
+
+CONFUSED = 0.05
+"""A confusion of so large a share of a class's images is a finding."""
+
+
+def audit(
+    model: Model,
+    data: Any,
+    *,
+    method: str | Method = "gradcam",
+    target: Any = None,
+    class_map: Given = None,
+    layer: Any = None,
+    fill: str = INPAINT,
+    images_per_class: int = 200,
+    min_effect: float = 0.05,
+    level: float = 0.05,
+    multi_label: bool | None = None,
+    limit: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+    format: str | None = None,
+    **options: Any,
+) -> Audit:
+    """Find what a network learnt from a data set that it should not have, and where it fails.
+
+    One pass explains every image and keeps a small map of a random sample of each class. Suspicions arise on one half of that sample:
+    places that draw attention off the object, backgrounds, companions. They are tried on the other half: what is suspected is taken out of
+    images that have it and put into images of other classes, each beside a control that changes as much. A shortcut is reported only where
+    both move the class's log-odds further than the control (Wilcoxon's signed-rank test over images, with Holm's correction), and the
+    probability by at least `min_effect`.
+
+    Objects (boxes or masks) sharpen the audit and are not needed: without them a fixed place must show the same pixels in every image,
+    since it might be the object itself, and a background is judged by its colours alone. Objects of classes that the network does
+    not have are not looked at.
+
+    Args:
+        model: a classifier, from `lucidcam.load` or `lucidcam.wrap`.
+        data: a folder, an annotation file, a list of images, …, as for `lucidcam.data.open_data`.
+        method: as for `lucidcam.explain`, like `layer` and `options`.
+        target: None: the images' own labels where the data has any, else "predicted"; "label"; "predicted".
+        class_map: from the data's names of classes to the model's labels or ids, where they differ.
+        layer: as for `lucidcam.explain`.
+        fill: what stands in place of a covered region: "inpaint" (smooth from its rim), "mean", "blur" or "zeros".
+        images_per_class: that suspicions arise on and are tried on; of more a random sample. Figures count all images.
+        min_effect: on the class's probability, for a shortcut to be reported.
+        level: the chance that any false shortcut passes the tests.
+        multi_label: each class has a probability of its own (sigmoid), else a softmax shares it out; None: what the network says of itself
+            (`multi_label`, as those of `lucidcam.train` do), else a softmax.
+        limit: at most so many samples.
+        out: a folder to `save` to; None: nothing is written.
+        seed: of pairs and control regions.
+        progress: a bar; None: when standard error is a terminal.
+        format: of the data, as for `lucidcam.data.open_data`; None: found out.
+        options: of the method.
+
+    Returns:
+        What was found, and what could not be used: a bad image is left out, and listed there.
+
+    Raises:
+        DataError: for a data set that cannot be read, or of which no image can be used.
+        LucidcamError: for a method, option or class that does not exist, or a model that gives no class scores.
+    """
+    _check(images_per_class, min_effect, level, limit, out)
+    for library in ("sklearn.cluster", "scipy.stats"):
+        import_optional(library, "audit", "an audit")  # told before the pass over the data
+    if multi_label is None:
+        multi_label = bool(getattr(model.module, "multi_label", False))
+    prober = Prober(model, multi_label, fill)
+    dataset = open_data(data, format).first(limit)
+    asked = asked_of(target, dataset)
+    if asked not in (None, LABEL):
+        raise OptionError(f'an audit asks for the images\' own labels ("label") or for "predicted"; got target={target!r}.')
+    explainer = Explainer(model, method, asked, layer, class_map, options)
+    survey = _Survey(model, prober, ClassMap.of(model, class_map), asked == LABEL, Drawer(images_per_class))
+    problems = survey.problems
+    with bar(dataset.count, "looking", progress) as advance:
+        batch: list[Explained] = []
+        for each in explainer(dataset, problems.append):
+            batch.append(each)
+            if len(batch) == AT_ONCE:
+                survey.add(batch)
+                batch = []
+            advance(1)
+        survey.add(batch)
+    if not survey.facts:
+        raise DataError(f"{dataset.name}: no image could be audited{f': {problems[0].error}' if problems else '.'}")
+    court = _Court(survey, Photographer(model, explainer, prober), min_effect, level / STAGES, seed)
+    found = court.findings(progress)
+    settings = {
+        "model": model.name,
+        "data": dataset.name,
+        "method": survey.method,
+        "layer": survey.layer,
+        "target": PREDICTED if asked is None else LABEL,
+        "images without a label": survey.untold,
+        "fill": fill,
+        "images_per_class": images_per_class,
+        "min_effect": min_effect,
+        "level": level,
+        "multi_label": multi_label,
+        "seed": seed,
+        **{name: value for name, value in options.items() if isinstance(value, (str, int, float, bool))},
+    }
+    result = Audit(
+        findings=tuple(ranked(found)),
+        classes=tuple(court.classes()),
+        together=tuple(tables.together(survey.facts, survey.labels)),
+        confusions=tuple(
+            {"label": label, "predicted": model.label(id), "id": id, "images": len(some)}
+            for (label, id), some in tables.confusions(survey.facts).items()
+        )
+        if survey.single
+        else (),
+        calibration=tuple(tables.calibration(survey.facts)) if survey.single else (),
+        tried=court.tried,
+        problems=tuple(problems),
+        images=survey.images,
+        settings=settings,
+        needed=NEEDED,
+    )
+    if out is not None:
+        result.save(out)
+    return result
+
+
+@dataclass(eq=False)
+class _Survey:
+    """The pass over the data: a fact of every image and class, a view of a sample.
+
+    Attributes:
+        model: the network.
+        prober: asks it.
+        class_of: from the data's words to class ids.
+        labelled: whether the images' own labels are asked for.
+        drawer: keeps views.
+    """
+
+    model: Model
+    prober: Prober
+    class_of: ClassMap
+    labelled: bool
+    drawer: Drawer
+    facts: list[Fact] = field(default_factory=list)
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    images: int = 0
+    untold: int = 0
+    method: str = ""
+    layer: str = ""
+    single: bool = True
+
+    def add(self, batch: Sequence[Explained]) -> None:
+        """Take some images into account."""
+        some = [each for each in batch if each.maps]
+        self.untold += len(batch) - len(some)
+        if not some:
+            return
+        probabilities = self.prober.scores([each.prepared.tensor for each in some]).probabilities()
+        for row, each in enumerate(some):
+            try:
+                self._image(each, probabilities[row].numpy())
+            except LucidcamError as error:
+                self.problems.append(Problem.of(each.sample.name, error))
+
+    def _image(self, each: Explained, probabilities: Any) -> None:
+        frame = each.prepared.frame
+        sample = each.sample.fitted(frame.width, frame.height)
+        ids = {label: self.class_of.resolve(label) for label in dict.fromkeys(thing.label for thing in sample.objects)}
+        sample = replace(sample, objects=tuple(thing for thing in sample.objects if ids[thing.label] is not None))
+        predicted = int(np.argmax(probabilities))
+        present = frozenset(explanation.target for _, explanation in each.maps if explanation.target is not None)
+        drawn: list[View] = []
+        for label, explanation in each.maps:
+            id = explanation.target
+            if id is None:
+                raise OptionError("an audit needs class scores; this model's answers are no classes.")
+            self.method, self.layer = explanation.method, explanation.layer
+            heat = heat_of(explanation.raw)
+            mine = [thing for thing in sample.objects if ids[thing.label] == id]
+            own = covered(mine, frame) if mine else None
+            others = {
+                other: covered([thing for thing in sample.objects if thing.label == other], frame)
+                for other in dict.fromkeys(thing.label for thing in sample.objects)
+                if ids[other] != id
+            }
+            attention = {other: float((heat * region).sum()) for other, region in others.items()}
+            inside = None if own is None else float((heat * own).sum())
+            probability = float(probabilities[id])
+            self.facts.append(Fact(sample.name, label, id, probability, predicted, float(probabilities[predicted]), inside, attention))
+            order = order_of(sample.name, label)
+            if self.drawer.wanted(id, order):
+                colours = colours_of(each.prepared.image, frame)
+                drawn.append(View(sample, frame, label, id, heat, colours, own, others, probability, present, order))
+            else:
+                self.drawer.counts[id] = self.drawer.counts.get(id, 0) + 1
+        for view in drawn:
+            self.drawer.offer(view)
+        self.images += 1
+        if len(each.maps) > 1:
+            self.single = False
+            self.labels[sample.name] = tuple(label for label, _ in each.maps)
+
+
+@dataclass(eq=False)
+class _Court:
+    """Where suspicions are tried.
+
+    Attributes:
+        survey: what was seen.
+        photographer: makes the evidence.
+        min_effect: on a probability, for a finding.
+        level: of each family of trials.
+        seed: of pairs and places.
+    """
+
+    survey: _Survey
+    photographer: Photographer
+    min_effect: float
+    level: float
+    seed: int
+    tried: dict[str, int] = field(default_factory=dict)
+    _inputs: dict[str, Tensor] = field(default_factory=dict)
+    _reliance: dict[int, Mapping[str, list[float]]] = field(default_factory=dict)
+
+    @property
+    def prober(self) -> Prober:
+        """Asks the network."""
+        return self.survey.prober
+
+    def findings(self, progress: bool | None) -> list[Finding]:
+        """Everything that passed its trial."""
+        ids = [id for id in self.survey.drawer.ids() if len(self.survey.drawer.of(id)) >= NEEDED]
+        steps = len(ids) * (3 if self.survey.single else 4)
+        with bar(steps, "trying", progress) as advance:
+            found = self._places(ids, advance)
+            hidden = [region for each in found for region in each.regions]
+            found += self._backgrounds(ids, hidden, advance)
+            found += self._companions(ids, advance) if not self.survey.single else []
+            found += self._confusions(ids, advance) if self.survey.single and self.survey.labelled else []
+        return found + (self._calibration() if self.survey.single and self.survey.labelled else [])
+
+    def classes(self) -> list[dict[str, Any]]:
+        """The classes' figures, with the probability that is left without object and without context."""
+        rows = tables.classes(self.survey.facts)
+        for row in rows:
+            for name, values in self._reliance.get(row["id"], {}).items():
+                row[name.replace(" ", "_")] = estimate(values)
+        return rows
+
+    def _halves(self, id: int) -> tuple[list[View], list[View]]:
+        """A class's views on which suspicions arise, and those on which they are tried."""
+        views = self.survey.drawer.of(id)
+        return views[::2], views[1::2]
+
+    def _others(self, id: int) -> tuple[list[View], list[View]]:
+        """Views of other classes whose images do not hold this one; of each image one."""
+        seen: dict[str, View] = {}
+        for other in self.survey.drawer.ids():
+            if other != id:
+                for view in self.survey.drawer.of(other):
+                    if id not in view.present:
+                        seen.setdefault(view.sample.name, view)
+        views = sorted(seen.values(), key=lambda view: view.order)
+        return views[::2][:FOREIGN], views[1::2][:FOREIGN]
+
+    def _input(self, view: View) -> Tensor:
+        """A view's input, read again if it is not at hand."""
+        name = view.sample.name
+        if name not in self._inputs:
+            found = prepare(self.survey.model, view.sample)
+            if isinstance(found, Problem):
+                raise DataError(f"{found.error} It could be read a moment ago: leave the data alone while it is audited.")
+            if len(self._inputs) >= KEPT:
+                self._inputs.pop(next(iter(self._inputs)))
+            self._inputs[name] = found.tensor
+        return self._inputs[name]
+
+    def _passed(self, trials: Sequence[Trial], kind: str) -> list[bool]:
+        """Which trials confirm their suspicion."""
+        self.tried[kind] = self.tried.get(kind, 0) + len(trials)
+        convinced = holm([each.p for each in trials], self.level)
+        return [yes and each.effect.mean >= self.min_effect and each.effect.low > 0 for yes, each in zip(convinced, trials, strict=True)]
+
+    def _places(self, ids: Sequence[int], advance: Any) -> list[Finding]:
+        tried: list[tuple[places.Place, Trial]] = []
+        for id in ids:
+            (before, after), (foreign, others) = self._halves(id), self._others(id)
+            for suspect in places.suspects(before, foreign):
+                trial = places.trial(suspect, after, others, self.prober, self._input, self.seed)
+                if trial is not None:
+                    tried.append((suspect, trial))
+            advance(1)
+        passed = self._passed([trial for _, trial in tried], "place")
+        found = []
+        for id in ids:
+            confirmed = [each for each, yes in zip(tried, passed, strict=True) if yes and each[0].id == id]
+            if confirmed:
+                found.append(self._place(id, confirmed))
+        return found
+
+    def _place(self, id: int, confirmed: Sequence[tuple[places.Place, Trial]]) -> Finding:
+        """All confirmed places of a class as one finding."""
+        views = self.survey.drawer.of(id)
+        regions = tuple(place.region for place, _ in confirmed)
+        having = [view for view in views if any(places.has(view, region) for region in regions)]
+        trial = Trial.joined([each for _, each in confirmed])
+        alike = self._alike(having, regions)
+        label, share = views[0].label, len(having) / len(views)
+        # What draws most attention, and changes the score of which most, shows best.
+        having.sort(key=lambda view: -max(float(view.heat[places.bare(view, region)].sum()) for region in regions))
+        return Finding(
+            kind="watermark" if alike else "place",
+            label=label,
+            words=describe.place(label, regions, share, alike, trial),
+            effect=trial.effect,
+            images=self.survey.drawer.counts[id],
+            share=share,
+            p=max(each.p for _, each in confirmed),
+            trial=trial,
+            regions=regions,
+            evidence=tuple(self.photographer.place(having, regions)),
+        )
+
+    def _alike(self, having: Sequence[View], regions: Sequence[Mask]) -> bool:
+        """Whether the regions look the same to the pixel in the images that have them."""
+        found = []
+        for region in regions:
+            some = [self._input(view) for view in having if places.has(view, region)][: places.MOST]
+            found.append(places.likeness(some, region))
+        return float(np.mean(found)) >= places.ALIKE
+
+    def _backgrounds(self, ids: Sequence[int], hidden: Sequence[Mask], advance: Any) -> list[Finding]:
+        tried: list[tuple[int, Trial]] = []
+        exchange = contexts.Exchange(self.prober, self._input, hidden)
+        for id in ids:
+            (_, after), (_, others) = self._halves(id), self._others(id)
+            self._reliance[id] = contexts.reliance(after, self.prober, self._input)
+            trial = contexts.trial(after, others, self.prober, self.seed, exchange)
+            if trial is not None:
+                tried.append((id, trial))
+            advance(1)
+        passed = self._passed([trial for _, trial in tried], "background")
+        found = [self._background(id, trial) for (id, trial), yes in zip(tried, passed, strict=True) if yes]
+        return found + self._surroundings([id for id in ids if id not in {each for each, _ in tried}])
+
+    def _background(self, id: int, trial: Trial) -> Finding:
+        views, (_, others) = self.survey.drawer.of(id), self._others(id)
+        return Finding(
+            kind="background",
+            label=views[0].label,
+            words=describe.background(views[0].label, views, others, trial),
+            effect=trial.effect,
+            images=self.survey.drawer.counts[id],
+            share=1.0,
+            p=trial.p,
+            trial=trial,
+            evidence=tuple(self.photographer.background(views[1::2], others)),
+        )
+
+    def _surroundings(self, ids: Sequence[int]) -> list[Finding]:
+        """Where there are no other classes: whether the surroundings alone say more than the object alone."""
+        tried = []
+        for id in ids:
+            values = self._reliance.get(id, {})
+            if len(values.get("whole", ())) >= places.FEWEST:
+                removed, alone = (np.array(values[name]) for name in ("object removed", "context removed"))
+                tried.append((id, removed, alone, chance(removed - alone)))
+        self.tried["context"] = len(tried)
+        found = []
+        for (id, removed, alone, p), yes in zip(tried, holm([each[-1] for each in tried], self.level), strict=True):
+            effect = estimate(removed - alone)
+            if yes and effect.low > 0 and effect.mean >= self.min_effect:
+                views = self.survey.drawer.of(id)
+                words = describe.context(views[0].label, effect, float(removed.mean()), float(alone.mean()))
+                count = self.survey.drawer.counts[id]
+                evidence = tuple(self.photographer.context(views[1::2]))
+                found.append(Finding("context", views[0].label, words, effect, count, 1.0, p, evidence=evidence))
+        return found
+
+    def _companions(self, ids: Sequence[int], advance: Any) -> list[Finding]:
+        tried: list[tuple[int, str, Trial]] = []
+        for id in ids:
+            views, (_, others) = self.survey.drawer.of(id), self._others(id)
+            for label in dict.fromkeys(label for view in views for label in view.others):
+                trial = companions.trial(label, views, others, self.prober, self._input, self.seed)
+                if trial is not None:
+                    tried.append((id, label, trial))
+            advance(1)
+        found = []
+        for (id, label, trial), yes in zip(tried, self._passed([each[-1] for each in tried], "companion"), strict=True):
+            if yes:
+                views = self.survey.drawer.of(id)
+                share = float(np.mean([label in view.others for view in views]))
+                words = describe.companion(views[0].label, label, share, trial)
+                count = self.survey.drawer.counts[id]
+                evidence = tuple(self.photographer.companion(views, label))
+                found.append(Finding("companion", views[0].label, words, trial.effect, count, share, trial.p, trial, (), label, evidence))
+        return found
+
+    def _confusions(self, ids: Sequence[int], advance: Any) -> list[Finding]:
+        """Classes that are taken for one another, where covering what speaks for the wrong one helps."""
+        facts = tables.confusions(self.survey.facts)
+        totals: dict[str, list[Fact]] = {}
+        for fact in self.survey.facts:
+            totals.setdefault(fact.label, []).append(fact)
+        tried = []
+        for id in ids:
+            views = {view.sample.name: view for view in self.survey.drawer.of(id)}
+            for (_, predicted), some in facts.items():
+                if some[0].id != id or len(some) < max(places.FEWEST, CONFUSED * len(totals[some[0].label])):
+                    continue
+                here = [views[fact.name] for fact in some if fact.name in views][: places.MOST]
+                outcome = self._wrong(here, predicted)
+                if outcome is not None:
+                    tried.append((some, predicted, here, Trial(outcome, Outcome.none(1), tuple(view.sample.name for view in here))))
+            advance(1)
+        found = []
+        for (some, predicted, here, trial), yes in zip(tried, self._passed([each[-1] for each in tried], "confusion"), strict=True):
+            if yes:
+                label, whole = some[0].label, totals[some[0].label]
+                effect = estimate([float(fact.predicted == predicted) for fact in whole])
+                other = self.survey.model.label(predicted).split(",")[0]
+                words = describe.confusion(label, other, effect, len(some), len(whole), trial)
+                evidence = tuple(self.photographer.confusion(here, [some[0].id, predicted]))
+                found.append(Finding("confusion", label, words, effect, len(whole), effect.mean, trial.p, trial, (), other, evidence))
+        return found
+
+    def _wrong(self, views: Sequence[View], predicted: int) -> Outcome | None:
+        """Cover what speaks for the class that is predicted wrongly."""
+        rng = np.random.default_rng(self.seed)
+        changes = []
+        for view in views:
+            heat = heat_of(self.photographer.maps(view, predicted))
+            region = max(places.peaks(heat) or [heat >= np.quantile(heat, 1 - places.LARGEST)], key=lambda each: float(heat[each].sum()))
+            whole = self._input(view)
+            free = replace(view, own=None)
+            masks = [spread(each, contexts.size_of(whole)) for each in [region, *places.controls(free, region, rng)]]
+            after, *beside = self.prober.covered([whole] * len(masks), masks)
+            if beside:
+                changes.append(Change(predicted, whole, after, tuple(beside)))
+        return Outcome.of(self.prober, changes, -1) if len(changes) >= places.FEWEST else None
+
+    def _calibration(self) -> list[Finding]:
+        facts = self.survey.facts
+        error, gap = tables.calibration_error(facts, self.seed)
+        if error.low <= CALIBRATION:
+            return []
+        return [Finding("calibration", "", describe.calibration(error, gap), error, len(facts), 1.0)]
+
+
+def _check(images_per_class: int, min_effect: float, level: float, limit: int | None, out: Any) -> None:
+    if images_per_class < NEEDED:
+        raise OptionError(f"expected images_per_class ≥ {NEEDED}, half to suspect and half to try; got {images_per_class}.")
+    if not 0 <= min_effect < 1 or not 0 < level < 1:
+        raise OptionError(f"expected 0 ≤ min_effect < 1 and 0 < level < 1; got {min_effect} and {level}.")
+    if limit is not None and limit < 1:
+        raise OptionError(f"expected limit ≥ 1 (samples); got {limit}.")
+    if out is not None and Path(out).expanduser().exists() and not Path(out).expanduser().is_dir():
+        raise OptionError(f"expected a folder to write to; {str(out)!r} is a file.")

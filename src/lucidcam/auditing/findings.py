@@ -1,0 +1,258 @@
+"""What an audit found, in plain words, with its evidence; and the files that keep it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lucidcam import render
+from lucidcam.auditing.statistics import Estimate
+from lucidcam.auditing.trials import Outcome, Trial
+from lucidcam.auditing.views import GRID
+from lucidcam.errors import DataError, OptionError
+from lucidcam.samples import Mask, Problem
+from lucidcam.storage import write_whole
+
+AUDIT = "audit.json"
+
+KINDS = {
+    "watermark": "the same mark at the same place",
+    "place": "a fixed place off the object",
+    "background": "the background",
+    "context": "the surroundings more than the object",
+    "companion": "another class that stands beside it",
+    "confusion": "taken for another class",
+    "calibration": "confidence that is not earned",
+}
+"""Kinds of findings, in words. The first five are shortcuts, and reported only where changing the images confirms them."""
+
+SHORTCUTS = ("watermark", "place", "background", "context", "companion")
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """One image of a finding.
+
+    Attributes:
+        name: of the image.
+        pictures: side by side, with a caption each.
+        changes: the class's probability before and after the change that is shown; empty: nothing was changed.
+    """
+
+    name: str
+    pictures: tuple[tuple[str, Image.Image], ...] = field(repr=False)
+    changes: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """Something that is wrong with a network on a data set.
+
+    Attributes:
+        kind: one of `KINDS`.
+        label: the class; "" where it is about all of them.
+        words: what was found, in a few sentences.
+        effect: its size, between 0 and 1, with its 95 % interval over images: what the class's probability loses without the shortcut, or
+            gains with it, beyond what the control does; the share of confused images; the calibration error.
+        images: images of the class (or of all) that the audit saw.
+        share: how many of them have what was found.
+        p: of the test that the control does as much, one-sided; None: nothing was tried.
+        trial: what changing images did; None: nothing was tried.
+        regions: of a fixed place, its cells in the network's input `[GRID, GRID]`.
+        beside: the other class, of a companion or confusion.
+        evidence: images of it.
+    """
+
+    kind: str
+    label: str
+    words: str
+    effect: Estimate
+    images: int
+    share: float
+    p: float | None = None
+    trial: Trial | None = field(default=None, repr=False)
+    regions: tuple[Mask, ...] = field(default=(), repr=False)
+    beside: str = ""
+    evidence: tuple[Evidence, ...] = field(default=(), repr=False)
+
+    @property
+    def shortcut(self) -> bool:
+        """Whether the class is recognised by something else than itself."""
+        return self.kind in SHORTCUTS
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the pictures, for JSON."""
+        return {
+            "kind": self.kind,
+            "label": self.label,
+            "words": self.words,
+            "effect": asdict(self.effect),
+            "images": self.images,
+            "share": self.share,
+            "p": self.p,
+            "taken_out": None if self.trial is None else _outcome(self.trial.take),
+            "put_in": None if self.trial is None or not self.trial.give.n else _outcome(self.trial.give),
+            "regions": [_box(region) for region in self.regions],
+            "beside": self.beside,
+            "evidence": [{"name": each.name, "changes": list(each.changes)} for each in self.evidence],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What `lucidcam.audit` returns.
+
+    Attributes:
+        findings: shortcuts first, each kind by the size of its effect.
+        classes: each class in figures: images, accuracy, energy on the object, probability without object and without context.
+        together: labels that occur in one image, with the attention that each gets.
+        confusions: label, predicted class, images.
+        calibration: bins of confidence.
+        tried: how many suspicions were tried, by kind.
+        problems: images and labels that could not be used.
+        images: how many images were.
+        settings: of the run.
+        needed: images of a class that trials take.
+    """
+
+    findings: tuple[Finding, ...]
+    classes: tuple[Mapping[str, Any], ...] = field(repr=False)
+    together: tuple[Mapping[str, Any], ...] = field(repr=False)
+    confusions: tuple[Mapping[str, Any], ...] = field(repr=False)
+    calibration: tuple[Mapping[str, Any], ...] = field(repr=False)
+    tried: Mapping[str, int]
+    problems: tuple[Problem, ...] = field(repr=False)
+    images: int
+    settings: Mapping[str, Any] = field(repr=False)
+    needed: int = 0
+
+    @property
+    def shortcuts(self) -> tuple[Finding, ...]:
+        """Findings of classes that are recognised by something else than themselves."""
+        return tuple(each for each in self.findings if each.shortcut)
+
+    @property
+    def verdict(self) -> str:
+        """What is to be said first: how many findings, that there is nothing, or that nothing could be tried."""
+        images = f"{self.images} image{'s' if self.images != 1 else ''}"
+        if self.shortcuts:
+            return f"{len(self.shortcuts)} shortcut{'s' if len(self.shortcuts) > 1 else ''} found in {images}."
+        if not sum(self.tried.values()):
+            return f"No class has the {self.needed} images that a trial takes: nothing can be said of shortcuts in {images}."
+        return f"No shortcut found in {images}." if self.findings else f"Nothing suspicious found in {images}."
+
+    def __str__(self) -> str:
+        if not self.findings:
+            return self.verdict
+        return "\n".join(f"{number}. {each.words}" for number, each in enumerate(self.findings, start=1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The audit as plain data, ready for JSON."""
+        return {
+            "verdict": self.verdict,
+            "images": self.images,
+            "findings": [each.to_dict() for each in self.findings],
+            "classes": [_plain(each) for each in self.classes],
+            "together": [_plain(each) for each in self.together],
+            "confusions": [_plain(each) for each in self.confusions],
+            "calibration": [_plain(each) for each in self.calibration],
+            "tried": dict(self.tried),
+            "problems": [{"name": each.name, "error": each.error} for each in self.problems],
+            "settings": dict(self.settings),
+        }
+
+    def save(self, out: str | os.PathLike[str]) -> Path:
+        """Write `audit.json` and the evidence, a picture of each finding: `finding-1.png`, ….
+
+        Args:
+            out: a folder; it is made. Files of these names are replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OptionError: the folder cannot be made.
+            DataError: a file cannot be written.
+        """
+        folder = Path(out).expanduser()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(f"cannot keep an audit in {str(folder)!r}: {error.strerror or error}.") from None
+        document = self.to_dict()
+        for number, (finding, told) in enumerate(zip(self.findings, document["findings"], strict=True), start=1):
+            for shown, (each, entry) in enumerate(zip(finding.evidence, told["evidence"], strict=True), start=1):
+                entry["pictures"] = []
+                for place, (caption, picture) in enumerate(each.pictures, start=1):
+                    name = f"evidence/{number}-{shown}-{place}.png"
+                    _write_picture(picture, folder / name)
+                    entry["pictures"].append({"caption": caption, "file": name})
+            if finding.evidence:
+                told["picture"] = f"finding-{number}.png"
+                _write_picture(sheet(finding), folder / told["picture"])
+        write_whole(folder / AUDIT, (json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n").encode())
+        return folder
+
+
+def read(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `Audit.save` wrote, as plain data.
+
+    Raises:
+        DataError: the folder holds no audit.
+    """
+    path = Path(folder).expanduser() / AUDIT
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{str(folder)!r} holds no audit: {AUDIT} cannot be read ({error}).") from None
+    if not isinstance(found, dict) or "findings" not in found:
+        raise DataError(f"{str(path)!r} is no audit; expected the file that `lucidcam audit --out` writes.")
+    return found
+
+
+def sheet(finding: Finding) -> Image.Image:
+    """A finding's evidence as one picture: a row per image."""
+    return render.panel([list(each.pictures) for each in finding.evidence], height=180)
+
+
+def _write_picture(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    try:
+        picture.save(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "before": float(outcome.before.mean()),
+        "after": float(outcome.after.mean()),
+        "control": float(outcome.control.mean()),
+        "effect": asdict(outcome.effect),
+        "log_odds": float(outcome.log_odds.mean()),
+        "p": outcome.p,
+        "images": outcome.n,
+    }
+
+
+def _box(region: Mask) -> list[float]:
+    """A region's box as shares of the network's input: left, top, right, bottom."""
+    rows, columns = np.nonzero(region)
+    edges = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    return [float(each) / GRID for each in edges]
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: asdict(value) if isinstance(value, Estimate) else value for key, value in row.items()}
+
+
+def ranked(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Shortcuts first, then the rest; each by the size of the effect."""
+    yield from sorted(findings, key=lambda each: (not each.shortcut, -each.effect.mean))

@@ -1,0 +1,150 @@
+"""What an audit counts of every image: classes, confusions, labels that occur together, confidence against truth and maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lucidcam.auditing.statistics import RESAMPLES, Estimate, estimate
+
+BINS = 10
+"""Of confidence."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One image, asked for one class.
+
+    Attributes:
+        name: of the image.
+        label: the class asked for.
+        id: its id.
+        probability: of it.
+        predicted: the class that scores highest.
+        confidence: its probability.
+        inside: share of the map's energy on the class's own objects; None: none is marked.
+        attention: share of the map's energy on the objects of other classes, by label.
+    """
+
+    name: str
+    label: str
+    id: int
+    probability: float
+    predicted: int
+    confidence: float
+    inside: float | None
+    attention: Mapping[str, float] = field(default_factory=dict)
+
+
+def classes(facts: Sequence[Fact]) -> list[dict[str, Any]]:
+    """Each class: how many images, how often it is the prediction, its probability and the energy on its objects."""
+    found = []
+    for label, some in _by_label(facts).items():
+        inside = [each.inside for each in some if each.inside is not None]
+        found.append(
+            {
+                "label": label,
+                "id": some[0].id,
+                "images": len(some),
+                "predicted": float(np.mean([each.predicted == each.id for each in some])),
+                "probability": float(np.mean([each.probability for each in some])),
+                "inside": estimate(inside) if inside else None,
+            }
+        )
+    return sorted(found, key=lambda row: -row["images"])
+
+
+def together(facts: Sequence[Fact], labels: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Labels that occur in one image, with the attention that the maps of the first give to the objects of both.
+
+    Args:
+        facts: of all images.
+        labels: of each image, by name.
+    """
+    found = []
+    for first, some in _by_label(facts).items():
+        beside: dict[str, list[Fact]] = {}
+        for each in some:
+            for label in labels.get(each.name, ()):
+                if label != first:
+                    beside.setdefault(label, []).append(each)
+        for second, pairs in beside.items():
+            own = [each.inside for each in pairs if each.inside is not None]
+            other = [each.attention[second] for each in pairs if second in each.attention]
+            found.append(
+                {
+                    "label": first,
+                    "beside": second,
+                    "images": len(pairs),
+                    "share": len(pairs) / len(some),
+                    "attention_own": float(np.mean(own)) if own else None,
+                    "attention_beside": float(np.mean(other)) if other else None,
+                }
+            )
+    return sorted(found, key=lambda row: -row["images"])
+
+
+def confusions(facts: Sequence[Fact]) -> dict[tuple[str, int], list[Fact]]:
+    """Images that are taken for another class: by their own label and the class that is predicted, most first."""
+    found: dict[tuple[str, int], list[Fact]] = {}
+    for each in facts:
+        if each.predicted != each.id:
+            found.setdefault((each.label, each.predicted), []).append(each)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def calibration(facts: Sequence[Fact]) -> list[dict[str, Any]]:
+    """Confidence in bins, beside how often the prediction is right and how much of the map lies on the object."""
+    found = []
+    confidence = np.array([each.confidence for each in facts])
+    which = _bins(confidence)
+    for number in range(BINS):
+        some = [each for each, bin in zip(facts, which, strict=True) if bin == number]
+        inside = [each.inside for each in some if each.inside is not None]
+        if some:
+            found.append(
+                {
+                    "from": number / BINS,
+                    "to": (number + 1) / BINS,
+                    "images": len(some),
+                    "confidence": float(np.mean([each.confidence for each in some])),
+                    "accuracy": float(np.mean([each.predicted == each.id for each in some])),
+                    "inside": float(np.mean(inside)) if inside else None,
+                }
+            )
+    return found
+
+
+def calibration_error(facts: Sequence[Fact], seed: int = 0) -> tuple[Estimate, Estimate]:
+    """Expected calibration error (Naeini et al., AAAI 2015) and mean confidence minus accuracy, with bootstrap intervals.
+
+    A bootstrap sample's error is larger than the truth, since noise in a bin counts as error whatever its sign: its interval is shifted
+    back by the mean of what that adds.
+    """
+    confidence = np.array([each.confidence for each in facts])
+    right = np.array([each.predicted == each.id for each in facts], float)
+    which = _bins(confidence)
+    rng = np.random.default_rng(seed)
+
+    def error(rows: Any) -> float:
+        gap = np.bincount(which[rows], (confidence - right)[rows], BINS)
+        return float(np.abs(gap).sum() / len(rows))
+
+    whole = error(np.arange(len(facts)))
+    drawn = np.array([error(rng.integers(0, len(facts), len(facts))) for _ in range(RESAMPLES // 4)])
+    low, high = np.quantile(drawn, [0.025, 0.975]) - (drawn.mean() - whole)
+    return Estimate(whole, max(0.0, float(low)), float(high), len(facts)), estimate(confidence - right)
+
+
+def _bins(confidence: Any) -> Any:
+    return np.minimum((confidence * BINS).astype(int), BINS - 1)
+
+
+def _by_label(facts: Sequence[Fact]) -> dict[str, list[Fact]]:
+    found: dict[str, list[Fact]] = {}
+    for each in facts:
+        found.setdefault(each.label, []).append(each)
+    return found

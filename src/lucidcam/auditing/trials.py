@@ -1,0 +1,152 @@
+"""Trials of suspicions: images changed where the suspicion points, beside the same images changed elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from lucidcam.auditing.probing import AT_ONCE, Prober
+from lucidcam.auditing.statistics import Estimate, chance, estimate
+from lucidcam.samples import Mask
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """One image, changed.
+
+    Attributes:
+        id: the class whose score is watched.
+        before: the image `[C, H, W]` as it is.
+        after: changed where the suspicion points.
+        controls: changed as much, elsewhere or with something else; their mean counts.
+    """
+
+    id: int
+    before: Tensor
+    after: Tensor
+    controls: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What some changes did to the class's score, image by image.
+
+    Attributes:
+        before: probability in the images as they are `[n]`.
+        after: in those that are changed.
+        control: in the controls.
+        log_odds: how much further the log-odds moved than in the controls; positive: where the suspicion said.
+        sign: −1 where the score was to fall, +1 where it was to rise.
+    """
+
+    before: Values = field(repr=False)
+    after: Values = field(repr=False)
+    control: Values = field(repr=False)
+    log_odds: Values = field(repr=False)
+    sign: int
+
+    @property
+    def n(self) -> int:
+        """Images."""
+        return len(self.before)
+
+    @property
+    def effect(self) -> Estimate:
+        """How much further the probability moved than in the controls."""
+        return estimate(self.sign * (self.after - self.control))
+
+    @property
+    def p(self) -> float:
+        """That the controls moved the log-odds as much, one-sided."""
+        return chance(self.log_odds) if self.n else 1.0
+
+    @classmethod
+    def none(cls, sign: int) -> Outcome:
+        """Nothing was tried."""
+        empty = np.zeros(0)
+        return cls(empty, empty, empty, empty, sign)
+
+    @classmethod
+    def joined(cls, outcomes: Sequence[Outcome]) -> Outcome:
+        """The same done to several sets of images."""
+        before, after, control, moved = (
+            np.concatenate([getattr(each, name) for each in outcomes]) for name in ("before", "after", "control", "log_odds")
+        )
+        return cls(before, after, control, moved, outcomes[0].sign)
+
+    @classmethod
+    def of(cls, prober: Prober, changes: Sequence[Change], sign: int) -> Outcome:
+        """Ask the network about every image, a few at a time."""
+        before: list[float] = []
+        after: list[float] = []
+        control: list[float] = []
+        moved: list[float] = []
+        step = max(1, AT_ONCE // 8)
+        for start in range(0, len(changes), step):
+            some = changes[start : start + step]
+            images = [image for each in some for image in (each.before, each.after, *each.controls)]
+            ids = [each.id for each in some for _ in range(2 + len(each.controls))]
+            said = prober.scores(images)
+            probabilities = said.probabilities().numpy()[np.arange(len(ids)), ids]
+            odds = said.log_odds(ids)
+            at = 0
+            for each in some:
+                stop = at + 2 + len(each.controls)
+                before.append(probabilities[at])
+                after.append(probabilities[at + 1])
+                control.append(probabilities[at + 2 : stop].mean())
+                moved.append(sign * (odds[at + 1] - odds[at + 2 : stop].mean()))
+                at = stop
+        return cls(np.array(before), np.array(after), np.array(control), np.array(moved), sign)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A suspicion's trial.
+
+    Attributes:
+        take: what is suspected, taken out of images that have it.
+        give: put into images that do not.
+        names: of the images that have it.
+    """
+
+    take: Outcome
+    give: Outcome
+    names: tuple[str, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, prober: Prober, take: Sequence[Change], give: Sequence[Change], names: Sequence[str]) -> Trial:
+        """Try it."""
+        return cls(Outcome.of(prober, take, -1), Outcome.of(prober, give, 1), tuple(names))
+
+    @property
+    def p(self) -> float:
+        """That one of the two moves the score no further than its controls: the larger p (an intersection-union test).
+
+        Where there are no images of other classes, the first alone is asked.
+        """
+        return max(self.take.p, self.give.p) if self.give.n else self.take.p
+
+    @property
+    def effect(self) -> Estimate:
+        """The larger of the two."""
+        return max((each.effect for each in (self.take, self.give) if each.n), key=lambda each: each.mean)
+
+    @classmethod
+    def joined(cls, trials: Sequence[Trial]) -> Trial:
+        """Several trials of one class as one."""
+        take, give = (Outcome.joined([getattr(each, which) for each in trials]) for which in ("take", "give"))
+        return cls(take, give, tuple(dict.fromkeys(name for each in trials for name in each.names)))
+
+
+def spread(region: Mask, size: tuple[int, int]) -> Mask:
+    """A region of cells in the size of an input."""
+    rows = np.arange(size[0]) * region.shape[0] // size[0]
+    columns = np.arange(size[1]) * region.shape[1] // size[1]
+    return np.asarray(region[np.ix_(rows, columns)])

@@ -1,0 +1,110 @@
+"""What `lucidcam explain --words` does beside the pictures: names channels where that is due, and says why in words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lucidcam.errors import DataError, OptionError
+
+if TYPE_CHECKING:
+    from lucidcam import Bank, Model, Names
+    from lucidcam.types import Prepared
+
+KEPT = "names.json"
+"""Where names are kept in the folder of results."""
+
+
+def bank_of(model: Model, folder: str | None) -> Bank:
+    """The bank in a folder; by default the built-in one, as large as the network's input."""
+    from lucidcam import Bank
+    from lucidcam.dissection.naming import bank_for
+
+    return bank_for(model) if folder is None else Bank.of(folder)
+
+
+@dataclass
+class Speaker:
+    """Says why in words, image by image.
+
+    Attributes:
+        model: the network.
+        names: what its channels are called.
+        out: the folder to write to.
+        entries: what was said so far.
+    """
+
+    model: Model
+    names: Names
+    out: Path
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: Model, concepts: str | None, layers: Sequence[str] | None, out: Path) -> Speaker:
+        """Name the channels, or read their names.
+
+        Args:
+            model: the network.
+            concepts: a file of names, or a bank; None: the built-in bank.
+            layers: as given to the command.
+            out: the folder of results; names that are made now are kept there, and taken from there the next time.
+
+        Raises:
+            OptionError: several layers; names of another network or layer.
+        """
+        import lucidcam
+
+        if layers and len(layers) > 1:
+            raise OptionError("--words needs one --layer: channels belong to one.")
+        layer = layers[0] if layers else None
+        if concepts is not None and concepts.endswith(".json"):
+            return cls(model, lucidcam.Names.load(concepts), out)
+        bank = bank_of(model, concepts)
+        kept = _kept(out / KEPT, model, bank, layer)
+        if kept is None:
+            kept = lucidcam.concepts(model, bank, layer)
+            kept.save(out / KEPT)
+        return cls(model, kept, out)
+
+    def say(self, prepared: Sequence[Prepared], ids: Sequence[int | None], asked: Any) -> None:
+        """Say why for each class of a photo, or for what was asked where that is no class; write a picture of each."""
+        import lucidcam
+
+        [photo] = prepared
+        for one in dict.fromkeys(ids):
+            found = lucidcam.words(self.model, photo, asked if one is None else one, names=self.names)
+            parts = [Path(found.name).stem, "words", found.label.split(",")[0]]
+            stem = "-".join(re.sub(r"[^\w.]+", "_", part).strip("_")[:60] for part in parts)
+            path = found.save(self.out / f"{stem}.png")
+            self.entries.append({**found.to_dict(), "file": str(path)})
+
+    def write(self) -> None:
+        """Write words.json."""
+        text = json.dumps(self.entries, indent=2, ensure_ascii=False) + "\n"
+        (self.out / "words.json").write_text(text, encoding="utf-8")
+
+    def show(self) -> None:
+        """Print what was said."""
+        from lucidcam.cli._common import out as screen
+
+        for entry in self.entries:
+            screen.print(f"\n{Path(entry['image']).name}: {entry['text']}", markup=False)
+
+
+def _kept(path: Path, model: Model, bank: Bank, layer: str | None) -> Names | None:
+    """Names that were kept, where they are of this network, layer and bank."""
+    from lucidcam import Names
+
+    if not path.is_file():
+        return None
+    try:
+        found = Names.load(path)
+    except DataError:
+        return None
+    wanted = layer if layer is not None else model.layer
+    same = found.fingerprint == model.fingerprint() and found.identity == bank.identity()
+    return found if same and wanted in (None, found.layer) else None

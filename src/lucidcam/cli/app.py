@@ -1,0 +1,54 @@
+"""`lucidcam app`: the models in a browser, on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lucidcam.cli._common import ArchitectureOption, DeviceOption, DtypeOption, FitOption, OptimizeOption, UntrainedOption
+
+
+def app(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="demo, timm:NAME, torchvision:NAME, hf:REPO, a folder or a checkpoint; repeatable. Only these can be asked. "
+            "[dim]default: demo[/dim]",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than 127.0.0.1 can be reached from elsewhere.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 7860,
+    auth: Annotated[str | None, typer.Option(metavar="NAME:PASSWORD", envvar="LUCIDCAM_AUTH", help="What visitors must give.")] = None,
+    max_mb: Annotated[float, typer.Option("--max-mb", help="Megabytes of a photo's file.")] = 20.0,
+    max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Of a photo; larger ones are refused undecoded.")] = 25.0,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Show the page at once.")] = False,
+    fit: FitOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    optimize: OptimizeOption = False,
+    architecture: ArchitectureOption = None,
+    untrained: UntrainedOption = False,
+) -> None:
+    """Look at models in a browser: classes, layers, methods, single pixels, metrics. Nothing leaves this machine.
+
+    Without --host only this machine can ask. The password can be given as LUCIDCAM_AUTH, where no other user of the machine sees it.
+    """
+    from lucidcam.cli._common import err, load_model, model_options, out
+    from lucidcam.errors import OptionError
+    from lucidcam.web import Limits, serve
+
+    name, colon, password = (auth or "").partition(":")
+    if auth is not None and not (name and colon and password):
+        raise OptionError("expected --auth NAME:PASSWORD, neither of them empty.")
+    limits = Limits(megabytes=max_mb, megapixels=max_megapixels)
+    options = model_options(architecture, untrained)
+    models = {each: load_model(each, device, dtype, fit, optimize, options) for each in dict.fromkeys(model or ["demo"])}
+    server = serve(models, host, port, (name, password) if auth else None, limits=limits, open_browser=open_browser, wait=False)
+    if host not in ("127.0.0.1", "localhost", "::1") and auth is None:
+        err.print(f"Everyone who reaches {host} can use this page: --auth asks for a password.", style="yellow", markup=False)
+    out.print(f"{', '.join(models)}: {server.url}", markup=False, soft_wrap=True)
+    out.print("Ctrl+C ends it.")
+    server.wait()

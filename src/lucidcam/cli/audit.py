@@ -1,0 +1,138 @@
+"""`lucidcam audit`: what a network learnt from a data set that it should not have, ranked, with evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lucidcam.cli._common import (
+    ArchitectureOption,
+    ClassMapOption,
+    DataFormatOption,
+    DeviceOption,
+    DtypeOption,
+    FitOption,
+    LayerOption,
+    LimitOption,
+    ModelOption,
+    OptimizeOption,
+    SplitOption,
+    UntrainedOption,
+    err,
+    load_model,
+    method_flags,
+    model_options,
+    open_words,
+    table,
+)
+from lucidcam.cli._common import out as screen
+from lucidcam.cli.report import ReportOption, command_line
+
+if TYPE_CHECKING:
+    from lucidcam import Audit
+
+CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
+"""Flags that are a method's own are not known here: they are taken out of the paths."""
+
+SHOWN = 12
+"""Classes in the table."""
+
+PROBLEMS = 5
+"""Images that could not be used, of which the names are printed; audit.json lists all."""
+
+
+def audit(
+    data: Annotated[list[str], typer.Argument(metavar="DATA", help="A folder, an annotation file, or images.")],
+    model: ModelOption = "demo",
+    method: Annotated[str, typer.Option(help="See [b]lucidcam methods[/b].")] = "gradcam",
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="label or predicted. [dim]default: label where there are any[/dim]")
+    ] = None,
+    fill: Annotated[str, typer.Option(help="In place of what is covered: inpaint, mean, blur or zeros.")] = "inpaint",
+    images_per_class: Annotated[int, typer.Option(help="That are tried; of more a random sample.")] = 200,
+    min_effect: Annotated[float, typer.Option(help="On a probability, for a shortcut to be reported.")] = 0.05,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of audit.json and the evidence.")] = Path("lucidcam-audit"),
+    page: ReportOption = None,
+    class_map: ClassMapOption = None,
+    data_format: DataFormatOption = None,
+    split: SplitOption = None,
+    limit: LimitOption = None,
+    layer: LayerOption = None,
+    fit: FitOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    optimize: OptimizeOption = False,
+    architecture: ArchitectureOption = None,
+    untrained: UntrainedOption = False,
+    seed: Annotated[int, typer.Option(help="Of control regions and pairs of images.")] = 0,
+) -> None:
+    """Find shortcuts and failures: watermarks, backgrounds, companions, confusions.
+
+    Where a class's maps point beside the object, that region is covered, and pasted
+    into images of other classes. A shortcut is reported only where this moves the
+    score further than an equally large control does.
+
+    A method's own options are flags too; see [b]lucidcam methods NAME[/b].
+
+    Exit code 0: done, whatever was found; 2: usage, or nothing could be audited.
+    """
+    import lucidcam
+
+    if page is not None:
+        from lucidcam.reports import check
+
+        check(page)
+    chosen, words = method_flags(audit, [method], data)
+    [(kind, options)] = chosen
+    dataset = open_words(words, data_format, split)
+    found = lucidcam.audit(
+        load_model(model, device, dtype, fit, optimize, model_options(architecture, untrained)),
+        dataset,
+        method=kind,
+        target=target,
+        class_map=class_map,
+        layer=layer,
+        fill=fill,
+        images_per_class=images_per_class,
+        min_effect=min_effect,
+        limit=limit,
+        out=out,
+        seed=seed,
+        **options,
+    )
+    _show(found, out)
+    if page is not None:
+        lucidcam.report(found, page, command=command_line())
+        screen.print(f"{page}", soft_wrap=True, markup=False)
+
+
+def _show(found: Audit, out: Path) -> None:
+    """The findings in words, then the classes in figures."""
+    screen.print(f"{found.verdict}\n", style="bold", markup=False)
+    for number, finding in enumerate(found.findings, start=1):
+        screen.print(f"{number}. {finding.kind}", style="bold", markup=False)
+        screen.print(finding.words, markup=False)
+        screen.print()
+    tried = ", ".join(f"{count} × {kind}" for kind, count in found.tried.items() if count)
+    few = any(row["images"] < found.needed for row in found.classes)
+    untried = f"; classes with fewer than {found.needed} images were not tried" if few else ""
+    if tried:
+        screen.print(f"Tried: {tried}{untried}.\n", markup=False)
+    listing = table("class", "images", "predicted", "on object", "no object", "no context")
+    for row in found.classes[:SHOWN]:
+        values = [row.get(name) for name in ("inside", "object_removed", "context_removed")]
+        shown = ["–" if value is None else f"{value.mean:.2f}" for value in values]
+        listing.add_row(row["label"].split(",")[0], str(row["images"]), f"{row['predicted']:.0%}", *shown)
+    screen.print(listing)
+    if len(found.classes) > SHOWN:
+        screen.print(f"… and {len(found.classes) - SHOWN} more classes")
+    screen.print("on object: share of the map's energy; no object, no context: the class's probability", style="dim")
+    untold = found.settings["images without a label"]
+    beside = f", {untold} more have no label" if untold else ""
+    screen.print(f"\n{found.images} images{beside}; audit.json and the evidence are in\n{out}", soft_wrap=True, markup=False)
+    for problem in found.problems[:PROBLEMS]:
+        err.print(f"left out: {problem.error}", style="yellow", markup=False)
+    if len(found.problems) > PROBLEMS:
+        err.print(f"… and {len(found.problems) - PROBLEMS} more left out; audit.json lists them", style="yellow", markup=False)

@@ -1,0 +1,70 @@
+"""`lucidcam concepts`: name a network's channels by a bank of concepts, once, for `lucidcam explain --words`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lucidcam.cli._common import (
+    ArchitectureOption,
+    DeviceOption,
+    DtypeOption,
+    FitOption,
+    ModelOption,
+    OptimizeOption,
+    UntrainedOption,
+    load_model,
+    model_options,
+    report,
+)
+from lucidcam.cli._common import out as screen
+from lucidcam.errors import OptionError
+
+
+def concepts(
+    model: ModelOption = "demo",
+    bank: Annotated[
+        str | None,
+        typer.Option("--bank", help="A folder with a sub-folder of images for each concept, or any data set. [dim]default: built in[/dim]"),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="Name by this text: --clip says which of the bank's images show it. Repeatable."),
+    ] = None,
+    clip: Annotated[str | None, typer.Option(help="For --text: hf:openai/clip-vit-base-patch16, say.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Dotted name. See [b]lucidcam layers[/b].")] = None,
+    least: Annotated[float, typer.Option(help="Held-out AUC that a name needs: 0.5 is chance, 1 perfect.")] = 0.8,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("names.json"),
+    fit: FitOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    optimize: OptimizeOption = False,
+    architecture: ArchitectureOption = None,
+    untrained: UntrainedOption = False,
+) -> None:
+    """Name the channels of a layer by images of concepts, as network dissection does.
+
+    A name is chosen on one half of the bank's images and tested on the other.
+    Give the file to [b]lucidcam explain --words --concepts[/b].
+
+    Exit code 0: all right; 1: some images failed (the rest is used); 2: usage.
+    """
+    import lucidcam
+    from lucidcam.cli._words import bank_of
+
+    loaded = load_model(model, device, dtype, fit, optimize, model_options(architecture, untrained))
+    if text:
+        if bank is None or clip is None:
+            raise OptionError("--text needs --bank, a folder of photos, and --clip, a model of images and texts.")
+        chosen = lucidcam.Bank.texts(bank, text, load_model(clip, device, dtype, None, False, {}))
+    elif clip is not None:
+        raise OptionError("--clip is for --text.")
+    else:
+        chosen = bank_of(loaded, bank)
+    found = lucidcam.concepts(loaded, chosen, layer, least=least)
+    found.save(out)
+    screen.print(found.table())
+    screen.print(f"\n{out}", soft_wrap=True, markup=False)
+    report([problem.error for problem in found.problems])

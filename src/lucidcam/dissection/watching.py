@@ -1,0 +1,112 @@
+"""What a network makes of a bank: three numbers for each image and channel, and where channels and concepts overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lucidcam.dissection.bank import Bank
+from lucidcam.dissection.names import strength
+from lucidcam.dissection.places import Overlap, Peaks
+from lucidcam.dissection.ranking import Truth, Values
+from lucidcam.engine.run import open_run
+from lucidcam.errors import DataError, LayerError
+from lucidcam.explainer import prepare
+from lucidcam.progress import bar
+from lucidcam.samples import Problem, Sample
+from lucidcam.types import Model, Prepared
+
+AT_ONCE = 16
+"""Images that go through the network together."""
+
+POOLS = ("mean", "max")
+"""How a channel's map becomes one value of an image."""
+
+
+class Seen:
+    """What a network makes of a bank, a few images at a time."""
+
+    def __init__(self, model: Model, bank: Bank, layer: Any, progress: bool | None) -> None:
+        self.model = model
+        self.bank = bank
+        self.asked = layer
+        self.progress = progress
+        self.layer = ""
+        self.problems: list[Problem] = []
+        self.peaks: Peaks | None = None
+
+    def values(self, quantile: float) -> tuple[dict[str, Values], Truth]:
+        """The pools and the strength `[n, C]`, and which concepts each image shows `[n, K]`."""
+        pooled: dict[str, list[Tensor]] = {pool: [] for pool in (*POOLS, "strength")}
+        truth = []
+        for samples, _, maps in self._maps("naming channels"):
+            flat = maps.flatten(2)
+            pooled["mean"].append(flat.mean(-1).double().cpu())
+            pooled["max"].append(flat.amax(-1).double().cpu())
+            pooled["strength"].append(strength(maps).double().cpu())
+            self.peaks = self.peaks or Peaks(quantile, self.bank.data.count)
+            self.peaks.see(flat)
+            truth += [[name in sample.labels for name in self.bank.concepts] for sample in samples]
+        if not truth:
+            first = f": {self.problems[0].error}" if self.problems else "."
+            raise DataError(f"{self.bank.name}: no image could be used{first}")
+        return {pool: torch.cat(found).numpy() for pool, found in pooled.items()}, np.array(truth, bool)
+
+    def overlap(self, wanted: Truth) -> Any:
+        """IoU `[C, K]` on the images that are wanted; NaN for concepts without masks, None where there are no masks at all."""
+        if self.peaks is None or not self._has_masks():
+            return None
+        counted = Overlap(self.bank.concepts, self.bank.kinds, self.peaks.thresholds())
+        problems, self.problems = self.problems, []
+        for samples, prepared, maps in self._maps("overlaps", wanted):
+            counted.see(samples, prepared, maps)
+        self.problems = problems
+        return counted.iou()
+
+    def _has_masks(self) -> bool:
+        return any(isinstance(sample, Sample) and any(each.mask for each in sample.objects) for sample in self.bank.data)
+
+    def _maps(self, title: str, wanted: Truth | None = None) -> Iterator[tuple[list[Sample], list[Prepared], Tensor]]:
+        """Activations `[n, C, h, w]` of some samples at a time: of all that can be used, or of those of them that are wanted."""
+        waiting: list[tuple[Sample, Prepared]] = []
+        usable = -1
+        with bar(self.bank.data.count, title, self.progress) as advance:
+            for sample in self.bank.data:
+                if isinstance(sample, Problem):
+                    self.problems.append(sample)
+                    continue
+                prepared = prepare(self.model, sample)
+                if isinstance(prepared, Problem):
+                    self.problems.append(prepared)
+                    continue
+                usable += 1
+                if wanted is not None and not wanted[usable]:
+                    continue
+                most = 1 if self.model.task is not None else AT_ONCE
+                if waiting and (len(waiting) >= most or prepared.tensor.shape != waiting[0][1].tensor.shape):
+                    yield self._run(waiting)
+                    advance(len(waiting))
+                    waiting = []
+                waiting.append((sample, prepared))
+            if waiting:
+                yield self._run(waiting)
+                advance(len(waiting))
+
+    def _run(self, waiting: list[tuple[Sample, Prepared]]) -> tuple[list[Sample], list[Prepared], Tensor]:
+        samples, prepared = [each for each, _ in waiting], [each for _, each in waiting]
+        inputs: Any = torch.stack([each.tensor for each in prepared]).to(self.model.device, self.model.dtype)
+        if self.model.task is not None:
+            inputs = self.model.task.example(inputs, self.model)
+        at = self.asked if self.asked is not None else self.model.layer
+        with open_run(self.model.module, inputs, layer=at, progress=False) as run:
+            maps = run.capture().activations[:, 0]
+            if maps.ndim != 4:
+                raise LayerError(
+                    f"the layer {run.layer.name!r} has maps of {maps.ndim - 2} axes; channels are named where maps are [h, w]."
+                )
+            self.layer = run.layer.name
+        return samples, prepared, maps

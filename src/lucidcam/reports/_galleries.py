@@ -1,0 +1,62 @@
+"""The images of an evaluation that are worth a look, method by method and class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from lucidcam.evaluation.gallery import Shot as Kept
+from lucidcam.evaluation.report import Report
+from lucidcam.outputs.html import Fold, Gallery, Part, Section, Shot, Text
+from lucidcam.reports._made import short
+
+TITLES = {
+    "best": "Best",
+    "worst": "Worst",
+    "random": "Drawn at random",
+    "beaten": "A baseline did better",
+}
+
+
+def sections(shots: Sequence[Kept], folder: Path, report: Report) -> list[Section]:
+    """A section per method, in the report's order."""
+
+    @cache
+    def opened(name: str) -> Image.Image | None:
+        place = folder / name
+        if not name or not place.resolve().is_relative_to(folder.resolve()) or not place.is_file():
+            return None
+        with Image.open(place) as picture:
+            return picture.convert("RGB")
+
+    found = []
+    methods = [each for each in report.methods if any(shot.method == each for shot in shots)]
+    for method in methods:
+        parts: list[Part] = []
+        for group, title in TITLES.items():
+            own = [each for each in shots if (each.method, each.group) == (method, group)]
+            if own:
+                gallery = Gallery([_shot(each, opened(each.photo), opened(each.picture)) for each in own])
+                parts.append(Fold(_title(title, own[0]), (gallery,), open=group == "best" or len(methods) == 1, heading=True))
+        found.append(Section(method, parts))
+    metric = shots[0].metric.replace("_", " ")
+    lead = Text(
+        f"Images chosen by {metric}. Each photo stands beside its map; what the data marks as the class that is shown is framed in white."
+    )
+    return [Section("Galleries", (lead, *found))]
+
+
+def _title(title: str, first: Kept) -> str:
+    return f"{title}: {first.against}" if first.against else title
+
+
+def _shot(kept: Kept, photo: Image.Image | None, picture: Image.Image | None) -> Shot:
+    pictures = [each for each in (photo, picture) if each is not None]
+    labels = [label for label, each in (("photo", photo), (short(kept.shown) or kept.method, picture)) if each is not None]
+    value = f"{kept.metric.replace('_', ' ')} {kept.value:.3g}"
+    theirs = "" if kept.theirs is None else f"; {kept.against} {kept.theirs:.3g}"
+    name = Path(kept.image).name
+    return Shot(pictures, name, f"{name}, {kept.method}", f"{value}{theirs}", labels)

@@ -1,0 +1,61 @@
+"""How a page came to be: for those who want to make it again."""
+
+from __future__ import annotations
+
+import platform
+from datetime import datetime, timezone
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import torch
+
+from lucidcam.outputs.html import Facts, Section
+
+if TYPE_CHECKING:
+    from lucidcam.types import Model
+
+
+def section(command: str | None) -> Section:
+    """Versions, machine and date; the command, where there is one."""
+    facts: dict[str, object] = {} if command is None else {"command": command}
+    facts |= {
+        "lucidcam": version("lucidcam"),
+        "torch": torch.__version__,
+        "Python": platform.python_version(),
+        "machine": platform.platform(),
+        "page made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    return Section("How this page was made", (Facts(facts),))
+
+
+def of_model(model: Model) -> dict[str, object]:
+    """What says which network it was."""
+    return {"model": model.name, "weights' fingerprint": model.fingerprint(), "preprocessing": repr(model.preprocess)}
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A count with its noun.
+
+    >>> counted(1, "image"), counted(3, "class", "classes")
+    ('1 image', '3 classes')
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}".replace(",", "\u202f")
+
+
+def listed(words: list[str]) -> str:
+    """Words as a list in a sentence.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def short(label: str) -> str:
+    """A label without its synonyms."""
+    return label.split(",")[0]
+
+
+def chance(value: float | None) -> str:
+    """A probability; a dash where there is none."""
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,304 @@
+"""Explanations: every image beside its maps, class by class."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lucidcam.errors import DataError, LucidcamError, OptionError
+from lucidcam.explanation import Explanation
+from lucidcam.images import read as read_image
+from lucidcam.outputs.html import Cell, Facts, Fold, Gallery, Page, Part, Section, Shot, Table, Text
+from lucidcam.outputs.html.blocks import SIDE, reduced
+from lucidcam.reports._base import Kind, kinds
+from lucidcam.reports._made import chance, counted, listed, of_model, short
+from lucidcam.types import Model
+
+SHOWN = 500
+"""Images that are shown, unless told otherwise."""
+
+ROWS = 5_000
+"""Rows of all tables together; the page says so where it has more."""
+
+MANY = 150
+"""Images above which pictures are made small at once, so that they do not fill the memory."""
+
+SMALL = 320
+"""Longer side in pixels of pictures that are made small at once."""
+
+PICTURES = ("png", "jpg", "webp", "gif")
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the page needs of one explanation.
+
+    Attributes:
+        told: as `Explanation.to_dict` has it.
+        photo: the image; None: it cannot be read any more.
+        picture: the method's picture; None: none was kept.
+    """
+
+    told: dict[str, Any]
+    photo: Image.Image | None = field(default=None, repr=False)
+    picture: Image.Image | None = field(default=None, repr=False)
+
+
+class Gathered:
+    """Explanations on their way to a page, which forgets the maps: only the pictures that are shown are kept, and those small.
+
+    Args:
+        count: images that are to come.
+        images: so many are shown at most, evenly chosen.
+        colormap: of the maps.
+        alpha: share of the heatmap in the overlays.
+
+    Raises:
+        OptionError: no image is to be shown.
+
+    Attributes:
+        seen: what came so far.
+        failures: images that could not be explained: `image` and `error`.
+    """
+
+    def __init__(self, count: int, images: int = SHOWN, colormap: str = "turbo", alpha: float = 0.5) -> None:
+        if images < 1:
+            raise OptionError(f"expected images ≥ 1; got {images}.")
+        self._shown = set(range(count)) if count <= images else {i * count // images for i in range(images)}
+        self._side = SIDE if len(self._shown) <= MANY else SMALL
+        self._look = {"colormap": colormap, "alpha": alpha}
+        self._numbers: dict[str, int] = {}
+        self._names: dict[tuple[Any, ...], str] = {}
+        self.seen: list[Seen] = []
+        self.failures: list[dict[str, str]] = []
+
+    def extend(self, explanations: Iterable[Explanation]) -> None:
+        """Take explanations."""
+        for each in explanations:
+            # A copy: the maps in full size that it makes for itself are forgotten with it.
+            own = replace(each, name=self._name_of(each))
+            if self._is_shown(own.name):
+                picture = own.picture(**self._look)  # type: ignore[arg-type]
+                self.seen.append(Seen(own.to_dict(), reduced(own.image, self._side), reduced(picture, self._side)))
+            else:
+                self.seen.append(Seen(own.to_dict()))
+
+    def add_entry(self, entry: dict[str, Any], folder: Path) -> None:
+        """Take an entry of explanations.json, with the picture in its folder and the photo where it was."""
+        if not self._is_shown(str(entry["image"])):
+            self.seen.append(Seen(entry))
+            return
+        files = [folder / Path(each).name for each in entry.get("files", ())]
+        picture = next((each for each in files if each.suffix.lstrip(".").lower() in PICTURES), None)
+        self.seen.append(Seen(entry, _opened(entry["image"], self._side), None if picture is None else _opened(picture, self._side)))
+
+    @property
+    def shown(self) -> set[str]:
+        """Names of the images that are shown."""
+        return {name for name, number in self._numbers.items() if number in self._shown}
+
+    def _name_of(self, explanation: Explanation) -> str:
+        """The image's name, with a number where another image has it: images in memory are all called "image"."""
+        key = (explanation.name, *_pixels(explanation.image))
+        taken = sum(name == explanation.name for name, *_ in self._names)
+        return self._names.setdefault(key, f"{explanation.name} ({taken + 1})" if taken else explanation.name)
+
+    def _is_shown(self, name: str) -> bool:
+        return self._numbers.setdefault(name, len(self._numbers)) in self._shown
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """A finished folder of `lucidcam explain`.
+
+    Attributes:
+        entries: of explanations.json.
+        failures: of failures.json.
+        folder: where they are.
+    """
+
+    entries: Sequence[dict[str, Any]]
+    failures: Sequence[dict[str, str]]
+    folder: Path
+
+
+@kinds.register_class("explain")
+class Explanations(Kind):
+    """Explanations, or the folder of `lucidcam explain`."""
+
+    about = "explanations"
+    file = "explanations.json"
+
+    def fits(self, result: Any) -> bool:
+        """See `Kind.fits`."""
+        several = isinstance(result, (list, tuple)) and bool(result) and all(isinstance(each, Explanation) for each in result)
+        return several or isinstance(result, (Explanation, Explained, Gathered))
+
+    def page(  # type: ignore[override]
+        self,
+        result: Explanation | Sequence[Explanation] | Explained | Gathered,
+        *,
+        model: Model | None = None,
+        images: int = SHOWN,
+        colormap: str = "turbo",
+        alpha: float = 0.5,
+        failures: Sequence[dict[str, str]] = (),
+    ) -> Page:
+        """The page.
+
+        Args:
+            result: explanations, or a folder of them.
+            model: the network, for its name and fingerprint; None: they are left out.
+            images: so many are shown at most, evenly chosen; the tables have all.
+            colormap: of the maps; a folder's pictures are as they were written.
+            alpha: share of the heatmap in the overlays.
+            failures: images that could not be explained: `image` and `error`.
+        """
+        found = result if isinstance(result, Gathered) else _gathered(result, images, colormap, alpha)
+        return _page(found.seen, found.shown, [*found.failures, *failures], model)
+
+    def read(self, folder: Path) -> Explained:
+        """See `Kind.read`."""
+        try:
+            entries = json.loads((folder / self.file).read_text(encoding="utf-8"))
+            told = folder / "failures.json"
+            failures = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else []
+            return Explained([dict(each) for each in entries], [dict(each) for each in failures], folder)
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{folder / self.file} cannot be read: {error}") from None
+
+
+def _gathered(result: Explanation | Sequence[Explanation] | Explained, images: int, colormap: str, alpha: float) -> Gathered:
+    if isinstance(result, Explained):
+        found = Gathered(len({str(each["image"]) for each in result.entries}), images)
+        for entry in result.entries:
+            found.add_entry(entry, result.folder)
+        found.failures += result.failures
+        return found
+    explanations = [result] if isinstance(result, Explanation) else result
+    found = Gathered(len({(each.name, *_pixels(each.image)) for each in explanations}), images, colormap, alpha)
+    found.extend(explanations)
+    return found
+
+
+def _pixels(image: Image.Image) -> tuple[Any, ...]:
+    """What tells an image from another of its name."""
+    return image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def _opened(place: str | Path, side: int) -> Image.Image | None:
+    """A picture, reduced; None where there is none any more, or none that can be read."""
+    try:
+        if not Path(place).is_file():
+            return None
+        return reduced(read_image(place)[0], side)
+    except (LucidcamError, OSError, ValueError):
+        return None
+
+
+def _page(seen: Sequence[Seen], shown: set[str], failures: Sequence[dict[str, str]], model: Model | None) -> Page:
+    names = list(dict.fromkeys(str(each.told["image"]) for each in seen))
+    methods = list(dict.fromkeys(str(each.told["method"]) for each in seen))
+    labels = list(dict.fromkeys(str(each.told["label"]) for each in seen))
+    by = f" by {listed(methods)}" if methods else ""
+    of = f" for {model.name}" if model is not None else ""
+    lead = f"{counted(len(names), 'image')} explained{by}{of}: {counted(len(seen), 'map')} for {counted(len(labels), 'class', 'classes')}."
+    blind = sum(each.told.get("box") is None for each in seen)
+    parts: list[Part] = []
+    if failures:
+        parts.append(Text(f"{counted(len(failures), 'image')} could not be explained; the last section but one says why.", "warning"))
+    if blind:
+        parts.append(
+            Text(f"Nothing speaks for the target in {counted(blind, 'map')}: a map without positive evidence shows nothing.", "note")
+        )
+    if len(shown) < len(names):
+        parts.append(Text(f"{counted(len(shown), 'image')} of the {len(names)} are shown, evenly chosen; the tables have all.", "note"))
+    anchors = {name: f"image-{i}" for i, name in enumerate(names, start=1)}
+    parts.append(Gallery([_shot(name, list(group), anchors[name], len(methods) > 1) for name, group in _grouped(seen) if name in shown]))
+    sections = [Section("Images", parts)]
+    if len(labels) > 1:
+        sections.append(_classes(labels, seen, anchors if seen else {}))
+    else:
+        sections.append(Section("Figures", (_table(seen, anchors, ""),)))
+    if failures:
+        rows = [[each.get("image", ""), each.get("error", "")] for each in failures[:ROWS]]
+        sections.append(Section("Not explained", (Table(["image", "why"], rows, "Images that could not be explained"),)))
+    settings: dict[str, object] = {} if model is None else of_model(model)
+    settings |= {"methods": methods, "layers": list(dict.fromkeys(str(each.told["layer"]) for each in seen))}
+    sections.append(Section("Settings", (Facts(settings),)))
+    facts = {"images": len(names), "maps": len(seen), "classes": len(labels), **({"failed": len(failures)} if failures else {})}
+    title = (
+        f"Where the network looks: {counted(len(names), 'image')}" if len(names) != 1 else f"Where the network looks: {Path(names[0]).name}"
+    )
+    return Page(title, lead, sections, facts)
+
+
+def _grouped(seen: Iterable[Seen]) -> list[tuple[str, list[Seen]]]:
+    groups: dict[str, list[Seen]] = {}
+    for each in seen:
+        groups.setdefault(str(each.told["image"]), []).append(each)
+    return list(groups.items())
+
+
+def _shot(name: str, group: Sequence[Seen], anchor: str, several: bool) -> Shot:
+    """A photo beside all its maps."""
+    photo = next((each.photo for each in group if each.photo is not None), None)
+    pictures = [] if photo is None else [photo]
+    labels = [] if photo is None else ["photo"]
+    for each in group:
+        if each.picture is not None:
+            pictures.append(each.picture)
+            labels.append(_words(each.told, several))
+    note = "; ".join(dict.fromkeys(_words(each.told, several) for each in group)) if len(pictures) < 1 + len(group) or not pictures else ""
+    lost = "the photo is not where it was" if photo is None else ""
+    return Shot(pictures, Path(name).name, Path(name).name, "; ".join(each for each in (note, lost) if each), labels, anchor=anchor)
+
+
+def _words(told: dict[str, Any], several: bool) -> str:
+    label = short(str(told["label"])) if told["id"] is not None else str(told["label"])
+    sure = "" if told["probability"] is None else f" {chance(told['probability'])}"
+    return f"{told['method']}: {label}{sure}" if several else f"{label}{sure}"
+
+
+def _classes(labels: Sequence[str], seen: Sequence[Seen], anchors: dict[str, str]) -> Section:
+    groups: dict[str, list[Seen]] = {label: [] for label in labels}
+    for each in seen:
+        groups[str(each.told["label"])].append(each)
+    rows: list[list[Any]] = []
+    folds: list[Part] = []
+    room = ROWS
+    for number, (label, group) in enumerate(groups.items(), start=1):
+        chances = [each.told["probability"] for each in group if each.told["probability"] is not None]
+        images = len({str(each.told["image"]) for each in group})
+        rows.append([Cell(label, to=f"class-{number}"), images, len(group), chance(sum(chances) / len(chances) if chances else None)])
+        if room > 0:
+            folds.append(
+                Fold(label, (_table(group[:room], anchors, f"Maps for “{short(label)}”"),), anchor=f"class-{number}", heading=True)
+            )
+        room -= len(group)
+    left = [Text(f"The tables have the first {ROWS} maps; explanations.json has all.", "note")] if room < 0 else []
+    table = Table(["class", "images", "maps", "mean probability"], rows, "Classes that were explained", numeric=[3])
+    return Section("Classes", (table, *folds, *left))
+
+
+def _table(seen: Sequence[Seen], anchors: dict[str, str], caption: str) -> Table:
+    head = ["image", "method", "class", "layer", "score", "probability", "box (left, top, right, bottom)"]
+    rows = [
+        [
+            Cell(Path(str(t["image"])).name, to=anchors.get(str(t["image"]), "")),
+            t["method"],
+            short(str(t["label"])) if t["id"] is not None else str(t["label"]),
+            t["layer"],
+            t["score"],
+            chance(t["probability"]),
+            "none" if t.get("box") is None else ", ".join(map(str, t["box"])),
+        ]
+        for t in (each.told for each in seen[:ROWS])
+    ]
+    return Table(head, rows, caption or "Every map", numeric=[5])

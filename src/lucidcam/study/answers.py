@@ -1,0 +1,302 @@
+"""Who is asked what, and what they answered: SQLite, one transaction for each step, nothing about the person."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lucidcam.errors import LucidcamError, OptionError
+from lucidcam.study.plan import ANSWERED, ANSWERS, Block, Item, Plan
+
+LEFT_OPEN = 3600.0
+"""Seconds after which a question that was shown and not answered no longer counts as asked."""
+
+PATIENCE = 30.0
+"""Seconds to wait for another process that writes."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS study (plan TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS participants (id INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT NOT NULL UNIQUE, seed INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS tasks (
+    participant INTEGER NOT NULL REFERENCES participants (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    token TEXT NOT NULL UNIQUE,
+    item TEXT NOT NULL,
+    flipped INTEGER NOT NULL,
+    answer INTEGER,
+    seconds REAL,
+    PRIMARY KEY (participant, position),
+    UNIQUE (participant, item)
+);
+"""
+
+
+class UnknownError(LucidcamError):
+    """Nobody takes part under this token, or the question was not asked of them."""
+
+
+class FullError(LucidcamError):
+    """No more participants are let in."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question as one participant gets it.
+
+    Attributes:
+        token: random; an answer names it.
+        number: from 1.
+        item: what is asked about.
+        flipped: options or sides have changed places.
+    """
+
+    token: str
+    number: int
+    item: Item
+    flipped: bool
+
+
+@dataclass(frozen=True)
+class Given:
+    """An answer.
+
+    Attributes:
+        participant: a number without a meaning.
+        item: what was asked about.
+        value: without the page's order, see `Item.canonical`; of a check for "trust" as it stood on the page.
+        seconds: from the question to the answer; None: the server was started anew between them.
+    """
+
+    participant: int
+    item: Item
+    value: int
+    seconds: float | None
+
+
+class Answers:
+    """The answers of a study. Threads and processes may share them.
+
+    Args:
+        folder: of the study.
+        plan: of the study.
+
+    Raises:
+        OptionError: the folder holds answers to another study, or none can be kept there.
+    """
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.plan = plan
+        self._items = {each.id: each for each in plan.items}
+        self._lock = threading.Lock()
+        # When questions were shown, by their tokens. Not in the file: the time of day might tell who it was.
+        self._shown: dict[str, float] = {}
+        path = folder / ANSWERS
+        try:
+            self._base = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+            # WAL: readers do not wait. FULL: an answer is on the disk before the next question is shown. secure_delete: so that
+            # withdrawn answers are overwritten, not only unlinked.
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+                self._base.execute(f"PRAGMA {pragma}")
+            self._base.executescript(SCHEMA)
+            with self._transaction() as base:
+                found = base.execute("SELECT plan FROM study").fetchone()
+                if found is None:
+                    base.execute("INSERT INTO study VALUES (?)", (plan.id,))
+        except sqlite3.Error as error:
+            raise OptionError(f"answers cannot be kept in {path}: {error}.") from None
+        if found is not None and found[0] != plan.id:
+            self.close()
+            raise OptionError(f"{path} holds answers to another study; take it away, or serve the study that it belongs to.")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._base.close()
+
+    def start(self) -> str:
+        """Let somebody in; returns their token, which is kept nowhere else.
+
+        Raises:
+            FullError: there are as many as the study wants.
+        """
+        token = secrets.token_urlsafe(32)
+        with self._transaction() as base:
+            if self._count(base) >= self.plan.participants:
+                self._make_room(base)
+            if self._count(base) >= self.plan.participants:
+                raise FullError("The study has as many participants as it needs.")
+            base.execute("INSERT INTO participants (token, seed) VALUES (?, ?)", (_hash(token), secrets.randbits(62)))
+        return token
+
+    def known(self, token: str) -> bool:
+        """Whether somebody takes part under this token."""
+        with self._lock:
+            return self._base.execute("SELECT 1 FROM participants WHERE token = ?", (_hash(token),)).fetchone() is not None
+
+    def next(self, token: str) -> Task | None:
+        """The question that is to be answered now; None: all are. The same one until it is answered.
+
+        Of the items that a participant has not had, they get: first one about a photo that they have not seen; then of the method that
+        they have had least; then the one that was asked least, of anybody; then by their own seed.
+
+        Raises:
+            UnknownError: nobody takes part under this token.
+        """
+        with self._transaction() as base:
+            participant, seed = self._participant(base, token)
+            had = base.execute(
+                "SELECT position, item, token, flipped, answer FROM tasks WHERE participant = ? ORDER BY position", (participant,)
+            ).fetchall()
+            for position, item, own, flipped, answer in had:
+                if answer is None:
+                    self._shown[own] = time.monotonic()
+                    return Task(own, position + 1, self._items[item], bool(flipped))
+            if len(had) >= self.plan.count:
+                return None
+            position = len(had)
+            item, flipped = self._choose(base, position, [self._items[each[1]] for each in had], seed)
+            task = Task(secrets.token_urlsafe(16), position + 1, item, flipped)
+            base.execute(
+                "INSERT INTO tasks (participant, position, token, item, flipped) VALUES (?, ?, ?, ?, ?)",
+                (participant, position, task.token, item.id, int(flipped)),
+            )
+            self._shown[task.token] = time.monotonic()
+            return task
+
+    def answer(self, token: str, task: str, value: int) -> bool:
+        """Keep an answer. The first one stays: False, where there was one.
+
+        Args:
+            token: of the participant.
+            task: of the question.
+            value: as it stood on the page.
+
+        Raises:
+            UnknownError: nobody takes part under this token, or the question was not asked of them.
+            OptionError: the value is none of those that can be answered.
+        """
+        with self._transaction() as base:
+            participant, _ = self._participant(base, token)
+            found = base.execute("SELECT item, answer FROM tasks WHERE participant = ? AND token = ?", (participant, task)).fetchone()
+            if found is None:
+                raise UnknownError("This question was not asked here.")
+            if value not in ANSWERED[self._items[found[0]].kind]:
+                raise OptionError("This cannot be answered to the question.")
+            if found[1] is not None:
+                return False
+            shown = self._shown.get(task)
+            seconds = None if shown is None else round(time.monotonic() - shown, 1)
+            base.execute("UPDATE tasks SET answer = ?, seconds = ? WHERE token = ?", (value, seconds, task))
+        self._shown.pop(task, None)
+        return True
+
+    def withdraw(self, token: str) -> bool:
+        """Delete somebody with all that they answered; False, where nobody takes part under this token."""
+        with self._transaction() as base:
+            gone = base.execute("DELETE FROM participants WHERE token = ?", (_hash(token),)).rowcount
+        if gone:
+            with self._lock:
+                self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log has what was deleted, too
+        return bool(gone)
+
+    def given(self) -> list[Given]:
+        """All answers, checks among them."""
+        with self._lock:
+            rows = self._base.execute(
+                "SELECT participant, item, flipped, answer, seconds FROM tasks WHERE answer IS NOT NULL ORDER BY participant, position"
+            ).fetchall()
+        return [
+            Given(who, item := self._items[name], item.canonical(answer, bool(flipped)), seconds)
+            for who, name, flipped, answer, seconds in rows
+        ]
+
+    def participants(self) -> int:
+        """How many take part, or took."""
+        with self._lock:
+            return self._count(self._base)
+
+    def _count(self, base: sqlite3.Connection) -> int:
+        return int(base.execute("SELECT COUNT(*) FROM participants").fetchone()[0])
+
+    def _make_room(self, base: sqlite3.Connection) -> None:
+        """Forget those who agreed and never answered, but for those who are at it."""
+        here = [token for token in self._shown if self._open(token)]
+        rows = base.execute("SELECT participant, token, answer FROM tasks").fetchall()
+        stays = {who for who, token, answer in rows if answer is not None or token in here}
+        for (who,) in base.execute("SELECT id FROM participants").fetchall():
+            if who not in stays:
+                base.execute("DELETE FROM participants WHERE id = ?", (who,))
+
+    def _choose(self, base: sqlite3.Connection, position: int, had: list[Item], seed: int) -> tuple[Item, bool]:
+        block, check = _place(self.plan, position, seed)
+        rng = np.random.default_rng([seed, 1, position])
+        flipped = bool(rng.integers(2))
+        taken = {each.id for each in had}
+        left = [each for each in self.plan.of(block.kind, check) if each.id not in taken]
+        photos = {each.image for each in had if each.kind == block.kind}
+        conditions = Counter(each.condition for each in had if each.kind == block.kind)
+        asked = self._asked(base)
+        drawn = rng.random(len(left))
+        best = min(
+            range(len(left)),
+            key=lambda k: (left[k].image in photos, conditions[left[k].condition], asked.get(left[k].id, 0), drawn[k]),
+        )
+        item = left[best]
+        return item, flipped and not (item.check and item.kind == "trust")  # its words name a side as it stands
+
+    def _asked(self, base: sqlite3.Connection) -> Counter[str]:
+        """How often each item was answered, or is being answered right now."""
+        asked = Counter(dict(base.execute("SELECT item, COUNT(*) FROM tasks WHERE answer IS NOT NULL GROUP BY item").fetchall()))
+        for token, item in base.execute("SELECT token, item FROM tasks WHERE answer IS NULL"):
+            asked[item] += self._open(token)
+        return asked
+
+    def _open(self, token: str) -> bool:
+        shown = self._shown.get(token)
+        return shown is not None and time.monotonic() - shown < LEFT_OPEN
+
+    def _participant(self, base: sqlite3.Connection, token: str) -> tuple[int, int]:
+        found = base.execute("SELECT id, seed FROM participants WHERE token = ?", (_hash(token),)).fetchone()
+        if found is None:
+            raise UnknownError("Nobody takes part from this browser.")
+        return int(found[0]), int(found[1])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._base.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._base
+            except BaseException:
+                self._base.execute("ROLLBACK")
+                raise
+            self._base.execute("COMMIT")
+
+
+def _place(plan: Plan, position: int, seed: int) -> tuple[Block, bool]:
+    """The question at a participant's position, and whether it is a check. The first check comes in the first half of a block."""
+    for number, block in enumerate(plan.blocks):
+        if position < block.count:
+            rng = np.random.default_rng([seed, 0, number])
+            checks: set[int] = set()
+            if block.checks:
+                first = int(rng.integers((block.count + 1) // 2))
+                rest = [k for k in range(block.count) if k != first]
+                checks = {first, *rng.choice(rest, block.checks - 1, replace=False).tolist()}
+            return block, position in checks
+        position -= block.count
+    raise IndexError(position)
+
+
+def _hash(token: str) -> str:
+    """So that who reads the answers cannot go on in somebody's place."""
+    return hashlib.sha256(token.encode()).hexdigest()

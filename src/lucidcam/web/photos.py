@@ -1,0 +1,124 @@
+"""Uploaded files as photos: known by their content, checked before they are decoded, small enough to look at."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from lucidcam import images
+from lucidcam.errors import InputError
+from lucidcam.web.limits import Limits
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+"""As Pillow calls them. Nothing else is tried on an uploaded file: each decoder that is left out is one that cannot be attacked."""
+
+SHOWN_SIDE = 768
+"""Pixels of a photo's longer side on the page; downloads have all of them."""
+
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Upload:
+    """A file that a visitor sent.
+
+    Attributes:
+        path: where it lies on this machine.
+        name: what the visitor calls it.
+    """
+
+    path: Path
+    name: str
+
+    @property
+    def shown_name(self) -> str:
+        """The name without folders, short enough for a message."""
+        return PurePosixPath(self.name.replace("\\", "/")).name[:80] or "the file"
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photo that a visitor asks about.
+
+    Attributes:
+        digest: of the file's content: what is kept about a photo is found by it alone, so nobody gets anything about a file they have not.
+        name: what the visitor calls it.
+        size: (width, height) of the whole photo, upright.
+        shown: the photo as the page shows it, RGB, its longer side `SHOWN_SIDE` at most.
+        whole: all pixels, RGB, upright.
+    """
+
+    digest: str
+    name: str
+    size: tuple[int, int]
+    shown: Image.Image = field(repr=False)
+    whole: Image.Image = field(repr=False)
+
+
+def content_of(upload: Upload, limits: Limits) -> tuple[bytes, str]:
+    """A file's content and its digest.
+
+    Raises:
+        InputError: it is too large, empty, or gone.
+    """
+    try:
+        size = upload.path.stat().st_size
+        if size > limits.megabytes * MILLION:
+            raise InputError(
+                f"expected a file of at most {limits.megabytes:g} MB; {upload.shown_name} has {size / MILLION:.1f} MB: make it smaller."
+            )
+        content = upload.path.read_bytes()
+    except OSError:
+        raise InputError("the photo is no longer on the server; give it again.") from None
+    return content, hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def decode(content: bytes, digest: str, upload: Upload, limits: Limits) -> Photo:
+    """Check what a file is by its content, and its size by its header; then decode it.
+
+    Raises:
+        InputError: with what was expected.
+    """
+    name = upload.shown_name
+    _check(content, name, limits)
+    try:
+        whole = images.read(content)[0]
+    except InputError as error:
+        raise InputError(str(error).replace("'bytes'", name)) from None
+    return Photo(digest, name, whole.size, small(whole), whole)
+
+
+def small(image: Image.Image, side: int = SHOWN_SIDE) -> Image.Image:
+    """An image as it is shown: its longer side at most so many pixels."""
+    factor = side / max(image.size)
+    if factor >= 1:
+        return image
+    return image.resize(
+        (max(1, round(image.width * factor)), max(1, round(image.height * factor))), Image.Resampling.LANCZOS, reducing_gap=2
+    )
+
+
+def _check(content: bytes, name: str, limits: Limits) -> None:
+    expected = f"expected a photo (JPEG, PNG, WebP, TIFF or BMP); {name}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sizes are checked here
+        try:
+            with Image.open(BytesIO(content), formats=FORMATS) as image:
+                width, height = image.size
+                frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1
+        except Image.DecompressionBombError:
+            raise InputError(f"{expected} promises far more than {limits.megapixels:g} million pixels: make it smaller.") from None
+        except Exception:  # damaged headers make Pillow raise anything
+            what = "is empty" if not content else "is none of these, whatever its name says, or is damaged"
+            raise InputError(f"{expected} {what}.") from None
+    if width * height > limits.megapixels * MILLION:
+        raise InputError(
+            f"{expected} has {width}×{height} pixels, more than {limits.megapixels:g} million: make it smaller. Nothing of it was decoded."
+        )
+    if frames > 1:
+        raise InputError(f"{expected} is an animation of {frames} pictures: give one of them.")

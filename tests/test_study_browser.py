@@ -1,0 +1,219 @@
+"""A study in a real browser: from consent to the report, by keyboard, with and without scripts, on a phone; killed servers."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import studies
+from browser import browsers
+from lucidcam import study
+from lucidcam.study.plan import Plan
+
+pytest.importorskip("uvicorn")
+pytest.importorskip("starlette")
+pytestmark = pytest.mark.slow
+
+OBVIOUS = re.compile(r"please choose “(.+?)” here")
+
+
+class Person:
+    """Somebody at a browser who knows the truth."""
+
+    def __init__(self, page, plan: Plan) -> None:
+        self.page, self.items = page, {name: item for item in plan.items for name in item.pictures}
+
+    def begin(self, address: str) -> None:
+        self.page.goto(address)
+        self.page.get_by_label("I agree to take part").check()
+        self.click("button", "Start")
+
+    def click(self, role: str, name: str) -> None:
+        with self.page.expect_navigation():
+            self.page.get_by_role(role, name=name).click()
+
+    def knows(self) -> int:
+        """The place of the right answer on the page, from 0."""
+        choices = self.page.locator(".choices label").all_inner_texts()
+        told = OBVIOUS.search(self.page.locator("main").inner_text())
+        if told:
+            return next(k for k, words in enumerate(choices) if told[1] in words)
+        first = self.page.locator(".pictures figure:not(.photo) img").first.get_attribute("src").removeprefix("pictures/")
+        item = self.items[first]
+        if item.kind == "which_class":
+            return next(k for k, words in enumerate(choices) if item.options[0] in words)
+        return 0 if item.sides[item.pictures.index(first)] == studies.BETTER else 4
+
+    def answer(self) -> None:
+        place = self.knows()
+        before = self.page.locator("input[name=task]").get_attribute("value")
+        self.page.locator(".choices input").nth(place).check()
+        self.click("button", "Next")
+        assert self.done() or self.page.locator("input[name=task]").get_attribute("value") != before
+
+    def done(self) -> bool:
+        return self.page.url.endswith("/done")
+
+
+def violations(page) -> list[str]:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in axe.run(page).response["violations"]]
+
+
+def wide(page) -> bool:
+    return page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "scheme", "script"), [(1280, 900, "light", True), (390, 844, "dark", True), (390, 844, "light", False)]
+)
+def test_from_consent_to_the_report(tmp_path, width, height, scheme, script):
+    folder = tmp_path / "study"
+    plan = studies.plan(folder, items=3, checks=1)
+    options = {"viewport": {"width": width, "height": height}, "color_scheme": scheme, "java_script_enabled": script}
+    with studies.served(folder) as address, browsers(1, **options) as [visitor]:
+        person = Person(visitor.page(), plan)
+        seen = set()
+
+        def look(name: str) -> None:
+            if name not in seen and script:
+                assert violations(person.page) == []
+                assert not wide(person.page)
+            seen.add(name)
+
+        person.page.goto(address)
+        look("consent")
+        person.begin(address)
+        for _ in range(plan.count):
+            kind = "trust" if person.page.locator("fieldset.trust").count() else "which"
+            look(f"{kind} {person.page.locator('.told').count()}")
+            if script:
+                for picture in person.page.locator("img").all():
+                    assert picture.evaluate("image => image.complete && image.naturalWidth > 0")
+                    assert picture.get_attribute("alt")
+            person.answer()
+        assert person.done()
+        look("done")
+        person.click("link", "withdraw")
+        look("withdraw")
+        person.page.goto(f"{address}/nothing")
+        look("not found")
+        assert visitor.outside == []
+        assert visitor.errors == []
+        found = study.report(folder, folder / "report.html", resamples=100)
+        person.page.goto((folder / "report.html").as_uri())
+        look("report")
+        assert visitor.outside == []
+    assert found.people.kept == found.people.finished == 1
+    assert all(row.share.value == 1 for row in found.accuracy)
+    assert all(row.score.value == 2 for row in found.trust)
+
+
+def test_by_keyboard_alone(tmp_path):
+    folder = tmp_path / "study"
+    plan = studies.plan(folder, items=2, checks=1)
+    with studies.served(folder) as address, browsers() as [visitor]:
+        page = visitor.page()
+        person = Person(page, plan)
+        page.goto(address)
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        page.keyboard.press("Tab")
+        page.keyboard.press("Space")
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
+        for _ in range(plan.count):
+            page.keyboard.press(str(person.knows() + 1))
+            with page.expect_navigation():
+                page.keyboard.press("Enter")
+        assert person.done()
+    found = study.report(folder, resamples=0)
+    assert all(row.share.value == 1 for row in found.accuracy)
+    assert all(row.score.value == 2 for row in found.trust)
+
+
+def test_two_at_once_stopping_withdrawing_and_going_back(tmp_path):
+    folder = tmp_path / "study"
+    plan = studies.plan(folder, items=3, checks=1)
+    with studies.served(folder) as address, browsers(2) as visitors:
+        one, two = people = [Person(visitor.page(), plan) for visitor in visitors]
+        for person in people:
+            person.begin(address)
+        tasks = {person.page.locator("input[name=task]").get_attribute("value") for person in people}
+        assert len(tasks) == 2
+        for _ in range(3):
+            for person in people:
+                person.answer()
+        # Back: pages are not kept, so that the question that is open comes again.
+        open_task = one.page.locator("input[name=task]").get_attribute("value")
+        one.page.go_back()
+        assert one.page.locator("input[name=task]").get_attribute("value") == open_task
+        assert "Question 4 of 8" in one.page.locator("main").inner_text()
+        # Stopping: the same question comes back, in another tab too.
+        one.click("link", "Stop for now")
+        assert "Your answers are kept" in one.page.locator("main").inner_text()
+        assert violations(one.page) == []
+        again = visitors[0].page()
+        again.goto(f"{address}/question")
+        assert again.locator("input[name=task]").get_attribute("value") == open_task
+        one.page = again
+        two.click("link", "Withdraw")
+        two.click("button", "Delete my answers")
+        assert "deleted" in two.page.locator("main").inner_text()
+        two.page.goto(f"{address}/question")
+        assert two.page.get_by_label("I agree to take part").count() == 1
+        while not one.done():
+            one.answer()
+        assert visitors[0].outside == visitors[1].outside == []
+    found = study.report(folder, resamples=0)
+    assert (found.people.started, found.people.kept, found.people.finished) == (1, 1, 1)
+    assert all(row.share.value == 1 for row in found.accuracy)
+
+
+class Server:
+    """`lucidcam study serve` in a process of its own."""
+
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        words = [sys.executable, "-m", "lucidcam.cli", "study", "serve", str(folder), "--port", str(port)]
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip().rstrip("/")
+        self.port = int(self.address.rpartition(":")[2])
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def test_a_killed_server_loses_nothing(tmp_path):
+    folder = tmp_path / "study"
+    plan = studies.plan(folder, items=3, checks=1)
+    server = Server(folder)
+    assert server.address.startswith("http://127.0.0.1:")
+    try:
+        with browsers() as [visitor]:
+            person = Person(visitor.page(), plan)
+            person.begin(server.address)
+            for _ in range(3):
+                person.answer()
+            open_task = person.page.locator("input[name=task]").get_attribute("value")
+            server.kill()
+            server = Server(folder, server.port)
+            person.page.goto(f"{server.address}/question")
+            assert person.page.locator("input[name=task]").get_attribute("value") == open_task
+            while not person.done():
+                person.answer()
+    finally:
+        server.kill()
+    found = study.report(folder, resamples=0)
+    assert (found.people.kept, found.people.finished) == (1, 1)
+    assert sum(row.n for row in found.accuracy) == 3
+    assert all(row.share.value == 1 for row in found.accuracy)

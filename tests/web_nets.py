@@ -1,0 +1,54 @@
+"""A small network for tests of the web app: quick, and every photo has scores of its own."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+import lucidcam
+from lucidcam.preprocess import Preprocess
+
+LABELS = ("red", "green", "blue", "dark", "bright", "plain")
+
+
+def tiny(seed: int = 0) -> lucidcam.Model:
+    """Three convolutions, global average pooling, six classes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1), nn.ReLU(), nn.Conv2d(12, 16, 3, padding=1), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, len(LABELS)),
+        )  # fmt: skip
+        for each in net.modules():
+            if isinstance(each, nn.Conv2d):
+                nn.init.kaiming_normal_(each.weight, nonlinearity="relu")
+    return lucidcam.wrap(net.eval(), Preprocess(size=(48, 48), resize=48), labels=LABELS, name="tiny")
+
+
+def photo(number: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
+    """A picture of blobs, one for each number."""
+    random = np.random.default_rng(number)
+    coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def bomb(width: int = 50_000, height: int = 50_000) -> bytes:
+    """A PNG of a few bytes whose header promises far too many pixels."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")

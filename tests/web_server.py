@@ -1,0 +1,81 @@
+"""The web app in a process of its own, for tests: `served(…)` gives its address and the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Served:
+    """A running server.
+
+    Attributes:
+        url: of the page.
+        folder: where uploads lie.
+        process: number of the process.
+        log: what it has written to standard error.
+    """
+
+    url: str
+    folder: Path
+    process: int
+    log: Path
+
+    def memory(self) -> float:
+        """Megabytes that the process holds."""
+        import psutil
+
+        return psutil.Process(self.process).memory_info().rss / 1e6
+
+
+@contextmanager
+def served(tmp_path: Path, **options: object) -> Iterator[Served]:
+    """Serve two small networks, "tiny" and "other", or {"demo": True} the embedded one; `options` go to `serve` and `Limits`."""
+    log = tmp_path / "server.log"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    with log.open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            [sys.executable, __file__, json.dumps(options)], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, log.read_text(encoding="utf-8")
+            told = json.loads(line)
+            yield Served(told["url"], Path(told["folder"]), process.pid, log)
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+
+
+def main(options: dict) -> None:
+    import torch
+
+    import lucidcam
+    from lucidcam.web import Limits, serve
+    from lucidcam.web.serving import files
+    from web_nets import tiny
+
+    torch.set_num_threads(1)
+    models = {"demo": lucidcam.load("demo")} if options.pop("demo", False) else {"tiny": tiny(), "other": tiny(1)}
+    auth = options.pop("auth", None)
+    server = serve(models, port=0, wait=False, auth=tuple(auth) if auth else None, limits=Limits(**options))
+    print(json.dumps({"url": server.url, "folder": str(files())}), flush=True)
+    server.wait()
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
