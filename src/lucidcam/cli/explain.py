@@ -73,7 +73,8 @@ def explain(
     layer: LayerOption = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("lucidcam-out"),
     format: Annotated[
-        list[str] | None, typer.Option("--format", help="png, jpg, webp, gif, npz, json. Repeatable. [dim]default: png, of clips gif[/dim]")
+        list[str] | None,
+        typer.Option("--format", help="png, jpg, webp, gif, html, npz, json. Repeatable. [dim]default: png, of clips gif[/dim]"),
     ] = None,
     colormap: Annotated[str, typer.Option(help="Any matplotlib colormap.")] = "turbo",
     alpha: Annotated[float, typer.Option(help="Share of the heatmap in the overlay, 0 to 1.")] = 0.5,

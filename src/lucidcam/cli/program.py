@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -35,23 +37,33 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     pretty_exceptions_enable=False,
 )
-app.command("explain", context_settings=explain.CONTEXT, no_args_is_help=True)(explain.explain)
-app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
-app.command("localize", context_settings=localize.CONTEXT, no_args_is_help=True)(localize.localize)
-app.command("audit", context_settings=audit.CONTEXT, no_args_is_help=True)(audit.audit)
-app.command("discover", context_settings=discover.CONTEXT, no_args_is_help=True)(discover.discover)
-app.command("channels", no_args_is_help=True)(channels.channels)
-app.command("concepts")(concepts.concepts)
-app.command("run", context_settings=run.CONTEXT, no_args_is_help=True)(run.run)
-app.command("report", no_args_is_help=True)(report.report)
-app.add_typer(train.app, name="train")
-app.add_typer(study.app, name="study")
-app.command("app")(web_app)
-app.command("bench")(bench.bench)
-app.command("methods")(methods.methods)
-app.command("metrics")(metrics.metrics)
-app.command("models")(models.models)
-app.command("layers")(layers.layers)
+
+
+def _add(room: str, name: str, command: Callable[..., Any], **options: Any) -> None:
+    """Add a command; its help flows, whatever the width of the terminal."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    app.command(name, help="\n\n".join(" ".join(each.split()) for each in paragraphs), rich_help_panel=room, **options)(command)
+
+
+LOOK, JUDGE, WORK, LIST = "Look", "Judge", "Work through data sets, train", "What there is"
+
+_add(LOOK, "explain", explain.explain, context_settings=explain.CONTEXT, no_args_is_help=True)
+_add(LOOK, "app", web_app)
+_add(LOOK, "channels", channels.channels, no_args_is_help=True)
+_add(LOOK, "concepts", concepts.concepts)
+_add(LOOK, "report", report.report, no_args_is_help=True)
+_add(JUDGE, "evaluate", evaluate.evaluate, no_args_is_help=True)
+_add(JUDGE, "audit", audit.audit, context_settings=audit.CONTEXT, no_args_is_help=True)
+app.add_typer(study.app, name="study", rich_help_panel=JUDGE)
+_add(JUDGE, "bench", bench.bench)
+_add(WORK, "run", run.run, context_settings=run.CONTEXT, no_args_is_help=True)
+_add(WORK, "localize", localize.localize, context_settings=localize.CONTEXT, no_args_is_help=True)
+_add(WORK, "discover", discover.discover, context_settings=discover.CONTEXT, no_args_is_help=True)
+app.add_typer(train.app, name="train", rich_help_panel=WORK)
+_add(LIST, "methods", methods.methods)
+_add(LIST, "metrics", metrics.metrics)
+_add(LIST, "models", models.models)
+_add(LIST, "layers", layers.layers)
 
 
 def _version(wanted: bool) -> None:

@@ -6,7 +6,6 @@ A name is chosen on one half of the bank's images and tested on the other, so th
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +43,8 @@ def concepts(
 
     Of each image and channel the mean and the maximum of its map are kept. On every other image the concept and the one of the two that
     suit the channel best, by AUC, are chosen; on the others they are tested. A channel gets the name when the held-out AUC is at least
-    `least` and, over all channels together, hardly a matter of chance (p ≤ 0.01, Mann–Whitney, Bonferroni). Then images of that concept
-    are left out and the next is looked for, up to three: channels often answer to several things.
+    `least`, its 95 % interval lies above 0.5 and, over all channels together, it is hardly a matter of chance (p ≤ 0.01, Mann–Whitney,
+    Bonferroni). Then images of that concept are left out and the next is looked for, up to three: channels often answer to several things.
 
     Where the bank has masks, the overlap is network dissection's IoU: the channel counts as active above the threshold that `quantile` of
     its places exceed, on images that have masks of concepts of the same kind.
@@ -72,7 +71,7 @@ def concepts(
         bank = bank_for(model) if bank is None else Bank.of(bank)
     seen = Seen(model, bank, layer, progress)
     values, truth = seen.values(quantile)
-    fit = _halves(truth)
+    fit = ranking.halves(truth)
     for concept, shown in zip(bank.concepts, truth.T):
         if min(shown[fit].sum(), shown[~fit].sum()) < 2:
             raise DataError(f"{bank.name}: too few images of {concept!r} can be used ({shown.sum()}); expected at least {FEWEST}.")
@@ -116,7 +115,7 @@ def _rows(seen: _Table, names: tuple[str, ...], least: float) -> Iterator[Name]:
             pool, concept = divmod(int(np.nanargmax(areas)), len(names))
             found = seen.test(channel, pool, concept, left, tests, names[concept])
             nearest = nearest or found
-            if found.auc < least or found.p > LUCK:
+            if found.auc < least or found.p > LUCK or found.low <= 0.5:
                 break
             meanings.append(found)
             left &= ~seen.truth[:, concept]
@@ -164,18 +163,3 @@ class _Table:
         shown = self.values["strength"][left & self.truth[:, concept], channel]
         iou = None if self.overlap is None or np.isnan(self.overlap[channel, concept]) else float(self.overlap[channel, concept])
         return Meaning(name, POOLS[pool], area, low, high, p, iou, float(shown.mean()), float(shown.std()))
-
-
-def _halves(truth: ranking.Truth) -> ranking.Truth:
-    """Which images names are chosen by: every other one of those that show the same concepts, and so of each concept nearly every other."""
-    fit = np.zeros(len(truth), bool)
-    turn: Counter[bytes] = Counter()
-    spare = 0
-    for i, row in enumerate(truth):
-        key = row.tobytes()
-        if not turn[key]:  # the first of its kind: kinds that come once must not all go to one half
-            turn[key] = 1 + spare
-            spare = 1 - spare
-        fit[i] = turn[key] % 2 == 1
-        turn[key] += 1
-    return fit

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from lucidcam.compat import import_optional
 from lucidcam.data.synthetic import FORMS
+from lucidcam.dissection.ranking import halves
 from lucidcam.samples import Mask, Object, Sample
 
 Plane = npt.NDArray[np.float64]
@@ -97,10 +98,14 @@ def _plain(rng: np.random.Generator, size: int) -> Plane:
     return np.asarray(rng.uniform(0.2, 1) + rng.uniform(-0.1, 0.1) * x / size + rng.uniform(-0.1, 0.1) * y / size)
 
 
-def _picture(name: str) -> Draw:
+def _picture(name: str, half: int | None = None) -> Draw:
+    """Cuts of a picture, or of its left (0) or right (1) half only, so that those of one half show nothing of the other's."""
+
     def draw(rng: np.random.Generator, size: int) -> Plane:
         picture = _photo(name)
         side = int(rng.integers(min(picture.shape) // 3, min(picture.shape) // 2))
+        if half is not None:
+            picture = np.array_split(picture, 2, axis=1)[half]
         top, left = (int(rng.integers(0, length - side + 1)) for length in picture.shape)
         rows = np.arange(size) * side // size
         cut = picture[top : top + side, left : left + side][np.ix_(rows, rows)]
@@ -137,17 +142,19 @@ TEXTURES: dict[str, Draw] = {
 """Surfaces by name: from a random generator and a side to `[size, size]` in [−1, 1]."""
 
 
-def surface(rng: np.random.Generator, size: int, texture: str, colour: str) -> Plane:
-    """A textured, tinted surface `[size, size, 3]` in 0 to 255."""
-    pattern = TEXTURES[texture](rng, size)
+def surface(rng: np.random.Generator, size: int, texture: str, colour: str, half: int | None = None) -> Plane:
+    """A textured, tinted surface `[size, size, 3]` in 0 to 255; what is cut from a picture comes from its left (0) or right (1) half."""
+    pattern = (_picture(texture, half) if texture in PICTURES else TEXTURES[texture])(rng, size)
     tint = np.full(3, rng.uniform(110, 235)) if colour == GREY else np.asarray(COLOURS[colour]) + rng.normal(0, 12, 3)
     dark = rng.uniform(0.1, 0.4)
     return np.asarray(tint * (dark + (1 - dark) * (pattern[..., None] + 1) / 2))
 
 
-def scene(rng: np.random.Generator, size: int, texture: str, colour: str, form: str | None) -> tuple[npt.NDArray[np.uint8], Mask]:
+def scene(
+    rng: np.random.Generator, size: int, texture: str, colour: str, form: str | None, half: int | None = None
+) -> tuple[npt.NDArray[np.uint8], Mask]:
     """An image `[size, size, 3]` and the surface's pixels: all of it, or a shape before dull, slightly noisy grey."""
-    painted = surface(rng, size, texture, colour)
+    painted = surface(rng, size, texture, colour, half)
     inside = np.ones((size, size), bool)
     ground = np.full((size, size, 3), rng.uniform(30, 190))
     if form is not None:
@@ -163,19 +170,22 @@ def scene(rng: np.random.Generator, size: int, texture: str, colour: str, form: 
 def samples(count: int, size: int, seed: int) -> Iterator[Sample]:
     """Draw scenes: textures, colours and shapes come equally often, and independently of each other.
 
-    Image i depends on the seed, on i and on `count` alone.
+    Image i depends on the seed, on i and on `count` alone. Of pictures, the images that names are chosen by are cut from the left half, those
+    that they are tested on from the right one.
     """
     rng = np.random.default_rng(seed)
     textures, colours = _dealt(rng, list(TEXTURES), count), _dealt(rng, [*COLOURS, GREY], count)
     forms = _dealt(rng, list(FORMS), count)
     full = rng.random(count) < FULL
-    for i in range(count):
+    shown = [(texture, colour, *([] if empty else [form])) for texture, colour, form, empty in zip(textures, colours, forms, full, strict=True)]
+    every = [*TEXTURES, *COLOURS, GREY, *FORMS]
+    fit = halves(np.array([[name in names for name in every] for names in shown]))
+    for i, names in enumerate(shown):
         form = None if full[i] else forms[i]
-        pixels, inside = scene(np.random.default_rng([seed, i]), size, textures[i], colours[i], form)
-        names = [textures[i], colours[i], *([] if form is None else [form])]
+        pixels, inside = scene(np.random.default_rng([seed, i]), size, textures[i], colours[i], form, 0 if fit[i] else 1)
         # A function's default holds the mask of this turn.
         objects = tuple(Object(name, mask=lambda inside=inside: inside) for name in names)  # type: ignore[misc]
-        yield Sample(pixels, f"scene-{seed}-{i:05d}", tuple(names), objects)
+        yield Sample(pixels, f"scene-{seed}-{i:05d}", names, objects)
 
 
 def _dealt(rng: np.random.Generator, names: list[str], count: int) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -30,7 +31,7 @@ FAINTEST = 1e-3
 """A channel that means a concept less than this does not mean it here."""
 
 DRAWS = 1000
-"""Random sets of channels that a word is compared with."""
+"""Shufflings of the names that words are compared with."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ class Word:
             in [−1, 1]: positive speaks for the class, negative against it.
         confidence: how sure the name is: the lower ends of its channels' 95 % intervals of held-out AUC, averaged by their part here;
             0.5 is chance, 1 perfect.
-        chance: how often as many channels of the layer, drawn at random, have at least as much evidence on that side. A concept that names
-            many channels gets a share by that alone; near 0 it has more than that.
+        chance: how often, when the names are shuffled among the channels that have one, *any* word has so much more evidence, on either
+            side, than its channels are worth on average. A concept that names many channels gets a share by that alone. It holds for
+            all words of the image together: with names that mean nothing, one image in twenty has a word below 0.05.
         channels: that mean it here, largest part first.
     """
 
@@ -194,28 +196,29 @@ def words(
     elif not isinstance(names, Names):
         names = Names.load(names)
     with asked(model, image, target, names.layer if layer is None else layer, progress=progress, title="words") as (run, prepared):
-        names.check(model, run.layer.name, run.capture(gradients=True).activations.shape[2])
         capture = run.capture(gradients=True)
         if capture.activations.ndim != 5:
             raise LayerError(f"the layer {run.layer.name!r} has maps of {capture.activations.ndim - 3} axes; words need maps [h, w].")
-        weights = spatial_mean(capture.gradients)[0, 0]
+        names.check(model, run.layer.name, capture.activations.shape[2])
+        importances = spatial_mean(capture.gradients)[0, 0]
         activations = capture.activations[0, 0].float().cpu()
-        parts = weights[:, None, None].float().cpu() * activations
+        parts = importances[:, None, None].float().cpu() * activations
         bound, scores = run.bound.on_host(), run.clean_scores()
         id = None if bound.ids is None else int(bound.ids[0, 0])
         probability = None if id is None else float(run.probabilities(logits(run.outputs()))[0, id])
         label, score = bound.name(0, 0, model.label), float(scores[0, 0])
     evidence = parts.sum((1, 2)).double()
     total = float(evidence.abs().sum()) or 1.0
-    drawn = _drawn(evidence)
     shares = {row.channel: row.shares(activations[row.channel]) for row in names.rows if row.meanings and evidence[row.channel] != 0}
-    found = []
-    for concept in names.concepts:
-        mine = {k: each[concept] for k, each in shares.items() if each.get(concept, 0.0) >= FAINTEST}
-        if mine:
-            weights = torch.zeros(len(parts)).index_put_((torch.tensor(list(mine)),), torch.tensor(list(mine.values())))
-            word = _word(names, concept, weights.double(), evidence, total, drawn)
-            found.append((word, torch.einsum("k,khw->hw", weights, parts)))
+    meant = torch.tensor([[each.get(concept, 0.0) for concept in names.concepts] for each in shares.values()], dtype=torch.float64)
+    meant = F.threshold(meant.reshape(len(shares), len(names.concepts)), FAINTEST, 0)
+    mine, own = list(shares), evidence[list(shares)]
+    by_chance = chances(meant, own)
+    found = [
+        (_word(names, concept, mine, meant[:, i] * own, total, by_chance[i]), torch.einsum("k,khw->hw", meant[:, i].float(), parts[mine]))
+        for i, concept in enumerate(names.concepts)
+        if meant[:, i].any()
+    ]
     found.sort(key=lambda each: -each[0].share)
     nameless = torch.tensor([row.channel for row in names.rows if not row.meanings], dtype=torch.long)
     return Words(
@@ -235,22 +238,37 @@ def words(
     )
 
 
-def _word(names: Names, concept: str, weights: Tensor, evidence: Tensor, total: float, drawn: Tensor) -> Word:
-    part = weights * evidence
-    meaning = names.meaning(concept)
-    order = [k for k in part.abs().argsort(descending=True, stable=True).tolist() if part[k] != 0]
-    sure = sum(float(part[k].abs()) * meaning[k].low for k in order) / float(part.abs().sum())
-    summed = float(part.sum())
-    side = 1 if summed >= 0 else -1
-    as_much = int((side * drawn[:, len(meaning) - 1] >= side * summed - 1e-12 * total).sum())
-    return Word(concept, summed / total, sure, (1 + as_much) / (1 + len(drawn)), tuple(order))
+def chances(meant: Tensor, evidence: Tensor) -> list[float]:
+    """How probable words with so much evidence are when names mean nothing: by shuffling, the largest excess over all words.
 
+    The excess of a word is what it has on its side beyond what its channels, with the average evidence of all, would have, in standard
+    deviations over shufflings (in closed form). Comparing with the largest over all words, positive and negative, makes it
+    hold for all of them together (Westfall & Young 1993).
 
-def _drawn(evidence: Tensor) -> Tensor:
-    """Sums of the evidence `[C]` of random channels: `[DRAWS, C]`, in column n − 1 of n of them."""
+    Args:
+        meant: how far each channel means each concept `[n, K]`.
+        evidence: of each channel `[n]`.
+    """
+    centred = meant - meant.mean(0)
+    spread = (centred.square().sum(0) * evidence.var(correction=1)).sqrt() if len(evidence) > 1 else meant.new_zeros(meant.shape[1])
+    least = 1e-9 * (meant.T @ evidence.abs())
+
+    def excess(shuffled: Tensor) -> Tensor:
+        above = (shuffled @ meant).sign() * (shuffled @ centred)
+        return torch.where(spread > least, above / spread.clamp(min=1e-300), 0)
+
     generator = torch.Generator().manual_seed(0)
     orders = torch.rand(DRAWS, len(evidence), generator=generator).argsort(1)
-    return evidence[orders].cumsum(1)
+    largest = excess(evidence[orders]).amax(1)
+    as_much = (largest[:, None] >= excess(evidence) - 1e-9).sum(0)
+    return [float(each) for each in (1 + as_much) / (1 + DRAWS)]
+
+
+def _word(names: Names, concept: str, channels: Sequence[int], part: Tensor, total: float, chance: float) -> Word:
+    meaning = names.meaning(concept)
+    order = [i for i in part.abs().argsort(descending=True, stable=True).tolist() if part[i] != 0]
+    sure = sum(float(part[i].abs()) * meaning[channels[i]].low for i in order) / float(part.abs().sum())
+    return Word(concept, float(part.sum()) / total, sure, chance, tuple(channels[i] for i in order))
 
 
 def _stacked(maps: Iterable[Tensor], like: Tensor) -> Tensor:
