@@ -46,7 +46,8 @@ def make(
     for name, each in plan.facts["models"].items():
         if each["accuracy"] is not None:
             screen.print(f"{name}: right on {each['accuracy']:.1%} of the labelled photos", soft_wrap=True, markup=False)
-    screen.print(f"one who clicks at random passes the checks with a probability of {plan.luck():.2%}", soft_wrap=True)
+    for kind, luck in plan.luck().items():
+        screen.print(f"{kind}: one who clicks at random passes the checks with a probability of {luck:.2%}", soft_wrap=True)
     screen.print(f"lucidcam study serve {out}", soft_wrap=True, markup=False)
     tell(plan.problems, SHOWN)
 

@@ -20,6 +20,9 @@ SURE = 1.959964
 FEW = 15
 """With fewer images than this on either side, small probabilities are counted rather than approximated."""
 
+FINEST = 2000
+"""Sums of ranks are counted one by one up to this."""
+
 
 def halves(truth: Truth) -> Truth:
     """Which images `[n]` names are chosen by, the rest being for the test: every other one of those that show the same concepts `[n, K]`.
@@ -104,14 +107,19 @@ def chance(values: Values, truth: Truth) -> float:
 
 
 def _exact(values: Values, few: Truth) -> float:
-    """Probability that so many places, drawn at random of all, have as small a sum of ranks as `few` `[n]` have."""
+    """Probability that so many places, drawn at random of all, have as small a sum of ranks as `few` `[n]` have.
+
+    Sums beyond 2000 halves are counted in larger units, always so that the probability comes out larger, by less than a hundredth or so.
+    """
     doubled = np.rint(2 * ranks(values[:, None])[:, 0]).astype(np.int64)  # equal values share a rank, that may be half a number
     count, most = int(few.sum()), int(doubled[few].sum())
+    unit = max(1, most // FINEST)
+    doubled, most = doubled // unit, most // unit
     ways = np.zeros((count + 1, most + 1))  # by how many places were drawn, and their sum
     ways[0, 0] = 1
     for rank, places in zip(*(each.tolist() for each in np.unique(doubled, return_counts=True)), strict=True):
         before = ways.copy()
-        for drawn in range(1, min(places, count, most // rank) + 1):
+        for drawn in range(1, min(places, count, most // max(rank, 1)) + 1):
             ways[drawn:, drawn * rank :] += math.comb(places, drawn) * before[: count + 1 - drawn, : most + 1 - drawn * rank]
     return float(ways[count].sum()) / math.comb(len(values), count)
 

@@ -5,7 +5,7 @@ lucidcam.study.serve("study")                  # http://127.0.0.1:8080/
 lucidcam.study.report("study", "study.html")   # accuracy, trust and agreement, with intervals
 """
 
-from lucidcam.study.agreement import fleiss_kappa, krippendorff_alpha
+from lucidcam.study.agreement import fleiss_kappa, krippendorff_alpha, randolph_kappa
 from lucidcam.study.config import Config, Trust, WhichClass
 from lucidcam.study.findings import Findings, report
 from lucidcam.study.making import make
@@ -22,6 +22,7 @@ __all__ = [
     "fleiss_kappa",
     "krippendorff_alpha",
     "make",
+    "randolph_kappa",
     "report",
     "serve",
 ]

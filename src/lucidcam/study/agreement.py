@@ -1,4 +1,4 @@
-"""How far people agree: Krippendorff's alpha and Fleiss' kappa."""
+"""How far people agree: Krippendorff's alpha, Fleiss' kappa and Randolph's."""
 
 from __future__ import annotations
 
@@ -82,4 +82,30 @@ def fleiss_kappa(counts: Any) -> float:
     if chance == 1:
         return float("nan")
     agreed = float(((table**2).sum(1) - n).mean() / (n * (n - 1)))
+    return (agreed - chance) / (1 - chance)
+
+
+def randolph_kappa(counts: Any) -> float:
+    """Randolph's free-marginal kappa, `(P̄ − 1/k) / (1 − 1/k)` (Randolph 2005; of two raters: Bennett, Alpert and Goldstein's S, 1954).
+
+    Chance is the same for each of a unit's `k` options, and not how often they were given elsewhere. It fits units that offer options of
+    their own, few of the many that there are.
+
+    Args:
+        counts: `[units, options]`: how many raters gave a unit each of its options; units with less than two raters are left out.
+
+    Returns:
+        1: all agree; 0: as by chance. NaN where no unit has two raters.
+
+    Raises:
+        InputError: for another shape.
+    """
+    table = np.asarray(counts, np.float64)
+    if table.ndim != 2 or table.shape[1] < 2:
+        raise InputError(f"expected counts [units, options], two options at least; got {list(table.shape)}.")
+    table = table[table.sum(1) >= 2]
+    if not len(table):
+        return float("nan")
+    raters, chance = table.sum(1), 1 / table.shape[1]
+    agreed = float((((table**2).sum(1) - raters) / (raters * (raters - 1))).mean())
     return (agreed - chance) / (1 - chance)

@@ -19,14 +19,19 @@ from lucidcam.errors import LucidcamError, OptionError
 from lucidcam.study.plan import ANSWERED, ANSWERS, Block, Item, Plan
 
 LEFT_OPEN = 3600.0
-"""Seconds after which a question that was shown and not answered no longer counts as asked."""
+"""Seconds after which who was shown a question, and does nothing, may be taken for gone."""
 
 PATIENCE = 30.0
 """Seconds to wait for another process that writes."""
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS study (plan TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS participants (id INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT NOT NULL UNIQUE, seed INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS study (plan TEXT NOT NULL, epoch INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS participants (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    token TEXT NOT NULL UNIQUE,
+    seed INTEGER NOT NULL,
+    epoch INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS tasks (
     participant INTEGER NOT NULL REFERENCES participants (id) ON DELETE CASCADE,
     position INTEGER NOT NULL,
@@ -74,7 +79,7 @@ class Given:
         participant: a number without a meaning.
         item: what was asked about.
         value: without the page's order, see `Item.canonical`; of a check for "trust" as it stood on the page.
-        seconds: from the question to the answer; None: the server was started anew between them.
+        seconds: from when the question was first shown to the answer; None: the server was started anew between them.
     """
 
     participant: int
@@ -89,34 +94,40 @@ class Answers:
     Args:
         folder: of the study.
         plan: of the study.
+        read_only: for a report, while a server may be writing.
 
     Raises:
-        OptionError: the folder holds answers to another study, or none can be kept there.
+        OptionError: the folder holds answers to another study, or they cannot be kept there, or read.
     """
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, plan: Plan, read_only: bool = False) -> None:
         self.plan = plan
         self._items = {each.id: each for each in plan.items}
         self._lock = threading.Lock()
-        # When questions were shown, by their tokens. Not in the file: the time of day might tell who it was.
+        # When questions were first shown, by their tokens. Not in the file: the time of day might tell who it was.
         self._shown: dict[str, float] = {}
+        self._epoch = -1, 0.0  # the last that was seen, and since when
         path = folder / ANSWERS
+        address = path.resolve().as_uri() + ("?mode=ro" if read_only else "")
         try:
-            self._base = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
-            # WAL: readers do not wait. FULL: an answer is on the disk before the next question is shown. secure_delete: so that
-            # withdrawn answers are overwritten, not only unlinked.
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
-                self._base.execute(f"PRAGMA {pragma}")
-            self._base.executescript(SCHEMA)
-            with self._transaction() as base:
-                found = base.execute("SELECT plan FROM study").fetchone()
-                if found is None:
-                    base.execute("INSERT INTO study VALUES (?)", (plan.id,))
+            self._base = sqlite3.connect(address, timeout=PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
+            if not read_only:
+                self._prepare()
+            found = self._base.execute("SELECT plan FROM study").fetchone()
         except sqlite3.Error as error:
-            raise OptionError(f"answers cannot be kept in {path}: {error}.") from None
-        if found is not None and found[0] != plan.id:
+            raise OptionError(f"answers cannot be {'read from' if read_only else 'kept in'} {path}: {error}.") from None
+        if found[0] != plan.id:
             self.close()
             raise OptionError(f"{path} holds answers to another study; take it away, or serve the study that it belongs to.")
+
+    def _prepare(self) -> None:
+        # WAL: readers do not wait. FULL: an answer is on the disk before the next question is shown. secure_delete: so that withdrawn
+        # answers are overwritten, not only unlinked.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+            self._base.execute(f"PRAGMA {pragma}")
+        self._base.executescript(SCHEMA)
+        with self._transaction() as base:
+            base.execute("INSERT INTO study SELECT ?, 0 WHERE NOT EXISTS (SELECT * FROM study)", (self.plan.id,))
 
     def close(self) -> None:
         """Close the file."""
@@ -130,11 +141,15 @@ class Answers:
         """
         token = secrets.token_urlsafe(32)
         with self._transaction() as base:
+            now = self._now(base)
             if self._count(base) >= self.plan.participants:
-                self._make_room(base)
-            if self._count(base) >= self.plan.participants:
-                raise FullError("The study has as many participants as it needs.")
-            base.execute("INSERT INTO participants (token, seed) VALUES (?, ?)", (_hash(token), secrets.randbits(62)))
+                self._make_room(base, now)
+            full = self._count(base) >= self.plan.participants
+            if not full:
+                values = _hash(token), secrets.randbits(62), now
+                base.execute("INSERT INTO participants (token, seed, epoch) VALUES (?, ?, ?)", values)
+        if full:
+            raise FullError("The study has as many participants as it needs.")
         return token
 
     def known(self, token: str) -> bool:
@@ -153,17 +168,18 @@ class Answers:
         """
         with self._transaction() as base:
             participant, seed = self._participant(base, token)
+            now = self._now(base)
+            base.execute("UPDATE participants SET epoch = ? WHERE id = ? AND epoch <> ?", (now, participant, now))
             had = base.execute(
                 "SELECT position, item, token, flipped, answer FROM tasks WHERE participant = ? ORDER BY position", (participant,)
             ).fetchall()
             for position, item, own, flipped, answer in had:
                 if answer is None:
-                    self._shown[own] = time.monotonic()
                     return Task(own, position + 1, self._items[item], bool(flipped))
             if len(had) >= self.plan.count:
                 return None
             position = len(had)
-            item, flipped = self._choose(base, position, [self._items[each[1]] for each in had], seed)
+            item, flipped = self._choose(base, now, position, [self._items[each[1]] for each in had], seed)
             task = Task(secrets.token_urlsafe(16), position + 1, item, flipped)
             base.execute(
                 "INSERT INTO tasks (participant, position, token, item, flipped) VALUES (?, ?, ?, ?, ?)",
@@ -200,13 +216,19 @@ class Answers:
         return True
 
     def withdraw(self, token: str) -> bool:
-        """Delete somebody with all that they answered; False, where nobody takes part under this token."""
+        """Delete somebody with all that they answered; False, where nobody takes part under this token.
+
+        The file is overwritten where it was; if another process is just reading, then after the next withdrawal, or when the last process
+        closes the file.
+        """
         with self._transaction() as base:
-            gone = base.execute("DELETE FROM participants WHERE token = ?", (_hash(token),)).rowcount
-        if gone:
-            with self._lock:
-                self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log has what was deleted, too
-        return bool(gone)
+            found = base.execute("SELECT id FROM participants WHERE token = ?", (_hash(token),)).fetchone()
+            if found is None:
+                return False
+            self._delete(base, found[0])
+        with self._lock:
+            self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log has what was deleted, too
+        return True
 
     def given(self) -> list[Given]:
         """All answers, checks among them."""
@@ -227,16 +249,32 @@ class Answers:
     def _count(self, base: sqlite3.Connection) -> int:
         return int(base.execute("SELECT COUNT(*) FROM participants").fetchone()[0])
 
-    def _make_room(self, base: sqlite3.Connection) -> None:
-        """Forget those who agreed and never answered, but for those who are at it."""
-        here = [token for token in self._shown if self._open(token)]
-        rows = base.execute("SELECT participant, token, answer FROM tasks").fetchall()
-        stays = {who for who, token, answer in rows if answer is not None or token in here}
-        for (who,) in base.execute("SELECT id FROM participants").fetchall():
-            if who not in stays:
-                base.execute("DELETE FROM participants WHERE id = ?", (who,))
+    def _make_room(self, base: sqlite3.Connection, now: int) -> None:
+        """Forget those who agreed and never answered, but for those who may be at it."""
+        answered = "SELECT participant FROM tasks WHERE answer IS NOT NULL"
+        for (who,) in base.execute(f"SELECT id FROM participants WHERE epoch < ? AND id NOT IN ({answered})", (now - 1,)).fetchall():
+            self._delete(base, who)
 
-    def _choose(self, base: sqlite3.Connection, position: int, had: list[Item], seed: int) -> tuple[Item, bool]:
+    def _delete(self, base: sqlite3.Connection, participant: int) -> None:
+        for (task,) in base.execute("SELECT token FROM tasks WHERE participant = ?", (participant,)):
+            self._shown.pop(task, None)
+        base.execute("DELETE FROM participants WHERE id = ?", (participant,))
+
+    def _now(self, base: sqlite3.Connection) -> int:
+        """A counter that goes up once in `LEFT_OPEN` seconds at most, and only while the study is used.
+
+        Processes share it: what has an epoch before the last one is older than `LEFT_OPEN`. It tells nobody the time of day.
+        """
+        epoch = int(base.execute("SELECT epoch FROM study").fetchone()[0])
+        seen, since = self._epoch
+        if epoch == seen and time.monotonic() - since >= LEFT_OPEN:
+            epoch += 1
+            base.execute("UPDATE study SET epoch = ?", (epoch,))
+        if epoch != seen:
+            self._epoch = epoch, time.monotonic()
+        return epoch
+
+    def _choose(self, base: sqlite3.Connection, now: int, position: int, had: list[Item], seed: int) -> tuple[Item, bool]:
         block, check = _place(self.plan, position, seed)
         rng = np.random.default_rng([seed, 1, position])
         flipped = bool(rng.integers(2))
@@ -244,7 +282,7 @@ class Answers:
         left = [each for each in self.plan.of(block.kind, check) if each.id not in taken]
         photos = {each.image for each in had if each.kind == block.kind}
         conditions = Counter(each.condition for each in had if each.kind == block.kind)
-        asked = self._asked(base)
+        asked = self._asked(base, now)
         drawn = rng.random(len(left))
         best = min(
             range(len(left)),
@@ -253,16 +291,10 @@ class Answers:
         item = left[best]
         return item, flipped and not (item.check and item.kind == "trust")  # its words name a side as it stands
 
-    def _asked(self, base: sqlite3.Connection) -> Counter[str]:
-        """How often each item was answered, or is being answered right now."""
-        asked = Counter(dict(base.execute("SELECT item, COUNT(*) FROM tasks WHERE answer IS NOT NULL GROUP BY item").fetchall()))
-        for token, item in base.execute("SELECT token, item FROM tasks WHERE answer IS NULL"):
-            asked[item] += self._open(token)
-        return asked
-
-    def _open(self, token: str) -> bool:
-        shown = self._shown.get(token)
-        return shown is not None and time.monotonic() - shown < LEFT_OPEN
+    def _asked(self, base: sqlite3.Connection, now: int) -> dict[str, int]:
+        """How often each item was answered, or may be just being answered."""
+        counted = "SELECT item, COUNT(*) FROM tasks JOIN participants ON participant = id WHERE answer IS NOT NULL OR epoch >= ? GROUP BY item"
+        return dict(base.execute(counted, (now - 1,)).fetchall())
 
     def _participant(self, base: sqlite3.Connection, token: str) -> tuple[int, int]:
         found = base.execute("SELECT id, seed FROM participants WHERE token = ?", (_hash(token),)).fetchone()

@@ -65,7 +65,7 @@ class Trust:
         similar: the two models' probabilities differ by no more.
         models: the two, or with `between = "methods"` the one; none named: the first.
         methods: which of the study's; none named: all.
-        better: the model that is known to be more accurate; "": the one that is on these photos.
+        better: the model that is known to be more accurate; "": the one that is on these photos, which must not be by chance.
         photo: show the photo beside the explanations, too.
         ask: the question; "": one that suits `between`.
         help: a line below it; "": likewise.
@@ -100,9 +100,9 @@ class Config:
         format: the data's; "": found out.
         split: of formats that have some.
         class_map: the data's classes in the models', as for `lucidcam evaluate`.
-        limit: photos that are looked at; 0: all.
+        limit: photos that are looked at, drawn from all that have labels; 0: all.
         seed: of the choice of photos.
-        passed: the share of checks that a participant has to pass.
+        passed: the share of a question's checks that a participant has to pass, for the answers to it to count.
         participants: no more are let in.
         root: what paths are relative to.
     """
@@ -152,6 +152,8 @@ class Config:
     def _check_trust(self) -> None:
         if self.trust is None:
             return
+        if not 0 <= self.trust.similar <= 1:
+            raise OptionError(f"trust: expected 0 ≤ similar ≤ 1, a difference of probabilities; got {self.trust.similar}.")
         if self.trust.between == "models" and len(self.compared) != 2:
             raise OptionError(f'trust: two models are compared; got {len(self.compared)}: name two in models, or between = "methods".')
         if self.trust.between == "methods" and len(self.trust.methods or self.methods) < 2:

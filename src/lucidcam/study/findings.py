@@ -16,11 +16,11 @@ import numpy as np
 
 from lucidcam.errors import DataError, OptionError
 from lucidcam.storage import write_whole
-from lucidcam.study.agreement import fleiss_kappa, krippendorff_alpha
+from lucidcam.study.agreement import fleiss_kappa, krippendorff_alpha, randolph_kappa
 from lucidcam.study.answers import Answers, Given
-from lucidcam.study.plan import ANSWERS, Item, Kind, Plan
+from lucidcam.study.plan import ANSWERED, ANSWERS, Item, Kind, Plan
 from lucidcam.study.plan import read as read_plan
-from lucidcam.study.resampling import Draws, Floats, Interval, wilson
+from lucidcam.study.resampling import Draws, Floats, Interval, difference_interval, mean_interval, wilson
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ class People:
 
     Attributes:
         started: agreed to take part, and did not withdraw.
-        kept: their answers count.
-        failed: too few of the checks that they answered are right.
-        unchecked: stopped before their first check; nothing is known of them.
+        kept: their answers to one question at least count: they answered all its checks, and enough of them rightly.
+        failed: of the others, those who failed a question's checks.
+        unchecked: of the others, those who stopped before the last check; nothing is known of them.
+        silent: agreed, and answered nothing.
         finished: of those kept, answered all questions.
-        luck: the probability that one who clicks at random passes all checks of the study.
+        counted: people whose answers count, by question.
+        luck: the probability that one who clicks at random passes a question's checks, by question.
         seconds: the median time of an answer, of those kept.
     """
 
@@ -41,8 +43,10 @@ class People:
     kept: int
     failed: int
     unchecked: int
+    silent: int
     finished: int
-    luck: float
+    counted: Mapping[Kind, int]
+    luck: Mapping[Kind, float]
     seconds: float
 
 
@@ -101,7 +105,7 @@ class Trusted:
     score: Interval
     n: int
     items: int
-    majority: Interval
+    majority: float
     against: float
 
 
@@ -109,23 +113,28 @@ class Trusted:
 class Agreement:
     """How far people agree about the same items. NaN: not defined.
 
+    An item of "which class" offers two classes of many: chance is ½ there, whatever is answered elsewhere, which only Randolph's kappa
+    takes it for. Reliability has one scale for all items, and the others suit it.
+
     Attributes:
         question: which.
         items: with two answers or more.
         answers: to them.
+        randolph: Randolph's kappa, of classes.
         nominal: Krippendorff's alpha of answers that are alike or not.
-        ordinal: of answers in an order; NaN for classes.
-        interval: of answers as numbers; NaN for classes.
+        ordinal: of answers in an order.
+        interval: of answers as numbers.
         fleiss: Fleiss' kappa; NaN unless each item has as many answers.
     """
 
     question: Kind
     items: int
     answers: int
-    nominal: float
-    ordinal: float
-    interval: float
-    fleiss: float
+    randolph: float = float("nan")
+    nominal: float = float("nan")
+    ordinal: float = float("nan")
+    interval: float = float("nan")
+    fleiss: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -224,7 +233,7 @@ def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = 
     root = Path(folder).expanduser()
     if not (root / ANSWERS).exists():
         raise DataError(f"nobody has answered yet: {root} has no {ANSWERS}; serve the study with `lucidcam study serve {root}`.")
-    answers = Answers(root, plan)
+    answers = Answers(root, plan, read_only=True)
     try:
         found = replace(judge(plan, answers.given(), answers.participants(), resamples, seed), folder=root)
     finally:
@@ -237,7 +246,7 @@ def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = 
 def judge(plan: Plan, given: Sequence[Given], started: int, resamples: int = 2000, seed: int = 0) -> Findings:
     """Judge some answers to a plan."""
     people, kept = _kept(plan, given, started)
-    counted = [each for each in given if each.participant in kept and not each.item.check]
+    counted = [each for each in given if (each.participant, each.item.kind) in kept and not each.item.check]
     kinds: tuple[Kind, ...] = ("which_class", "trust")
     tables = {kind: _Table.of([each for each in counted if each.item.kind == kind], resamples, seed) for kind in kinds}
     accuracy, accuracy_differences = _accuracy(tables["which_class"])
@@ -256,27 +265,31 @@ def judge(plan: Plan, given: Sequence[Given], started: int, resamples: int = 200
     )
 
 
-def _kept(plan: Plan, given: Sequence[Given], started: int) -> tuple[People, set[int]]:
-    checks: dict[int, list[bool]] = defaultdict(list)
-    count = Counter(each.participant for each in given)
+def _kept(plan: Plan, given: Sequence[Given], started: int) -> tuple[People, set[tuple[int, Kind]]]:
+    """Who counts for which question. Some of the checks say nothing yet: who clicks at random may stop after a lucky one."""
+    checks: dict[tuple[int, Kind], list[bool]] = defaultdict(list)
     for each in given:
         if each.item.check:
-            checks[each.participant].append(each.value == each.item.expected)
-    kept = {who for who, right in checks.items() if plan.passes(sum(right), len(right))}
-    if not any(block.checks for block in plan.blocks):
-        kept = set(count)
-    failed = len(checks) - len(kept & set(checks))
-    seconds = [each.seconds for each in given if each.participant in kept and each.seconds is not None]
-    people = People(
+            checks[each.participant, each.item.kind].append(each.value == each.item.expected)
+    count = Counter(each.participant for each in given)
+    wanted = {block.kind: block.checks for block in plan.blocks}
+    done = {place for place in {(each.participant, each.item.kind) for each in given} if len(checks[place]) == wanted[place[1]]}
+    kept = {place for place in done if plan.passes(sum(checks[place]), len(checks[place]))}
+    people = {who for who, _ in kept}
+    failed = {who for who, _ in done} - people
+    seconds = [each.seconds for each in given if (each.participant, each.item.kind) in kept and each.seconds is not None]
+    found = People(
         started=started,
-        kept=len(kept),
-        failed=failed,
-        unchecked=started - len(kept) - failed,
-        finished=sum(count[who] == plan.count for who in kept),
+        kept=len(people),
+        failed=len(failed),
+        unchecked=len(count) - len(people) - len(failed),
+        silent=started - len(count),
+        finished=sum(count[who] == plan.count for who in people),
+        counted={block.kind: sum(kind == block.kind for _, kind in kept) for block in plan.blocks},
         luck=plan.luck(),
         seconds=float(np.median(seconds)) if seconds else float("nan"),
     )
-    return people, kept
+    return found, kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,47 +334,41 @@ class _Table:
 def _accuracy(table: _Table) -> tuple[tuple[Accuracy, ...], tuple[Difference, ...]]:
     right = (table.values == 0).astype(np.float64)
     rows = []
-    drawn: dict[str, tuple[float, Floats]] = {}
+    drawn: dict[str, tuple[Interval, Floats]] = {}
     for k, method in enumerate(table.conditions):
         chosen = table.condition == k
         n, hits = int(chosen.sum()), int(right[chosen].sum())
-        drawn[method] = hits / n, table.means(right, chosen)
-        rows.append(Accuracy(method, hits, n, table.draws.interval(*drawn[method]), wilson(hits, n)))
-    return tuple(sorted(rows, key=lambda row: -row.share.value)), tuple(_differences(table, drawn))
+        samples = table.means(right, chosen)
+        share = mean_interval(hits / n, samples, n, 0, 1)
+        drawn[method] = share, samples
+        rows.append(Accuracy(method, hits, n, share, wilson(hits, n)))
+    return tuple(sorted(rows, key=lambda row: -row.share.value)), tuple(_differences(drawn))
 
 
-def _differences(table: _Table, drawn: Mapping[str, tuple[float, Floats]]) -> Iterable[Difference]:
-    ranked = sorted(drawn, key=lambda name: -drawn[name][0])
+def _differences(drawn: Mapping[str, tuple[Interval, Floats]]) -> Iterable[Difference]:
+    ranked = sorted(drawn, key=lambda name: -drawn[name][0].value)
     for first, second in itertools.combinations(ranked, 2):
         (a, many), (b, others) = drawn[first], drawn[second]
-        yield Difference(first, second, table.draws.interval(a - b, many - others))
+        yield Difference(first, second, difference_interval(a, b, (many, others)))
 
 
 def _trust(table: _Table, plan: Plan) -> tuple[tuple[Trusted, ...], tuple[Difference, ...]]:
     rows = []
-    drawn: dict[str, tuple[float, Floats]] = {}
+    drawn: dict[str, tuple[Interval, Floats]] = {}
     for k, condition in enumerate(table.conditions):
         chosen = table.condition == k
         first, second = next(each.sides for each in table.items if each.condition == condition)
         towards, other, sign = (first, second, -1) if plan.better == first else (second, first, 1)
         values = table.values * sign
-        drawn[condition] = float(values[chosen].mean()), table.means(values, chosen)
+        n, samples = int(chosen.sum()), table.means(values, chosen)
+        score = mean_interval(float(values[chosen].mean()), samples, n, min(ANSWERED["trust"]), max(ANSWERED["trust"]))
+        drawn[condition] = score, samples
         own = np.unique(table.item[chosen])
         sums = np.array([np.sign(values[table.item == item]).sum() for item in own])
-        rows.append(
-            Trusted(
-                condition,
-                towards,
-                other,
-                table.draws.interval(*drawn[condition]),
-                int(chosen.sum()),
-                len(own),
-                table.draws.interval(float((sums > 0).mean()), _majorities(table, values, chosen)),
-                float((sums < 0).mean()),
-            )
-        )
+        majority, against = float((sums > 0).mean()), float((sums < 0).mean())
+        rows.append(Trusted(condition, towards, other, score, n, len(own), majority, against))
     compared = {(each.towards, each.other) for each in rows}
-    return tuple(rows), tuple(_differences(table, drawn)) if len(compared) == 1 else ()
+    return tuple(rows), tuple(_differences(drawn)) if len(compared) == 1 else ()
 
 
 def _answered(table: _Table, plan: Plan) -> list[Answered]:
@@ -373,44 +380,24 @@ def _answered(table: _Table, plan: Plan) -> list[Answered]:
     return found
 
 
-def _majorities(table: _Table, values: Floats, chosen: Any) -> Floats:
-    """The share of items whose majority is positive, in each bootstrap sample."""
-    items, place = np.unique(table.item[chosen], return_inverse=True)
-    votes = np.zeros((table.draws.people.shape[1], len(items)))
-    np.add.at(votes, (table.who[chosen], place), np.sign(values[chosen]))
-    answered = np.zeros_like(votes)
-    np.add.at(answered, (table.who[chosen], place), 1)
-    photo = np.zeros(len(items), np.int64)
-    photo[place] = table.photo[chosen]
-    weight = table.draws.photos[:, photo] * (table.draws.people @ answered > 0)
-    with np.errstate(invalid="ignore"):
-        return np.asarray((weight * (table.draws.people @ votes > 0)).sum(1) / weight.sum(1))
-
-
 def _agreement(kind: Kind, given: Sequence[Given]) -> Agreement:
-    """Classes are named: that all choose "horse" where it is shown and "person" where that is agrees by more than by one word."""
     items = {each.id: k for k, each in enumerate({g.item.id: g.item for g in given}.values())}
     people = {who: k for k, who in enumerate(sorted({each.participant for each in given}))}
-    names = {name: k for k, name in enumerate(sorted({name for each in given for name in each.item.options}))}
     ratings = np.full((len(people), len(items)), np.nan)
     for each in given:
-        value = names[each.item.options[each.value]] if kind == "which_class" else each.value
-        ratings[people[each.participant], items[each.item.id]] = value
-    rated = np.isfinite(ratings).sum(0)
-    several = ratings[:, rated >= 2]
-    ordered = kind == "trust"
-    fleiss = float("nan")
-    if len(set(rated.tolist())) == 1 and rated[0] >= 2:
-        values = np.unique(ratings[np.isfinite(ratings)])
-        fleiss = fleiss_kappa((ratings[:, :, None] == values).sum(0))
+        ratings[people[each.participant], items[each.item.id]] = each.value
+    counts = (ratings[:, :, None] == ANSWERED[kind]).sum(0)  # [items, what can be answered]
+    rated = counts.sum(1)
+    several = int((rated >= 2).sum()), int(rated[rated >= 2].sum())
+    if kind == "which_class":
+        return Agreement(kind, *several, randolph=randolph_kappa(counts))
     return Agreement(
-        question=kind,
-        items=several.shape[1],
-        answers=int(np.isfinite(several).sum()),
+        kind,
+        *several,
         nominal=krippendorff_alpha(ratings),
-        ordinal=krippendorff_alpha(ratings, "ordinal") if ordered else float("nan"),
-        interval=krippendorff_alpha(ratings, "interval") if ordered else float("nan"),
-        fleiss=fleiss,
+        ordinal=krippendorff_alpha(ratings, "ordinal"),
+        interval=krippendorff_alpha(ratings, "interval"),
+        fleiss=fleiss_kappa(counts) if rated[0] >= 2 and (rated == rated[0]).all() else float("nan"),
     )
 
 

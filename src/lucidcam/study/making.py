@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ LARGEST = 640
 SPARE_CHECKS = 2
 """So many times the checks of one participant are made, so that not all get the same."""
 
+SURE = 0.05
+"""The largest p at which one model counts as more accurate than the other."""
 
 WORDS = {
     "models": (
@@ -76,7 +79,7 @@ def make(config: Any, out: str | os.PathLike[str], progress: bool | None = None)
     for name, options in study.methods.items():
         resolve_method(*method_of(name, options)[:2])
     data = data_of(study)
-    samples, problems = labelled(data, study.seed)
+    samples, problems = labelled(data, study)
     models = {name: model_of(name, given, study.root) for name, given in study.models.items()}
     workshop = _Workshop(study, models, samples, _Pictures(folder / PICTURES), problems=problems)
     with bar(None, "explaining", progress) as advance:
@@ -128,6 +131,7 @@ class _Workshop:
     items: list[Item] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     accuracy: dict[str, float] = field(default_factory=dict)
+    compared: dict[str, Any] = field(default_factory=dict)
     better: str = ""
     unmatched: dict[str, str] = field(default_factory=dict)
     tell: Callable[[float], None] = lambda _: None
@@ -143,30 +147,39 @@ class _Workshop:
         chosen = asked.methods or tuple(self.config.methods)
         made = len(self.items)
         spare: list[Scene] = []
+        unmarked: list[Scene] = []
         count = 0
         for maker in makers:
             if count == asked.images and len(spare) == asked.checks * SPARE_CHECKS:
                 break
             with self._problems():
                 scene = maker()
-                if count < asked.images:
+                if asked.checks and not unmarked and scene.obvious() is None:
+                    unmarked.append(scene)  # for checks in words, which must not be about a photo that counts
+                elif count < asked.images:
                     self.items += self._shown(scene, model, chosen, asked.photo)
                     count += 1
                     self.tell(1)
                 elif len(spare) < asked.checks * SPARE_CHECKS:
                     spare.append(scene)
+        if not count and unmarked:
+            raise DataError("which_class: a single photo suits, and it is kept for the checks; take more photos, or checks = 0.")
         if not count:
             raise DataError(f"none of the photos of two classes can be explained: {self.problems[-1]}")
         counted = self.items[made:]
-        self._add_obvious(asked, makers, spare, counted)
+        drawn = self._obvious(asked, makers, spare)
+        self.items += drawn
+        missing = asked.checks - len(drawn)
+        if missing > 0:
+            pool = self._shown(unmarked[0], model, chosen[:1], asked.photo) if unmarked else drawn
+            self.items += _told(pool, missing * SPARE_CHECKS, self.config.seed)
         return Block("which_class", min(asked.items, len(counted)), asked.checks, asked.ask, asked.help)
 
     def trust(self, asked: Trust) -> Block:
         chosen = asked.methods or tuple(self.config.methods)
         made = len(self.items)
         suited: list[tuple[Sample, str, list[int]]] = []
-        right = np.zeros(len(self.config.compared))
-        seen = 0
+        right: list[list[bool]] = []
         models = [self.models[each] for each in self.config.compared]
         classes = [self._classes(each) for each in self.config.compared]
         for sample in self.samples:
@@ -176,19 +189,21 @@ class _Workshop:
                     continue
                 told = [predicted(model, model.prepare([sample.image])[0]) for model in models]
                 said = [next((label for label, id in each.items() if id == found), "") for each, (found, _) in zip(ids, told)]
-                seen += 1
-                right += [bool(each) for each in said]
+                right.append([bool(each) for each in said])
                 self.tell(1)
                 if said[0] and len(set(said)) == 1 and max(p for _, p in told) - min(p for _, p in told) <= asked.similar:
                     word = spoken(said[0], *((model, id) for model, (id, _) in zip(models, told)))
                     suited.append((sample, word, [id for id, _ in told]))
         for each in classes:
             self.unmatched |= each.reasons
-        if not seen and self.problems:
+        if not right and self.problems:
             raise DataError(f"trust: no photo can be told by {' and '.join(self.config.compared)}: {self.problems[-1]}")
-        if not seen:
+        if not right:
             raise DataError(f"trust: no photo has a label that {' and '.join(self.config.compared)} know; is a class_map missing?")
-        self.accuracy = {name: float(each) / seen for name, each in zip(self.config.compared, right)}
+        self.accuracy = dict(zip(self.config.compared, np.mean(right, 0).tolist()))
+        if asked.between == "models":
+            self.compared = _compared(self.config.compared, right)
+            self.better = asked.better or self._more_accurate()
         for sample, word, predicted_ids in suited:
             if len({each.image for each in self.items[made:]}) == asked.images:
                 break
@@ -197,9 +212,7 @@ class _Workshop:
                 self.tell(1)
         if len(self.items) == made:
             why = f" The last problem: {self.problems[-1]}" if self.problems else ""
-            raise DataError(f"trust: of {seen} labelled photos none is told rightly by {' and '.join(self.config.compared)} alike.{why}")
-        if asked.between == "models":
-            self.better = asked.better or self._more_accurate()
+            raise DataError(f"trust: of {len(right)} labelled photos none is told rightly by {' and '.join(self.config.compared)} alike.{why}")
         counted = self.items[made:]
         self.items += _told(counted, asked.checks * SPARE_CHECKS, self.config.seed)
         ask, help, says = WORDS[asked.between]
@@ -217,6 +230,7 @@ class _Workshop:
                 name: {"name": model.name, "weights": model.fingerprint(), "accuracy": self.accuracy.get(name)}
                 for name, model in self.models.items()
             },
+            **({"which model is more accurate": self.compared} if self.compared else {}),
             "methods": {
                 name: {key: str(value) for key, value in {"method": name, **options}.items()}
                 for name, options in self.config.methods.items()
@@ -270,8 +284,8 @@ class _Workshop:
         method, options, layer = method_of(name, self.config.methods[name])
         return explain(model, [prepared], method, [ids], layer, **{"progress": False, **options})
 
-    def _add_obvious(self, asked: WhichClass, makers: Sequence[Callable[[], Scene]], spare: list[Scene], items: Sequence[Item]) -> None:
-        """Checks: heat drawn exactly on an object, on photos of their own where there are enough; else the answer is told in words."""
+    def _obvious(self, asked: WhichClass, makers: Sequence[Callable[[], Scene]], spare: list[Scene]) -> list[Item]:
+        """Checks: heat drawn exactly on an object, on photos of their own where there are enough."""
         wanted = asked.checks * SPARE_CHECKS
         again = (maker for maker in makers[: asked.images])
         drawn: list[Item] = []
@@ -287,7 +301,7 @@ class _Workshop:
                     beside = self.pictures.keep(scene.image.crop(scene.shown)) if asked.photo else ""
                     kept = self.pictures.keep(picture)
                     drawn.append(Item(_name(), "which_class", scene.name, "check", (kept,), beside, options, expected=0))
-        self.items += drawn + _told(items, max(0, asked.checks - len(drawn)), self.config.seed)
+        return drawn
 
     def _classes(self, name: str) -> ClassMap:
         given = self.config.models[name]
@@ -295,10 +309,10 @@ class _Workshop:
         return ClassMap.of(self.models[name], self.config.class_map if own is None else own)
 
     def _more_accurate(self) -> str:
-        first, second = self.config.compared
-        if self.accuracy[first] == self.accuracy[second]:
+        if self.compared["p"] >= SURE:
+            both = " and ".join(f"{name} on {share:.1%}" for name, share in self.accuracy.items())
             raise DataError(
-                f"trust: {first} and {second} are right on the same share of these photos ({self.accuracy[first]:.1%}); say in better "
+                f"trust: {both} of {self.compared['photos']} photos right may differ by chance (p = {self.compared['p']:.2f}); say in better "
                 "which one is known to be more accurate, or take more photos."
             )
         return max(self.accuracy, key=lambda name: self.accuracy[name])
@@ -322,14 +336,23 @@ def predicted(model: Model, prepared: Prepared) -> tuple[int, float]:
     return best, float(scores[best])
 
 
+def _compared(names: Sequence[str], right: Sequence[Sequence[bool]]) -> dict[str, Any]:
+    """McNemar's exact test of two models on the same photos: those that only one of the two gets right are as coins."""
+    first, second = (sum(a > b for a, b in pairs) for pairs in (right, [each[::-1] for each in right]))
+    n, few = first + second, min(first, second)
+    p = min(1.0, 2 * sum(comb(n, k) for k in range(few + 1)) / 2**n)
+    return {"photos": len(right), f"only {names[0]} right": first, f"only {names[1]} right": second, "p": p}
+
+
 def _told(items: Sequence[Item], count: int, seed: int) -> list[Item]:
-    """Checks that say in words what to answer, on pictures of other items."""
+    """Checks that say in words what to answer, at random: nobody learns from it what a picture shows."""
     rng = np.random.default_rng([seed, 1])
     answers = {-2: "A is clearly more reliable", 2: "B is clearly more reliable"}
     found = []
     for k in range(count):
         item = items[int(rng.integers(len(items)))]
         if item.kind == "which_class":
+            item = replace(item, options=item.options[:: int(rng.choice((1, -1)))])
             expected, told = 0, item.options[0]
         else:
             expected = (-2, 2)[k % 2]

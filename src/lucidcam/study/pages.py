@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -204,7 +204,10 @@ class _Site:
         name = request.path_params["name"]
         if name not in self.names or not await self._known(request):
             raise self.errors.HTTPException(404)
-        content = await self.aside((self.pictures / name).read_bytes)
+        try:
+            content = await self.aside((self.pictures / name).read_bytes)
+        except OSError:
+            raise self.errors.HTTPException(404) from None
         kept = {"Cache-Control": "private, max-age=86400, immutable"}  # the name tells nothing, and no date is told
         return self.responses.Response(content, media_type="image/jpeg", headers={**HEADERS, **kept})
 
@@ -238,7 +241,7 @@ class _Site:
 
     async def _form(self, request: Any) -> Mapping[str, str]:
         """The fields of a form that came from our own pages."""
-        if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        if not _ours(request.headers):
             raise self.errors.HTTPException(403, "This form came from another site.")
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in ("", "application/x-www-form-urlencoded"):
@@ -256,6 +259,18 @@ class _Site:
 
 WRITTEN = {str(value): value for values in ANSWERED.values() for value in values}
 """Answers as forms have them."""
+
+
+def _ours(headers: Mapping[str, str]) -> bool:
+    """Whether a form came from our own pages, as far as the browser tells.
+
+    Those that tell no `Sec-Fetch-Site`, as over plain HTTP or when they are old, tell the `Origin`. It is compared with the host only then:
+    a proxy, which speaks HTTPS, may have put another host in.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        return site in ("same-origin", "none")
+    return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
 
 
 def asked(plan: Plan, task: Task) -> dict[str, Any]:

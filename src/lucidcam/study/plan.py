@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from math import ceil
+from math import ceil, comb
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ class Item:
         condition: the method, or the pair of methods, whose explanation is shown.
         pictures: one for "which_class"; one of each side for "trust".
         photo: the photo itself; "": not shown.
-        options: of "which_class": the class that is shown, then the other.
+        options: of "which_class": the class that is shown, or that a check asks for in words; then the other.
         sides: of "trust": whose explanations the pictures are.
         said: of "trust": the class that was predicted.
         expected: of a check: the right answer. For "which_class" 0, the first option; for "trust" the answer as it stands on the page.
@@ -102,7 +102,7 @@ class Plan:
         consent: what participants agree to.
         blocks: questions, in the order they are asked.
         items: all that can be asked about, checks among them.
-        passed: the share of checks that a participant has to pass.
+        passed: the share of a question's checks that a participant has to pass.
         participants: no more are let in.
         better: of "trust" between models: the more accurate one; "": nobody knows.
         facts: models, their accuracy, methods, data, versions: for the report.
@@ -133,17 +133,14 @@ class Plan:
         """Whether so many right checks are enough."""
         return right >= needed(self.passed, of)
 
-    def luck(self) -> float:
-        """The probability that one who clicks at random passes the checks."""
-        spread = [1.0]
+    def luck(self) -> dict[Kind, float]:
+        """The probability that one who clicks at random passes the checks of each question."""
+        found: dict[Kind, float] = {}
         for block in self.blocks:
-            chance = 1 / len(ANSWERED[block.kind])
-            for _ in range(block.checks):
-                spread = [
-                    (spread[k] if k < len(spread) else 0) * (1 - chance) + (spread[k - 1] * chance if k else 0)
-                    for k in range(len(spread) + 1)
-                ]
-        return sum(spread[needed(self.passed, len(spread) - 1) :])
+            chance, of = 1 / len(ANSWERED[block.kind]), block.checks
+            passing = range(needed(self.passed, of), of + 1)
+            found[block.kind] = sum(comb(of, k) * chance**k * (1 - chance) ** (of - k) for k in passing)
+        return found
 
     def write(self, folder: Path) -> None:
         """Write the plan, whole or not at all."""

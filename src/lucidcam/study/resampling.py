@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import hypot, sqrt
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Z = 1.959963984540054
 """Of 95 %."""
+
+TINY = 1e-9
+"""Means that differ by less do so by rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -52,32 +55,64 @@ class Draws:
         rng = np.random.default_rng(seed)
         return cls(_counts(rng, people, resamples), _counts(rng, photos, resamples))
 
-    @property
-    def enough(self) -> bool:
-        """One person or one photo varies with nothing."""
-        return self.people.shape[1] > 1 and self.photos.shape[1] > 1 and len(self.people) > 0
-
     def means(self, values: Any, who: Any, photo: Any) -> Floats:
-        """The weighted mean of some answers in each sample `[R]`; NaN where a sample has none of them.
+        """The weighted mean of some answers in each sample `[R]`; NaN where a sample has none of them, or all are of one person or photo.
 
         Args:
             values: `[N]`.
             who: the participants' numbers `[N]`.
             photo: the photos' numbers `[N]`.
         """
+        if len(np.unique(who)) < 2 or len(np.unique(photo)) < 2:
+            return np.full(len(self.people), np.nan)  # one person, or one photo, varies with nothing
         sums, counts = (np.zeros((self.people.shape[1], self.photos.shape[1])) for _ in range(2))
         np.add.at(sums, (who, photo), values)
         np.add.at(counts, (who, photo), 1)
         with np.errstate(invalid="ignore"):
             return np.asarray(((self.people @ sums) * self.photos).sum(1) / ((self.people @ counts) * self.photos).sum(1))
 
-    def interval(self, value: float, samples: Floats) -> Interval:
-        """The percentiles of the samples about a value."""
-        samples = samples[np.isfinite(samples)]
-        if not self.enough or not len(samples):
-            return Interval(value, float("nan"), float("nan"))
-        low, high = np.quantile(samples, [0.025, 0.975])
-        return Interval(value, float(low), float(high))
+
+def percentiles(value: float, samples: Floats) -> Interval:
+    """Those of a figure's samples about its value."""
+    samples = samples[np.isfinite(samples)]
+    if not len(samples):
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return Interval(value, float(low), float(high))
+
+
+def mean_interval(value: float, samples: Floats, n: int, lowest: float, highest: float) -> Interval:
+    """The interval of a mean of `n` answers from `lowest` to `highest`.
+
+    Where all answers are alike, all samples are, too, though others might have answered otherwise: then as many as Wilson's interval of
+    n of n leaves may be at an end of the scale. For a share this is Wilson's interval.
+    """
+    found = percentiles(value, samples)
+    if not constant(samples):
+        return found
+    alike = wilson(n, n)[0]
+    return Interval(value, alike * value + (1 - alike) * lowest, alike * value + (1 - alike) * highest)
+
+
+def difference_interval(first: Interval, second: Interval, samples: tuple[Floats, Floats]) -> Interval:
+    """The interval of a difference on the same draws.
+
+    Where the samples of one of the two are all alike, the draws have only the other's part of it; the two's own intervals are then put
+    together as of independent figures, which is too long rather than too short (Newcombe 1998; Zou and Donner 2008).
+    """
+    value = first.value - second.value
+    found = percentiles(value, samples[0] - samples[1])
+    if not any(map(constant, samples)):
+        return found
+    down = hypot(first.value - first.low, second.high - second.value)
+    up = hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, value - down, value + up)
+
+
+def constant(samples: Floats) -> bool:
+    """Whether the samples that there are do not vary."""
+    known = samples[np.isfinite(samples)]
+    return len(known) > 0 and float(np.ptp(known)) < TINY
 
 
 def _counts(rng: np.random.Generator, size: int, resamples: int) -> Floats:

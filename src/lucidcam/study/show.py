@@ -23,12 +23,15 @@ SHOWN = 12
 
 HOW = (
     "Intervals are of 95 %: a bootstrap that draws participants and photos, both with replacement, so that answers of one person, "
-    "and those about one photo, go together. Wilson's takes each answer for itself, and is too short."
+    "and those about one photo, go together. Wilson's takes each answer for itself, and is mostly too short. Where all answers are alike, "
+    "the bootstrap says nothing, and the interval is Wilson's; where they are of one person or one photo, there is none (–)."
 )
 ALPHA = (
-    "1: all agree; 0: as by chance. Alpha takes any number of answers per item; kappa needs as many for each (–: they are not). "
-    "Reliability is on a scale: ordinal alpha fits it."
+    "1: all agree; 0: as by chance. Which class: Randolph's kappa, as each item offers two classes of its own, with a chance of ½. "
+    "Reliability is on one scale: ordinal alpha fits it. Alpha takes any number of answers per item; Fleiss' kappa needs as many for each "
+    "(–: they are not)."
 )
+PAIRED = "On the same people and photos; not corrected for the number of pairs."
 
 
 def table(found: Findings) -> Group:
@@ -40,20 +43,20 @@ def table(found: Findings) -> Group:
             grid.add_row(row.method, _number(row.share.value), _span(row.share), "{:.2f} to {:.2f}".format(*row.wilson), str(row.n))
         parts += [Line(), grid]
     if found.trust:
-        grid = _grid("explained by", "score", "95 %", "majority", "95 %", "answers", title="Which is more reliable (−2 to 2)")
+        grid = _grid("explained by", "score", "95 %", "majority", "against", "answers", title="Which is more reliable (−2 to 2)")
         for each in found.trust:
-            cells = (_signed(each.score.value), _span(each.score, signed=True), _number(each.majority.value), _span(each.majority))
+            cells = (_signed(each.score.value), _span(each.score, signed=True), _number(each.majority), _number(each.against))
             grid.add_row(each.condition, *cells, str(each.n))
         parts += [Line(), grid, *(Line(each) for each in _towards(found))]
     differences = [("right", each) for each in found.accuracy_differences] + [("score", each) for each in found.trust_differences]
     if differences:
-        grid = _grid("of", "difference", "by", "95 %", title="Differences, on the same people and photos")
+        grid = _grid("of", "difference", "by", "95 %", title="Differences, on the same people and photos, not corrected for their number")
         for of, row_ in differences:
             words = f"{row_.first} − {row_.second}"
             grid.add_row(of, words, _signed(row_.difference.value), _span(row_.difference, signed=True))
         parts += [Line(), grid]
     if found.agreement:
-        grid = _grid("question", "α nominal", "α ordinal", "α interval", "Fleiss κ", "items", title="Agreement")
+        grid = _grid("question", "Randolph κ", "α nominal", "α ordinal", "α interval", "Fleiss κ", "items", title="Agreement")
         for own in found.agreement:
             grid.add_row(QUESTIONS[own.question], *(_number(value) for value in _coefficients(own)), str(own.items))
         parts += [Line(), grid]
@@ -63,16 +66,18 @@ def table(found: Findings) -> Group:
 def people(found: People) -> str:
     """Who counts, and who does not, in one line."""
     left = [f"{found.failed} failed the checks"] if found.failed else []
-    left += [f"{found.unchecked} stopped before the first check"] if found.unchecked else []
+    left += [f"{found.unchecked} stopped before the last check"] if found.unchecked else []
+    left += [f"{found.silent} answered nothing"] if found.silent else []
     told = f"; left out: {', '.join(left)}" if left else ""
-    return f"{found.started} participants, {found.kept} count ({found.finished} finished){told}"
+    each = ", ".join(f"{QUESTIONS[kind]}: {n}" for kind, n in found.counted.items())
+    return f"{found.started} participants, {found.kept} count ({found.finished} finished; {each}){told}"
 
 
 def page(found: Findings) -> html.Page:
     """The report as a page."""
     sections = [*_accuracy(found), *_trust(found), *_agreement(found)]
     sections.append(html.Section("How it was judged", [html.Text(HOW), html.Facts(_settings(found))]))
-    facts = {"participants who count": found.people.kept, "left out": found.people.failed + found.people.unchecked}
+    facts = {"participants who count": found.people.kept, "left out": found.people.started - found.people.kept}
     return html.Page(f"Study: {found.plan.title}", "\n\n".join(_lead(found)), sections, facts)
 
 
@@ -81,11 +86,18 @@ def _lead(found: Findings) -> Iterator[str]:
     if found.accuracy:
         best = found.accuracy[0]
         share = f"{best.share.value:.0%} of the answers ({_span(best.share)}; chance: 0.5)"
-        yield f"The class that {best.method} shows was recognised in {share}."
+        yield f"The class that {best.method} shows was recognised in {share}{_best_of(len(found.accuracy))}."
     if found.trust and found.plan.better:
         most = max(found.trust, key=lambda row: row.score.value)
         score = f"{_signed(most.score.value)} ({_span(most.score, signed=True)})"
-        yield f"Explained by {most.condition}, the score is {score}, on a scale from −2 (trust {most.other}) to 2 (trust {most.towards})."
+        yield f"Explained by {most.condition}, the score is {score}, on a scale from −2 (trust {most.other}) to 2 (trust {most.towards})" + (
+            f"{_best_of(len(found.trust))}."
+        )
+
+
+def _best_of(count: int) -> str:
+    """One of several that is named for its figure has it partly by luck."""
+    return f"; the highest of {count}, and its interval is not corrected for that" if count > 1 else ""
 
 
 def _accuracy(found: Findings) -> Iterator[html.Section]:
@@ -110,12 +122,12 @@ def _trust(found: Findings) -> Iterator[html.Section]:
     if not found.trust:
         return
     rows: list[Row] = [
-        [e.condition, e.towards, _signed(e.score.value), _span(e.score, True), _number(e.majority.value), _span(e.majority), e.items, e.n]
+        [e.condition, e.towards, _signed(e.score.value), _span(e.score, True), _number(e.majority), _number(e.against), e.items, e.n]
         for e in found.trust
     ]
-    head = ("explained by", "positive: towards", "score", "95 %", "majority", "95 %", "items", "answers")
+    head = ("explained by", "positive: towards", "score", "95 %", "majority", "against", "items", "answers")
     bars = [html.Bar(e.condition, e.score.value, e.score.low, e.score.high) for e in found.trust]
-    note = "Majority: the share of items on which more answers are for it than against it."
+    note = "Majority: the share of items on which more answers are for it than against it; against: the other way round. The rest are ties."
     parts: list[html.Part] = [
         html.Bars(bars, "Mean score from −2 to 2, with 95 % intervals"),
         html.Table(head, rows, "Trust", note, numeric=(2, 3, 4, 5)),
@@ -130,12 +142,12 @@ def _trust(found: Findings) -> Iterator[html.Section]:
 def _agreement(found: Findings) -> Iterator[html.Section]:
     if not found.agreement:
         return
-    head = ("question", "α nominal", "α ordinal", "α interval", "Fleiss κ", "items", "answers")
+    head = ("question", "Randolph κ", "α nominal", "α ordinal", "α interval", "Fleiss κ", "items", "answers")
     rows: list[Row] = [
         [QUESTIONS[e.question], *(_number(value) for value in _coefficients(e)), e.items, e.answers] for e in found.agreement
     ]
-    caption = "Krippendorff's alpha and Fleiss' kappa, on items with two answers or more"
-    yield html.Section("Agreement between people", [html.Table(head, rows, caption, ALPHA, numeric=(1, 2, 3, 4))])
+    caption = "Randolph's kappa, Krippendorff's alpha and Fleiss' kappa, on items with two answers or more"
+    yield html.Section("Agreement between people", [html.Table(head, rows, caption, ALPHA, numeric=(1, 2, 3, 4, 5))])
 
 
 def _galleries(found: Findings, items: Sequence[Answered], low: str, high: str) -> list[html.Part]:
@@ -162,7 +174,7 @@ def _shot(found: Findings, each: Answered) -> html.Shot:
 
 def _differences(rows: Sequence[Difference], caption: str) -> html.Table:
     cells: list[Row] = [[f"{e.first} − {e.second}", _signed(e.difference.value), _span(e.difference, True)] for e in rows]
-    return html.Table(("difference", "by", "95 %"), cells, caption, "On the same people and photos.", numeric=(1, 2))
+    return html.Table(("difference", "by", "95 %"), cells, caption, PAIRED, numeric=(1, 2))
 
 
 def _settings(found: Findings) -> dict[str, object]:
@@ -170,7 +182,7 @@ def _settings(found: Findings) -> dict[str, object]:
     return {
         "study": plan.id,
         "checks that have to be right": f"{plan.passed:.0%}",
-        "one who clicks at random passes with": f"{plan.luck():.2%}",
+        "one who clicks at random passes with": ", ".join(f"{QUESTIONS[kind]}: {luck:.2%}" for kind, luck in plan.luck().items()),
         "seconds per answer (median)": _number(found.people.seconds),
         "bootstrap samples": found.resamples,
         **{str(name): value for name, value in plan.facts.items()},
@@ -184,8 +196,8 @@ def _towards(found: Findings) -> list[str]:
     return [f"{each.condition}: positive is towards {each.towards}." for each in found.trust]
 
 
-def _coefficients(own: Agreement) -> tuple[float, float, float, float]:
-    return own.nominal, own.ordinal, own.interval, own.fleiss
+def _coefficients(own: Agreement) -> tuple[float, ...]:
+    return own.randolph, own.nominal, own.ordinal, own.interval, own.fleiss
 
 
 def _grid(*columns: str, title: str) -> Grid:

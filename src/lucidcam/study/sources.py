@@ -50,14 +50,17 @@ def data_of(study: Config) -> Dataset:
     if isinstance(source, str) and not Path(source).expanduser().is_absolute() and (study.root / source).exists():
         source = study.root / source
     options = {"split": study.split} if study.split else {}
-    return open_data(source, study.format or None, **options).first(study.limit or None)
+    return open_data(source, study.format or None, **options)
 
 
-def labelled(data: Dataset, seed: int) -> tuple[list[Sample], list[str]]:
-    """The samples that have labels, shuffled; and what could not be read."""
+def labelled(data: Dataset, study: Config) -> tuple[list[Sample], list[str]]:
+    """The samples that have labels, shuffled, at most the study's limit; and what could not be read.
+
+    Cut after shuffling: folders are sorted by class, and their first photos are of one.
+    """
     everything = list(data)
     problems = [each.error for each in everything if isinstance(each, Problem)]
     found = [each for each in everything if isinstance(each, Sample) and each.labels]
     if not found:
         raise DataError(f"{data.name}: no photo has a label, and both questions need them; see the formats in the documentation of data.")
-    return [found[k] for k in np.random.default_rng([seed, 0]).permutation(len(found))], problems
+    return [found[k] for k in np.random.default_rng([study.seed, 0]).permutation(len(found))[: study.limit or None]], problems
