@@ -24,13 +24,15 @@ from commands import run
 from lucidcam import render, study
 from lucidcam.errors import DataError, InputError, LayerError, OptionError
 from lucidcam.settings import resolve_method
-from lucidcam.study.answers import Answers, FullError, Given, UnknownError
+from lucidcam.study import making
+from lucidcam.study.answers import LEFT_OPEN, Answers, FullError, Given, UnknownError
 from lucidcam.study.config import read as read_config
 from lucidcam.study.findings import judge
 from lucidcam.study.plan import ANSWERS, PICTURES, Block, Item, Plan
 from lucidcam.study.plan import read as read_plan
 from lucidcam.study.resampling import Draws, wilson
-from lucidcam.study.show import page, table
+from lucidcam.study.show import page, people, table
+from lucidcam.study.sources import data_of, labelled
 
 pytest.importorskip("starlette")
 pytest.importorskip("httpx")
@@ -182,7 +184,7 @@ def test_known_accuracy_and_trust_are_recovered(tmp_path):
         covered["score"] += trust.score.low <= score <= trust.score.high
         covered["wilson"] += accuracy.wilson[0] <= share <= accuracy.wilson[1]
         assert trust.towards == studies.BETTER
-        assert trust.majority.value > trust.against
+        assert trust.majority > trust.against
     # 95 % of 40 is 38; fewer than 34 would come by chance in 2 of 1000 tests. Wilson's, which takes answers for independent, is too short.
     assert covered["share"] >= 34
     assert covered["score"] >= 34
@@ -190,7 +192,7 @@ def test_known_accuracy_and_trust_are_recovered(tmp_path):
 
 
 def test_the_sign_is_towards_the_better_model_wherever_it_stands(tmp_path):
-    plan = studies.plan(tmp_path / "study", which=False)
+    plan = studies.plan(tmp_path / "study", which=False, checks=1)
     item = plan.of("trust", check=False)[0]
     for better, expected in (("strong", 1.0), ("weak", -1.0), ("", 1.0)):
         given = [Given(0, plan.of("trust", check=True)[0], -2, 1.0), Given(0, item, 1, 1.0)]
@@ -214,14 +216,63 @@ def test_those_who_fail_checks_do_not_count(tmp_path):
     answers.start()  # agreed, and answered nothing
     answers.close()
     found = study.report(folder)
-    assert plan.luck() == pytest.approx(0.5**2 * 0.2**2)
+    assert plan.luck() == {"which_class": pytest.approx(0.5**2), "trust": pytest.approx(0.2**2)}
+    assert found.people.luck == plan.luck()
     assert found.people.started == 37
-    assert found.people.unchecked == 1
-    assert found.people.failed >= 27  # 30 · (1 − 0.01), and more rarely than once in 100 000 below this
+    assert (found.people.silent, found.people.unchecked) == (1, 0)
+    assert found.people.failed >= 12  # 30 · 0.75 · 0.96 = 21.6, and more rarely than once in 5000 below this
     assert found.people.kept == 36 - found.people.failed
-    if found.people.kept == 6:
-        assert all(row.share.value == 1 for row in found.accuracy)
-        assert all(row.score.value == 2 and row.majority.value == 1 for row in found.trust)
+    assert 6 <= found.people.counted["trust"] <= 6 + 6  # 30 · 0.04 = 1.2
+    counted = found.people.counted
+    assert sum(row.n for row in found.accuracy) == counted["which_class"] * 4
+    assert sum(row.n for row in found.trust) == counted["trust"] * 4
+
+
+def test_who_stops_after_a_lucky_check_does_not_count(tmp_path):
+    """Random clickers who stop anywhere: no more of them count for a question than `luck` says."""
+    plan = studies.plan(tmp_path / "study", photos=12, items=12, checks=3)
+    rng = np.random.default_rng(1)
+    given = []
+    for who in range(300):
+        asked = []
+        for block in plan.blocks:
+            own = [*plan.of(block.kind, check=False)[:12], *plan.of(block.kind, check=True)[:3]]
+            asked += [own[k] for k in rng.permutation(len(own))]
+        for item in asked[: rng.integers(1, 31)]:
+            given.append(Given(who, item, int(rng.integers(2) if item.kind == "which_class" else rng.integers(-2, 3)), 1.0))
+    found = judge(plan, given, 300, resamples=0).people
+    for kind, luck in plan.luck().items():
+        assert found.counted[kind] <= 300 * luck + 3 * (300 * luck) ** 0.5
+    assert found.counted["which_class"] > 5
+    assert found.kept + found.failed + found.unchecked == found.started == 300
+    assert found.unchecked > 50
+
+
+def test_who_stops_in_the_second_question_counts_for_the_first(tmp_path):
+    folder = tmp_path / "study"
+    plan = studies.plan(folder, items=6, checks=2)
+    answers = Answers(folder, plan)
+    studies.take_part(answers, studies.right, most=9)  # the first has 8
+    studies.take_part(answers, lambda task: 1 - studies.right(task) if task.item.check else studies.right(task), most=8)
+    answers.close()
+    found = study.report(folder, resamples=0)
+    assert dict(found.people.counted) == {"which_class": 1, "trust": 0}
+    assert (found.people.kept, found.people.failed, found.people.unchecked) == (1, 1, 0)
+    assert sum(row.n for row in found.accuracy) == 6
+    assert found.trust == ()
+
+
+def test_without_checks_nobody_failed_them(tmp_path):
+    folder = tmp_path / "study"
+    plan = studies.plan(folder, checks=0)
+    answers = Answers(folder, plan)
+    studies.take_part(answers, studies.right, most=1)
+    answers.start()
+    answers.close()
+    found = study.report(folder)
+    assert (found.people.kept, found.people.unchecked, found.people.silent) == (1, 0, 1)
+    assert dict(found.people.counted) == {"which_class": 1, "trust": 0}
+    assert people(found.people).endswith("left out: 1 answered nothing")
 
 
 def test_random_clickers_are_at_chance(tmp_path):
@@ -238,27 +289,102 @@ def test_random_clickers_are_at_chance(tmp_path):
         assert row.share.low < 0.5 < row.share.high
     for row in found.trust:
         assert row.score.low < 0 < row.score.high
-    for own in found.agreement:
-        assert abs(own.nominal) < 0.1
+    which, trust = found.agreement
+    assert abs(which.randolph) < 0.1
+    assert abs(trust.nominal) < 0.1
 
 
 @pytest.mark.parametrize("passed", [0.0, 0.5, 0.75, 1.0])
 def test_luck_is_that_of_all_ways_to_click(passed, tmp_path):
     plan = studies.plan(tmp_path / "study", checks=2, passed=passed)
-    ways = itertools.product(range(2), range(2), range(5), range(5))
-    right = [sum(answer == 0 for answer in way) for way in ways]
-    assert plan.luck() == pytest.approx(np.mean([plan.passes(hits, 4) for hits in right]))
+    for kind, answers in (("which_class", 2), ("trust", 5)):
+        ways = itertools.product(range(answers), repeat=2)
+        assert plan.luck()[kind] == pytest.approx(np.mean([plan.passes(sum(answer == 0 for answer in way), 2) for way in ways]))
 
 
-def test_classes_agree_by_name(tmp_path):
-    """Everybody is right about everything: perfect agreement, because classes differ from item to item."""
+def many_classes(methods=("one",)):
+    """Thirty photos of sixty classes, two of its own on each; no checks."""
+    items = {
+        (photo, method, turn): Item(f"{photo}{method}{turn}", "which_class", f"photo {photo}", method, ("p",),
+                                    options=(f"class {2 * photo}", f"class {2 * photo + 1}")[::turn])
+        for photo in range(30) for method in methods for turn in (1, -1)
+    }  # fmt: skip
+    return Plan("x", "t", "c", (Block("which_class", 20, 0, "?"),), tuple(items.values()), 0.75, 1000), items
+
+
+def test_random_clickers_do_not_agree_however_many_classes_there_are():
+    plan, items = many_classes()
+    rng = np.random.default_rng(0)
+    given = [Given(who, item, int(rng.integers(2)), 1.0) for who in range(20) for item in items.values()]
+    [own] = judge(plan, given, 20, resamples=0).agreement
+    assert abs(own.randolph) < 0.03  # 60 items of 190 pairs each
+    assert isnan(own.nominal)
+    assert isnan(own.fleiss)
+
+
+def test_what_all_answer_alike_is_not_certain():
+    """Twelve of twelve: the bootstrap says 1 to 1, Wilson's 0.76 to 1; of one answer nothing is known."""
+    plan, items = many_classes(("one", "other", "single", "even"))
+    rng = np.random.default_rng(0)
+    given = []
+    for who, photo in itertools.product(range(3), range(4)):
+        given.append(Given(who, items[photo, "one", 1], 0, 1.0))
+        given.append(Given(who, items[photo, "other", 1], int(rng.integers(2)), 1.0))
+        given += [Given(who, items[photo, "even", turn], int(turn < 0), 1.0) for turn in (1, -1)]
+    given.append(Given(0, items[0, "single", 1], 0, 1.0))
+    found = judge(plan, given, 3, resamples=300)
+    rows = {row.method: row for row in found.accuracy}
+    assert rows["one"].share.value == 1
+    assert (rows["one"].share.low, rows["one"].share.high) == pytest.approx(wilson(12, 12))
+    assert rows["even"].share.value == 0.5
+    assert rows["even"].share.low < 0.45  # one right, one wrong of each photo, by everybody: every draw has 0.5
+    assert isnan(rows["single"].share.low)
+    assert found.accuracy[-1].method == "single"
+    by = {(each.first, each.second): each.difference for each in found.accuracy_differences}
+    assert isnan(next(difference.low for names, difference in by.items() if "single" in names))
+    a, b = rows["one"].share, rows["other"].share
+    assert by["one", "other"].low == pytest.approx(a.value - b.value - np.hypot(a.value - a.low, b.high - b.value))
+    assert by["one", "other"].high == pytest.approx(a.value - b.value + (b.value - b.low))
+
+
+def test_a_score_that_all_give_alike_is_not_certain(tmp_path):
+    plan = studies.plan(tmp_path / "study", which=False, checks=0)
+    for value in (2, 0):
+        given = [Given(who, item, value, 1.0) for who in range(3) for item in plan.items]
+        row = judge(plan, given, 3, resamples=100).trust[0]
+        w = wilson(row.n, row.n)[0]
+        assert (row.score.low, row.score.value, row.score.high) == pytest.approx((w * value - 2 * (1 - w), value, w * value + 2 * (1 - w)))
+
+
+def test_randolphs_kappa_is_that_of_all_pairs():
+    rng = np.random.default_rng(5)
+    counts = rng.integers(0, 4, (40, 3))
+    agreed = [np.mean([a == b for a, b in itertools.permutations(np.repeat(range(3), row), 2)]) for row in counts if row.sum() > 1]
+    assert len(agreed) < 40
+    assert study.randolph_kappa(counts) == pytest.approx((np.mean(agreed) - 1 / 3) / (2 / 3))
+    assert study.randolph_kappa([[3, 0], [0, 2], [1, 0]]) == 1
+    assert isnan(study.randolph_kappa([[1, 0]]))
+    with pytest.raises(InputError, match="two options"):
+        study.randolph_kappa([[1], [2]])
+
+
+def test_the_page_says_what_is_not_corrected(answered):
+    found = study.report(answered)
+    found.save(answered / "report.html")
+    text = (answered / "report.html").read_text(encoding="utf-8")
+    assert text.count("the highest of 2, and its interval is not corrected for that") == 2
+    assert "not corrected for the number of pairs" in text
+
+
+def test_all_right_is_all_agreed(tmp_path):
+    """Everybody is right about everything: nothing varies, and the agreement is defined all the same."""
     folder = tmp_path / "study"
     plan = studies.plan(folder, photos=3, items=4, trust=False)
     answers = Answers(folder, plan)
     for _ in range(8):
         studies.take_part(answers, studies.right)
     [own] = study.report(folder).agreement
-    assert own.nominal == 1
+    assert own.randolph == 1
     assert isnan(own.ordinal)
     answers.close()
 
@@ -283,6 +409,8 @@ def test_wrong_settings_are_told():
         (good | {"models": {"a": "demo"}}, "two models are compared; got 1"),
         (good | {"passed": 2}, "0 ≤ passed ≤ 1"),
         (good | {"trust": {"items": 0}}, "items ≥ 1"),
+        (good | {"trust": {"similar": -1}}, "0 ≤ similar ≤ 1"),
+        (good | {"trust": {"similar": 1.5}}, "0 ≤ similar ≤ 1"),
         (good | {"models": {}}, "at least one of"),
         (3, "expected a TOML file or a mapping"),
     ]
@@ -309,7 +437,7 @@ def test_a_file_that_is_no_toml_is_told(tmp_path):
 
 def tiny(**changes):
     return {
-        "data": studies.samples(both=6, single=8),
+        "data": studies.samples(both=6, single=12),
         "models": {"colours": studies.model(), "red": studies.model(only_red=True)},
         "methods": {"gradcam": {"layer": "relu"}, "fine": {"method": "gradient"}},
         "which_class": {"images": 4, "items": 5, "checks": 2, "methods": ["gradcam"]},
@@ -330,7 +458,7 @@ def test_make_shows_what_it_says(tmp_path):
     which = plan.of("which_class", check=False)
     assert len(which) == 4 * 1 * 2
     assert {tuple(sorted(item.options)) for item in which} == {("blue", "red")}
-    by_name = {sample.name: sample for sample in studies.samples(both=6, single=8)}
+    by_name = {sample.name: sample for sample in studies.samples(both=6, single=12)}
     for item in which + plan.of("which_class", check=True):
         boxes = {each.label: each.box for each in by_name[item.image].objects}
         shown, other = (boxes[option] for option in item.options)
@@ -356,7 +484,9 @@ def test_make_shows_what_it_says(tmp_path):
     assert len({item.image for item in trusted}) == 3
     assert plan.better == "colours"
     accuracy = {name: each["accuracy"] for name, each in plan.facts["models"].items()}
-    assert accuracy["red"] == pytest.approx((6 + 4) / 14)  # six with both labels, four of red alone
+    assert accuracy["red"] == pytest.approx((6 + 6) / 18)  # six with both labels, six of red alone
+    compared = plan.facts["which model is more accurate"]
+    assert compared == {"photos": 18, "only colours right": 6, "only red right": 0, "p": pytest.approx(2 * 0.5**6)}
     assert accuracy["colours"] > accuracy["red"]
     assert {item.told for item in plan.of("trust", check=True)} == {"A is clearly more reliable", "B is clearly more reliable"}
     assert plan.problems == ()
@@ -406,8 +536,63 @@ def test_without_boxes_checks_are_told_in_words(tmp_path):
     del config["trust"]
     plan = study.make(config, tmp_path / "study", progress=False)
     checks = plan.of("which_class", check=True)
-    assert len(checks) == 2
+    assert len(checks) == 4
     assert all(item.told == item.options[0] for item in checks)
+    counted = plan.of("which_class", check=False)
+    assert len({item.image for item in counted}) == 3
+    assert {item.image for item in checks}.isdisjoint(item.image for item in counted)  # one photo is for the checks alone
+    assert {picture for item in checks for picture in item.pictures}.isdisjoint(each for item in counted for each in item.pictures)
+    with pytest.raises(DataError, match="a single photo suits"):
+        study.make(config | {"data": data[:1]}, tmp_path / "one", progress=False)
+    assert len(study.make(config | {"data": data[:1], "which_class": {"checks": 0}}, tmp_path / "none", progress=False).items) == 4
+
+
+def test_no_photo_is_kept_for_words_that_are_not_needed(tmp_path):
+    """One photo without boxes among others with them, which are enough for the checks."""
+    data = studies.samples(both=4, single=0)
+    data[0] = replace(data[0], objects=(), labels=("red", "blue"))
+    config = tiny(data=data, which_class={"images": 4, "items": 2, "checks": 1, "methods": ["gradcam"]})
+    del config["trust"]
+    plan = study.make(config, tmp_path / "study", progress=False)
+    assert len({item.image for item in plan.of("which_class", check=False)}) == 4
+    assert {item.told for item in plan.of("which_class", check=True)} == {""}
+
+
+def test_what_a_check_asks_for_in_words_is_not_the_truth():
+    _, items = many_classes()
+    pool = [replace(item, pictures=(str(k),)) for k, item in enumerate(items.values())]
+    truth = {item.pictures: item.options[0] for item in pool}
+    told = [check.told == truth[check.pictures] for check in making._told(pool, 400, 0)]
+    assert 0.4 < np.mean(told) < 0.6
+
+
+def test_the_limit_takes_photos_of_all_classes():
+    """Folders are sorted by class: their first photos are of one."""
+    data = [lucidcam.Sample(np.zeros((8, 8, 3), np.uint8), f"{k}", labels=(("red", "blue")[k >= 50],)) for k in range(100)]
+    config = read_config(tiny(data=data, limit=30))
+    found, _ = labelled(data_of(config), config)
+    assert len(found) == 30
+    assert {label for sample in found for label in sample.labels} == {"red", "blue"}
+
+
+def test_a_more_accurate_model_is_not_so_by_chance():
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        right = (rng.random((40, 2)) < rng.random(2)).tolist()
+        found = making._compared(("a", "b"), right)
+        one, other = found["only a right"], found["only b right"]
+        assert (one, other) == (sum(a and not b for a, b in right), sum(b and not a for a, b in right))
+        assert found["p"] == pytest.approx(stats.binomtest(one, one + other).pvalue if one + other else 1)
+
+
+def test_a_lead_of_a_few_photos_needs_better_said(tmp_path):
+    only = {key: value for key, value in tiny(data=studies.samples(both=6, single=8)).items() if key != "which_class"}
+    with pytest.raises(DataError, match=r"may differ by chance \(p = 0\.12\); say in better"):
+        study.make(only, tmp_path / "a", progress=False)
+    only["trust"] = only["trust"] | {"better": "colours"}
+    plan = study.make(only, tmp_path / "b", progress=False)
+    assert plan.facts["which model is more accurate"]["only colours right"] == 4
 
 
 def test_methods_can_be_compared(tmp_path):
@@ -426,7 +611,7 @@ def test_data_that_does_not_suit_is_told(tmp_path):
         study.make(alone | {"data": [np.zeros((32, 32, 3), np.uint8)]}, tmp_path / "b", progress=False)
     alike = {"colours": studies.model(), "same": studies.model()}
     only = {key: value for key, value in tiny(models=alike).items() if key != "which_class"}
-    with pytest.raises(DataError, match="right on the same share"):
+    with pytest.raises(DataError, match="may differ by chance"):
         study.make(only, tmp_path / "c", progress=False)
     assert study.make(only | {"trust": {"better": "same"}}, tmp_path / "d", progress=False).better == "same"
     far = {"images": 3, "similar": 0.0}
@@ -564,16 +749,108 @@ def test_no_more_than_asked_for_are_let_in(folder):
     answers = Answers(folder, plan)
     done = studies.take_part(answers, studies.right, most=1)
     at_it = answers.start()
-    answers.next(at_it)
-    idle = answers.start()
-    new = answers.start()  # there is room: one agreed and never came back
-    assert [answers.known(each) for each in (done, at_it, idle, new)] == [True, True, False, True]
-    answers.next(new)
-    with pytest.raises(FullError):
-        answers.start()
-    answers.withdraw(new)
+    task = answers.next(at_it)
+    fresh = answers.start()  # has agreed, and reads
+    other = Answers(folder, plan)  # as another process would
+    for each in (answers, other):
+        with pytest.raises(FullError):
+            each.start()
+    assert all(map(other.known, (done, at_it, fresh)))
+    answers.answer(at_it, task.token, 0)
+    answers.withdraw(fresh)
     answers.start()
     answers.close()
+    other.close()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_those_who_did_nothing_for_long_make_room(folder, monkeypatch, again):
+    clock = [0.0]
+    monkeypatch.setattr("lucidcam.study.answers.time.monotonic", lambda: clock[0])
+    plan = studies.plan(folder, participants=3)
+    answers = Answers(folder, plan)
+    done = studies.take_part(answers, studies.right, most=1)
+    idle, slow = answers.start(), answers.start()
+    answers.next(idle)
+    for hours in (0.5, 1.2, 1.9):  # the counter's step is an hour: who was there in it, or in the one before, stays
+        clock[0] = hours * LEFT_OPEN
+        with pytest.raises(FullError):
+            answers.start()
+        answers.next(slow)
+    if again:
+        answers.close()
+        answers = Answers(folder, plan)
+        with pytest.raises(FullError):
+            answers.start()
+        clock[0] += LEFT_OPEN
+    else:
+        clock[0] = 2.5 * LEFT_OPEN
+    new = answers.start()
+    assert [answers.known(each) for each in (done, idle, slow, new)] == [True, False, True, True]
+    assert len(answers._shown) == int(not again)  # of the slow one: what was shown to those who are gone is forgotten
+    answers.close()
+
+
+def test_the_clock_starts_when_a_question_is_first_shown(folder, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("lucidcam.study.answers.time.monotonic", lambda: clock[0])
+    plan = studies.plan(folder)
+    answers = Answers(folder, plan)
+    token = answers.start()
+    task = answers.next(token)
+    clock[0] += 20
+    assert answers.next(token) == task  # a reload
+    clock[0] += 5
+    answers.answer(token, task.token, 1)
+    assert [each.seconds for each in answers.given()] == [25]
+    task = answers.next(token)
+    answers.close()
+    answers = Answers(folder, plan)
+    assert answers.next(token) == task
+    answers.answer(token, task.token, 1)
+    assert [each.seconds for each in answers.given()] == [25, None]  # nobody knows when it was first shown
+    answers.next(token)
+    answers.withdraw(token)
+    assert answers._shown == {}
+    answers.close()
+
+
+def test_a_report_only_reads(folder):
+    plan = studies.plan(folder)
+    answers = Answers(folder, plan)
+    studies.take_part(answers, studies.right)
+    with answers._transaction():  # while a server writes
+        reading = Answers(folder, plan, read_only=True)
+        assert len(reading.given()) == plan.count
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            reading.start()
+        reading.close()
+    answers.close()
+    before = (folder / ANSWERS).read_bytes()
+    assert study.report(folder, resamples=0).people.started == 1
+    assert (folder / ANSWERS).read_bytes() == before
+    (folder / ANSWERS).write_bytes(b"")
+    with pytest.raises(OptionError, match="cannot be read from"):
+        study.report(folder)
+    assert (folder / ANSWERS).read_bytes() == b""
+
+
+def test_who_withdraws_while_another_reads_is_gone_in_the_end(folder, monkeypatch):
+    monkeypatch.setattr("lucidcam.study.answers.PATIENCE", 0.1)
+    plan = studies.plan(folder)
+    answers = Answers(folder, plan)
+    token = studies.take_part(answers, studies.right)
+    tasks = [own for (own,) in answers._base.execute("SELECT token FROM tasks")]
+    reading = Answers(folder, plan, read_only=True)
+    reading._base.execute("BEGIN")
+    reading.participants()
+    assert answers.withdraw(token)
+    assert answers.participants() == 0
+    reading._base.execute("COMMIT")
+    reading.close()
+    answers.close()
+    content = b"".join(path.read_bytes() for path in folder.glob(f"{ANSWERS}*"))
+    assert not [own for own in tasks if own.encode() in content]
 
 
 def test_answers_belong_to_one_study(folder):
@@ -592,8 +869,8 @@ def test_nothing_about_people_is_stored(folder):
         for (name,) in answers._base.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'").fetchall()
     }
     assert columns == {
-        "study": ["plan"],
-        "participants": ["id", "token", "seed"],
+        "study": ["plan", "epoch"],  # a counter, no time
+        "participants": ["id", "token", "seed", "epoch"],
         "tasks": ["participant", "position", "token", "item", "flipped", "answer", "seconds"],
     }
     assert token.encode() not in b"".join(path.read_bytes() for path in folder.glob(f"{ANSWERS}*"))
@@ -709,6 +986,9 @@ def test_what_is_forged_is_refused(client, folder):
     assert client.post("/answer", content=b"\xff\xfe", headers={"content-type": "application/x-www-form-urlencoded"}).status_code == 400
     assert client.post("/answer", content="&".join("a=1" for _ in range(50))).status_code == 400
     assert client.post("/answer", data={"task": task, "answer": "0"}, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    for origin in ("https://evil.example", "null", "http://testserver.evil.example", "http://testserver:81"):
+        for path in ("/answer", "/start", "/withdraw"):
+            assert client.post(path, data={"task": task, "answer": "0"}, headers={"origin": origin}).status_code == 403, (path, origin)
     for path in ("/answers.sqlite", "/plan.json", "/pictures/..%2Fplan.json", "/pictures/%2e%2e/plan.json", "/static/../pages.py",
                  "/static/..%2fpages.py", "/pictures/" + "0" * 32 + ".jpg", "/nothing"):  # fmt: skip
         assert client.get(path).status_code == 404, path
@@ -717,6 +997,22 @@ def test_what_is_forged_is_refused(client, folder):
     found = sqlite3.connect(folder / ANSWERS)
     assert found.execute("SELECT COUNT(*) FROM tasks WHERE answer IS NOT NULL").fetchone() == (0,)
     found.close()
+
+
+def test_forms_of_our_own_pages_are_taken(client):
+    task, _ = begin(client)
+    sent = client.post("/answer", data={"task": task, "answer": "0"}, headers={"origin": "http://testserver"})
+    assert sent.headers["location"] == "question"
+    task, _ = question(client)
+    behind_a_proxy = {"origin": "https://study.example", "sec-fetch-site": "same-origin"}
+    assert client.post("/answer", data={"task": task, "answer": "0"}, headers=behind_a_proxy).headers["location"] == "question"
+
+
+def test_a_picture_that_is_gone_is_not_found(client, folder):
+    _, text = begin(client)
+    shown = re.search(r'src="(pictures/[^"]+)"', text)[1]
+    (folder / shown).unlink()
+    assert client.get(f"/{shown}").status_code == 404
 
 
 def test_somebody_elses_question_cannot_be_answered(client, folder):
@@ -768,7 +1064,7 @@ def answered(folder):
 def test_the_report_is_written(answered, capsys):
     run("study", "report", answered, "--out", answered / "report.json")
     told = capsys.readouterr().out
-    assert "10 participants, 10 count (10 finished)" in told
+    assert "10 participants, 10 count (10 finished; which class: 10, reliability: 10)" in told
     assert "Which class is shown" in told
     found = json.loads((answered / "report.json").read_text(encoding="utf-8"))
     assert found["people"]["kept"] == 10
@@ -800,18 +1096,18 @@ def test_the_report_is_one_page_that_asks_for_nothing(answered):
 
 
 def test_fleiss_kappa_is_given_where_it_is_defined(folder):
-    plan = studies.plan(folder, photos=2, items=8, trust=False)
+    plan = studies.plan(folder, photos=2, items=4, which=False)
     answers = Answers(folder, plan)
     rng = np.random.default_rng(1)
     for _ in range(5):
-        studies.take_part(answers, lambda task: studies.right(task) if task.item.check else int(rng.integers(2)))
+        studies.take_part(answers, lambda task: studies.right(task) if task.item.check else int(rng.integers(-2, 3)))
     given = [each for each in answers.given() if not each.item.check]
     answers.close()
     [own] = study.report(folder).agreement
-    counts = [[0, 0] for _ in range(8)]
-    places = {item.id: k for k, item in enumerate(plan.of("which_class", check=False))}
+    counts = [[0] * 5 for _ in range(4)]
+    places = {item.id: k for k, item in enumerate(plan.of("trust", check=False))}
     for each in given:
-        counts[places[each.item.id]][each.item.options[each.value] == "horse"] += 1
+        counts[places[each.item.id]][each.value + 2] += 1
     assert {sum(row) for row in counts} == {5}
     assert own.fleiss == pytest.approx(study.fleiss_kappa(counts))
 
@@ -860,7 +1156,7 @@ def test_the_command_makes_a_study(tmp_path, capsys):
 def test_photos_that_cannot_be_read_are_left_out_and_told(tmp_path):
     (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff")
     bad = [lucidcam.Sample(tmp_path / "cut.jpg", f"cut {k}", labels=("red", "blue")) for k in range(3)]
-    plan = study.make(tiny(data=[*bad, *studies.samples(both=6, single=8)]), tmp_path / "study", progress=False)
+    plan = study.make(tiny(data=[*bad, *studies.samples(both=6, single=12)]), tmp_path / "study", progress=False)
     assert plan.problems
     assert all("cut" in each for each in plan.problems)
     assert not [item for item in plan.items if "cut" in item.image]

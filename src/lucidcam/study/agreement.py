@@ -106,6 +106,6 @@ def randolph_kappa(counts: Any) -> float:
     table = table[table.sum(1) >= 2]
     if not len(table):
         return float("nan")
-    raters, chance = table.sum(1), 1 / table.shape[1]
+    raters, chance = table.sum(1), 1 / len(table[0])
     agreed = float((((table**2).sum(1) - raters) / (raters * (raters - 1))).mean())
     return (agreed - chance) / (1 - chance)

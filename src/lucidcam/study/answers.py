@@ -116,7 +116,7 @@ class Answers:
             found = self._base.execute("SELECT plan FROM study").fetchone()
         except sqlite3.Error as error:
             raise OptionError(f"answers cannot be {'read from' if read_only else 'kept in'} {path}: {error}.") from None
-        if found[0] != plan.id:
+        if found != (plan.id,):
             self.close()
             raise OptionError(f"{path} holds answers to another study; take it away, or serve the study that it belongs to.")
 
@@ -293,7 +293,9 @@ class Answers:
 
     def _asked(self, base: sqlite3.Connection, now: int) -> dict[str, int]:
         """How often each item was answered, or may be just being answered."""
-        counted = "SELECT item, COUNT(*) FROM tasks JOIN participants ON participant = id WHERE answer IS NOT NULL OR epoch >= ? GROUP BY item"
+        counted = (
+            "SELECT item, COUNT(*) FROM tasks JOIN participants ON participant = id WHERE answer IS NOT NULL OR epoch >= ? GROUP BY item"
+        )
         return dict(base.execute(counted, (now - 1,)).fetchall())
 
     def _participant(self, base: sqlite3.Connection, token: str) -> tuple[int, int]:

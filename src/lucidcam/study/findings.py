@@ -342,7 +342,8 @@ def _accuracy(table: _Table) -> tuple[tuple[Accuracy, ...], tuple[Difference, ..
         share = mean_interval(hits / n, samples, n, 0, 1)
         drawn[method] = share, samples
         rows.append(Accuracy(method, hits, n, share, wilson(hits, n)))
-    return tuple(sorted(rows, key=lambda row: -row.share.value)), tuple(_differences(drawn))
+    rows.sort(key=lambda row: (not isfinite(row.share.low), -row.share.value))  # first those of which something is known
+    return tuple(rows), tuple(_differences(drawn))
 
 
 def _differences(drawn: Mapping[str, tuple[Interval, Floats]]) -> Iterable[Difference]:

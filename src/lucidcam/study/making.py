@@ -166,14 +166,17 @@ class _Workshop:
             raise DataError("which_class: a single photo suits, and it is kept for the checks; take more photos, or checks = 0.")
         if not count:
             raise DataError(f"none of the photos of two classes can be explained: {self.problems[-1]}")
-        counted = self.items[made:]
-        drawn = self._obvious(asked, makers, spare)
-        self.items += drawn
-        missing = asked.checks - len(drawn)
+        checks = self._obvious(asked, makers, spare)
+        missing = asked.checks - len(checks)
         if missing > 0:
-            pool = self._shown(unmarked[0], model, chosen[:1], asked.photo) if unmarked else drawn
-            self.items += _told(pool, missing * SPARE_CHECKS, self.config.seed)
-        return Block("which_class", min(asked.items, len(counted)), asked.checks, asked.ask, asked.help)
+            pool = self._shown(unmarked[0], model, chosen[:1], asked.photo) if unmarked else checks
+            checks = checks + _told(pool, missing * SPARE_CHECKS, self.config.seed)
+        elif unmarked and count < asked.images:  # no words are needed
+            with self._problems():
+                self.items += self._shown(unmarked[0], model, chosen, asked.photo)
+        counted = len(self.items) - made
+        self.items += checks
+        return Block("which_class", min(asked.items, counted), asked.checks, asked.ask, asked.help)
 
     def trust(self, asked: Trust) -> Block:
         chosen = asked.methods or tuple(self.config.methods)
@@ -212,7 +215,9 @@ class _Workshop:
                 self.tell(1)
         if len(self.items) == made:
             why = f" The last problem: {self.problems[-1]}" if self.problems else ""
-            raise DataError(f"trust: of {len(right)} labelled photos none is told rightly by {' and '.join(self.config.compared)} alike.{why}")
+            raise DataError(
+                f"trust: of {len(right)} labelled photos none is told rightly by {' and '.join(self.config.compared)} alike.{why}"
+            )
         counted = self.items[made:]
         self.items += _told(counted, asked.checks * SPARE_CHECKS, self.config.seed)
         ask, help, says = WORDS[asked.between]
@@ -310,10 +315,10 @@ class _Workshop:
 
     def _more_accurate(self) -> str:
         if self.compared["p"] >= SURE:
-            both = " and ".join(f"{name} on {share:.1%}" for name, share in self.accuracy.items())
+            shares = " and ".join(f"{share:.1%} ({name})" for name, share in self.accuracy.items())
             raise DataError(
-                f"trust: {both} of {self.compared['photos']} photos right may differ by chance (p = {self.compared['p']:.2f}); say in better "
-                "which one is known to be more accurate, or take more photos."
+                f"trust: right on {shares} of {self.compared['photos']} photos may differ by chance (p = {self.compared['p']:.2f}); say in "
+                "better which one is known to be more accurate, or take more photos."
             )
         return max(self.accuracy, key=lambda name: self.accuracy[name])
 

@@ -84,8 +84,8 @@ def percentiles(value: float, samples: Floats) -> Interval:
 def mean_interval(value: float, samples: Floats, n: int, lowest: float, highest: float) -> Interval:
     """The interval of a mean of `n` answers from `lowest` to `highest`.
 
-    Where all answers are alike, all samples are, too, though others might have answered otherwise: then as many as Wilson's interval of
-    n of n leaves may be at an end of the scale. For a share this is Wilson's interval.
+    Where all answers are alike, all samples are, too, though others might have answered otherwise: then as many answers as Wilson's
+    interval of n of n leaves may be at an end of the scale. For a share this is Wilson's interval.
     """
     found = percentiles(value, samples)
     if not constant(samples):

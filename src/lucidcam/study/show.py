@@ -50,11 +50,11 @@ def table(found: Findings) -> Group:
         parts += [Line(), grid, *(Line(each) for each in _towards(found))]
     differences = [("right", each) for each in found.accuracy_differences] + [("score", each) for each in found.trust_differences]
     if differences:
-        grid = _grid("of", "difference", "by", "95 %", title="Differences, on the same people and photos, not corrected for their number")
+        grid = _grid("of", "difference", "by", "95 %", title="Differences")
         for of, row_ in differences:
             words = f"{row_.first} − {row_.second}"
             grid.add_row(of, words, _signed(row_.difference.value), _span(row_.difference, signed=True))
-        parts += [Line(), grid]
+        parts += [Line(), grid, Line(PAIRED)]
     if found.agreement:
         grid = _grid("question", "Randolph κ", "α nominal", "α ordinal", "α interval", "Fleiss κ", "items", title="Agreement")
         for own in found.agreement:
@@ -88,11 +88,10 @@ def _lead(found: Findings) -> Iterator[str]:
         share = f"{best.share.value:.0%} of the answers ({_span(best.share)}; chance: 0.5)"
         yield f"The class that {best.method} shows was recognised in {share}{_best_of(len(found.accuracy))}."
     if found.trust and found.plan.better:
-        most = max(found.trust, key=lambda row: row.score.value)
+        most = max(found.trust, key=lambda row: (isfinite(row.score.low), row.score.value))
         score = f"{_signed(most.score.value)} ({_span(most.score, signed=True)})"
-        yield f"Explained by {most.condition}, the score is {score}, on a scale from −2 (trust {most.other}) to 2 (trust {most.towards})" + (
-            f"{_best_of(len(found.trust))}."
-        )
+        scale = f"on a scale from −2 (trust {most.other}) to 2 (trust {most.towards})"
+        yield f"Explained by {most.condition}, the score is {score}, {scale}{_best_of(len(found.trust))}."
 
 
 def _best_of(count: int) -> str:
