@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,8 +45,12 @@ def app(
     if auth is not None and not (name and colon and password):
         raise OptionError("expected --auth NAME:PASSWORD, neither of them empty.")
     limits = Limits(megabytes=max_mb, megapixels=max_megapixels)
-    options = model_options(architecture, untrained)
-    models = {each: load_model(each, device, dtype, fit, optimize, options) for each in dict.fromkeys(model or ["demo"])}
+    specs = list(dict.fromkeys(model or ["demo"]))
+    files = [each for each in specs if Path(each).is_file()] or specs
+    models = {}
+    for each in specs:
+        options = model_options(architecture if each in files else None, untrained)
+        models[f"{each} (untrained)" if untrained else each] = load_model(each, device, dtype, fit, optimize, options)
     server = serve(models, host, port, (name, password) if auth else None, limits=limits, open_browser=open_browser, wait=False)
     if host not in ("127.0.0.1", "localhost", "::1") and auth is None:
         err.print(f"Everyone who reaches {host} can use this page: --auth asks for a password.", style="yellow", markup=False)

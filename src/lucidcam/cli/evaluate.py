@@ -24,7 +24,7 @@ from lucidcam.cli._common import (
     SplitOption,
     UntrainedOption,
 )
-from lucidcam.cli.report import ReportOption, command_line
+from lucidcam.cli.report import ReportOption, write_page
 
 if TYPE_CHECKING:
     from lucidcam import Model, Report
@@ -125,7 +125,7 @@ def evaluate(
             err.print("stopped; what was measured is kept, and the same command goes on" if out else "stopped; with --out it could go on")
             raise typer.Exit(130) from None
         if page is not None:
-            lucidcam.report(found, page, command=command_line())
+            write_page(found, page, told=not as_json)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2, default=str))
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,11 +22,18 @@ def report(
 
     It opens from disk without a network, on a phone, in the dark and on paper, and says how it was made.
     """
+    options: dict[str, Any] = {} if data is None else {"data": data}
+    write_page(folder, out, title=title, **options)
+
+
+def write_page(result: Any, page: Path, told: bool = True, **options: Any) -> None:
+    """Write the page of a result, and say where it is, unless standard output is for something else."""
     import lucidcam
     from lucidcam.cli._common import out as screen
 
-    written = lucidcam.report(folder, out, title=title, command=command_line(), **({} if data is None else {"data": data}))
-    screen.print(f"{written}, {written.stat().st_size / 1e6:.1f} MB", soft_wrap=True, markup=False)
+    written = lucidcam.report(result, page, command=command_line(), **options)
+    if told:
+        screen.print(f"{written}, {written.stat().st_size / 1e6:.1f} MB", soft_wrap=True, markup=False)
 
 
 def command_line() -> str | None:

@@ -27,7 +27,7 @@ from lucidcam.cli._common import (
     out,
     report,
 )
-from lucidcam.cli.report import ReportOption, command_line
+from lucidcam.cli.report import ReportOption, write_page
 from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import OptionError
 from lucidcam.types import DTYPES
@@ -161,5 +161,5 @@ def run(
         out.print(results.report.table(out.width))
     out.print(f"{folder if '://' in folder else Path(folder)}", soft_wrap=True, markup=False)
     if page is not None:
-        lucidcam.report(results, page, model=loaded, data=words[0] if len(words) == 1 else None, command=command_line())
+        write_page(results, page, model=loaded, data=words[0] if len(words) == 1 else None)
     report([each["error"] for each in results.failures()])
