@@ -17,6 +17,8 @@ import lucidcam
 import naive
 import nets
 import scenes
+from lucidcam.dissection import sheets
+from lucidcam.dissection.channels import _misleading
 from lucidcam.errors import InputError, LayerError, ModelError, OptionError, TargetError
 from lucidcam.types import Frame
 
@@ -26,6 +28,16 @@ def model(net, size=(20, 28), layer=None, seed=1):
     values = nets.images(1, size, seed)[0]
     wrapped = lucidcam.wrap(net, lambda photo: values.float(), layer=layer)
     return wrapped, values.float().double()[None]
+
+
+def told_apart(rows, top):
+    """Channels among the first of one order and below the middle of the other, by sorting."""
+    found = set()
+    for one, other in (("gradient", "increase"), ("increase", "gradient")):
+        leaders = sorted(rows, key=lambda row: -getattr(row, one))[: min(top, len(rows) // 4)]
+        middle = np.median([getattr(row, other) for row in rows])
+        found |= {row.index for row in leaders if getattr(row, other) < middle}
+    return found
 
 
 PHOTO = np.zeros((40, 56, 3), np.uint8)
@@ -57,7 +69,7 @@ def test_every_number_is_the_naive_one(kind, layer):
         assert row.increase == pytest.approx(alone - floor)
         assert row.peak == pytest.approx(a[row.index].max())
         assert row.share == pytest.approx(evidence[row.index] / total)
-        assert row.misleads == (row.gradient * row.increase < 0)
+    assert {row.index for row in found.misleading} == told_apart(found.rows, 8)
 
 
 def test_the_increase_makes_score_cams_map():
@@ -83,33 +95,77 @@ def test_head_weights_are_the_heads_and_order_as_gradients_do():
 
 
 class Planted(nn.Module):
-    """Channel 0 sees red, 1 green, 2 blue: the class is red's, the gradient loves blue, and blue alone says nothing of the class."""
+    """Channels see red, blue, and eight faint mixtures: the gradient loves blue, which by itself says nothing of the class."""
 
     def __init__(self):
         super().__init__()
         self.see = nn.AvgPool2d(8)
+        self.register_buffer("mix", torch.cat([torch.eye(3)[[0, 2, 1]], torch.tensor([[1.0, 0, k / 8] for k in range(8)])]))
 
     def forward(self, x):
-        a = self.see(x)
-        red, green, blue = a.amax((2, 3)).T
+        a = torch.einsum("kc,bchw->bkhw", self.mix, self.see(x))
+        return self.score(self.maps(a))
+
+    def maps(self, a):
+        return a
+
+    def score(self, a):
+        red, blue, green = a.amax((2, 3)).T[:3]
         # Blue counts beside red only: its slope is steep, and without red it lowers the score.
-        return torch.stack([2 * red + 5 * blue * (red - 0.2) - green, green], 1)
+        faint = a[:, 3:].amax((2, 3)) @ torch.linspace(-0.02, 0.02, 8)
+        return torch.stack([2 * red + 5 * blue * (red - 0.2) - green + faint, green], 1)
+
+
+class Held(Planted):
+    """The same, with the mixtures as a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = nn.Identity()
+
+    def maps(self, a):
+        return self.held(a)
 
 
 def test_where_the_gradient_misleads():
+    """At the top by gradient, at the end by increase; the mixtures, whose gradients are below 0, are not marked for that alone."""
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[:8, :8, 0] = 255
-    pixels[24:, 24:, 2] = 255
-    wrapped = lucidcam.wrap(Planted(), lambda photo: torch.from_numpy(np.array(photo)).permute(2, 0, 1) / 255, layer="see")
+    pixels[24:, 24:, 2] = 64
+    wrapped = lucidcam.wrap(Held().eval(), lambda photo: torch.from_numpy(np.array(photo)).permute(2, 0, 1) / 255, layer="held")
     found = lucidcam.channels(wrapped, pixels, 0)
-    assert [row.index for row in found.rows] == [0, 2]  # green is constant
-    assert found.passes == 2
-    red, blue = found.rows
-    assert 1 < red.increase < 2
-    assert -1 < blue.increase < 0
-    assert blue.gradient > 0
-    assert [row.index for row in found.misleading] == [2]
-    assert found.top("increase")[0].index == 0
+    assert [row.index for row in found.rows] == [0, 1, *range(3, 11)]  # green is constant
+    rows = {row.index: row for row in found.rows}
+    assert 1 < rows[0].increase < 2
+    assert -1 < rows[1].increase < 0
+    assert found.top("gradient")[0].index == 1
+    assert sum(row.gradient < 0 < row.increase for row in found.rows) >= 4
+    assert 1 in {row.index for row in found.misleading} == told_apart(found.rows, 8)
+    assert len(found.misleading) <= 4
+    assert "! 1 " in " ".join(shown(found).split())
+
+
+def test_rounding_marks_nothing():
+    """Masks that all leave the same score but for the last digits say nothing against gradients."""
+    generator = torch.Generator().manual_seed(0)
+    gradients = torch.randn(40, generator=generator)
+    noise = 1e-5 * torch.randn(40, generator=generator)
+    assert not _misleading(gradients.half(), (3 + noise).half(), 8)
+    assert not _misleading(gradients, 3 + 1e-2 * noise, 8)
+    assert _misleading(gradients, 3 + 1e5 * noise, 8)
+    assert not _misleading(gradients, torch.full((40,), torch.nan), 8)
+
+
+def test_small_numbers_are_shown():
+    """Scores of a thousandth are no rows of 0.00."""
+    net = nets.build(nets.FunctionalGAP)
+    with torch.no_grad():
+        net.fc.weight.mul_(1e-4)
+        net.fc.bias.mul_(1e-4)
+    found = lucidcam.channels(model(net, layer="conv2")[0], PHOTO, 2)
+    assert 0 < max(abs(row.increase) for row in found.rows) < 5e-3
+    assert not {"+0.00", "-0.00", "0.00"} & set(shown(found).split("live of")[1].split())
+    assert not any("+0.00 " in line or "-0.00 " in line for row in found.rows for line in sheets.numbers(row))
 
 
 def test_a_budget_bounds_the_passes_and_is_told(monkeypatch):
@@ -230,6 +286,10 @@ def test_errors():
     photo = scenes.scene()
     for error, match, call in [
         (OptionError, "top ≥ 1", lambda: lucidcam.channels(wrapped, photo, top=0)),
+        (OptionError, r"top ≥ 1 .* got 1\.5 and 0", lambda: lucidcam.channels(wrapped, photo, top=1.5)),
+        (OptionError, r"expected a pixel \(x, y\).*; got \(3,\)", lambda: lucidcam.channels(wrapped, photo, at=(3,))),
+        (OptionError, r"expected a pixel \(x, y\).*; got 3", lambda: lucidcam.channels(wrapped, photo, at=3)),
+        (OptionError, "a pixel that the network sees", lambda: lucidcam.channels(wrapped, photo, at=(float("nan"), 1))),
         (OptionError, "budget ≥ 0", lambda: lucidcam.channels(wrapped, photo, budget=-1)),
         (OptionError, "one layer; got 2", lambda: lucidcam.channels(wrapped, photo, layer=["0", "2"])),
         (OptionError, "no baseline is called", lambda: lucidcam.channels(wrapped, photo, baseline="zero")),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from itertools import combinations, permutations
+from math import comb
 
 import numpy as np
 import pytest
@@ -21,7 +23,10 @@ from by_example import load
 from lucidcam.data import Dataset
 from lucidcam.dissection import patterns, ranking
 from lucidcam.dissection.names import Meaning, Name, strength
+from lucidcam.dissection.naming import _rows, _Table
 from lucidcam.dissection.places import Overlap, Peaks
+from lucidcam.dissection.watching import Seen
+from lucidcam.dissection.words import chances
 from lucidcam.errors import DataError, LayerError, ModelError, OptionError
 from lucidcam.samples import Object, Problem, Sample
 from lucidcam.types import Frame, Prepared
@@ -62,6 +67,33 @@ def test_chance_is_mann_whitneys():
     assert ranking.chance(np.ones(50), truth) == 1
 
 
+@pytest.mark.parametrize(("present", "count"), [(3, 13), (5, 14), (10, 13)])
+def test_chance_with_few_images_is_counted(present, count):
+    """Against every way to draw so many images; with ties, with few on either side."""
+    rng = np.random.default_rng(present)
+    truth = np.arange(count) < present
+    counted = 0
+    for _ in range(20):
+        values = (rng.normal(size=count) + 1.5 * truth).clip(0).round(1)
+        ranks = ranking.ranks(values[:, None])[:, 0]
+        ways = [ranks[list(each)].sum() for each in combinations(range(count), present)]
+        expected = np.mean(np.array(ways) >= ranks[truth].sum() - 1e-9)
+        if expected < 0.02:
+            counted += 1
+            assert ranking.chance(values, truth) == pytest.approx(expected, rel=1e-9)
+    assert counted >= 3
+
+
+def test_chance_of_a_sparse_channel_is_hypergeometric():
+    """Active on four images of 66, all of them among the six with the concept: the normal approximation says much less than it is."""
+    truth = np.arange(66) < 6
+    assert ranking.chance((np.arange(66) < 4) + 0.0, truth) == pytest.approx(comb(62, 2) / comb(66, 6))
+    truth = np.arange(6000) < 10  # active on 605 of 6000 images, eight of them with the concept: ranks in larger units
+    values = ((np.arange(6000) >= 2) & (np.arange(6000) < 607)) + 0.0
+    exact = sum(comb(605, k) * comb(5395, 10 - k) for k in (8, 9, 10)) / comb(6000, 10)
+    assert exact * (1 - 1e-9) <= ranking.chance(values, truth) <= 1.02 * exact
+
+
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     """Normal values one deviation apart have an AUC of Φ(1/√2) = 0.7602."""
     rng = np.random.default_rng(1)
@@ -94,6 +126,17 @@ def test_thresholds_are_quantiles_however_images_come():
         peaks.see(flat[start : start + 7])
     every = flat.transpose(0, 1).flatten(1)
     assert ((every > peaks.thresholds()[:, None]).float().mean(1) == 0.02).all()
+
+
+def test_data_of_unknown_count_have_the_same_thresholds():
+    """A stream of more than a thousand images: quantiles of all of them."""
+    values = np.random.default_rng(0).integers(0, 256, (1300, 4, 4, 3), dtype=np.uint8)
+    stream = Dataset("s", "t", lambda: (Sample(each, f"{i}", (COLOURS[i % 2],)) for i, each in enumerate(values)))
+    model = lucidcam.wrap(nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), lambda photo: as_tensor(photo))
+    seen = Seen(model, lucidcam.Bank.of(stream), "0", False)
+    seen.values(0.02)
+    every = as_tensor(values.reshape(1, -1, 3))[:, 0]
+    assert torch.equal(seen.peaks.thresholds(), every.sort(1, descending=True).values[:, len(values) * 16 // 50])
 
 
 def test_the_overlap_is_counted_by_hand():
@@ -161,6 +204,26 @@ def test_surfaces_stay_in_their_range(texture):
         drawn = patterns.TEXTURES[texture](np.random.default_rng(seed), 48)
         assert drawn.shape == (48, 48)
         assert -1 <= drawn.min() <= drawn.max() <= 1.2
+
+
+@pytest.mark.parametrize("name", patterns.PICTURES)
+def test_names_are_tested_on_another_half_of_a_picture(name, monkeypatch):
+    """Of a picture that tells its columns, the images that choose hold those of the left half, the others those of the right."""
+    columns = np.broadcast_to(np.arange(256.0), (256, 256))
+    monkeypatch.setattr(patterns, "_photo", lambda _: columns)
+    cut = []
+    monkeypatch.setattr(patterns.np, "percentile", lambda values, _: cut.append((values.min(), values.max())) or (0.0, 1.0))
+    bank = lucidcam.Bank.builtin(count=176, size=32, seed=3)
+    truth, sides = [], []
+    for sample in bank.data:
+        truth.append([concept in sample.labels for concept in bank.concepts])
+        sides.append(cut[-1] if set(patterns.PICTURES) & set(sample.labels) else None)
+    fit = ranking.halves(np.array(truth))
+    shown = [i for i, row in enumerate(truth) if row[bank.concepts.index(name)]]
+    assert {bool(fit[i]) for i in shown} == {True, False}
+    for i in shown:
+        low, high = sides[i]
+        assert (high < 128) if fit[i] else (low >= 128)
 
 
 def test_stripes_run_where_they_are_said_to():
@@ -293,6 +356,32 @@ def test_noise_gets_no_name():
     assert max(row.nearest.auc for row in names.rows) > 0.8  # without the correction many would have a name
 
 
+def test_sparse_noise_gets_no_name():
+    """Channels that are 0 on most images: a few images of one concept by luck make a large AUC, of which little is sure."""
+    truth = np.arange(100)[:, None] // 10 == np.arange(10)
+    rng = np.random.default_rng(2)
+    values = rng.random((100, 1000)) * (rng.random((100, 1000)) < 0.05)
+    seen = _Table({"mean": values, "max": values, "strength": values}, truth, ranking.halves(truth), None)
+    assert not any(row.meanings for row in _rows(seen, tuple(map(str, range(10))), 0.6))
+
+
+def test_a_name_needs_an_interval_above_chance():
+    """Eight held-out images of 124 with the concept, one of them below all others: the AUC is large and hardly by chance, but unsure."""
+    rng = np.random.default_rng(0)
+    truth = np.zeros((248, 1), bool)
+    truth[:16] = True
+    fit = ranking.halves(truth)
+    values = rng.normal(size=248) + 9 * truth[:, 0]
+    values[np.flatnonzero(truth[:, 0] & ~fit)[0]] = -9
+    found = ranking.interval(values[~fit], truth[~fit, 0])
+    assert found[0] == 0.875
+    assert found[1] < 0.5
+    [row] = _rows(_Table({"mean": values[:, None], "max": values[:, None], "strength": values[:, None]}, truth, fit, None), ("it",), 0.6)
+    assert row.nearest.auc == 0.875
+    assert row.nearest.p < 0.001
+    assert row.meanings == ()
+
+
 def test_a_channel_that_answers_to_two_things():
     """Strongly to red, faintly to green: by how active it is it means one or the other."""
     net = nn.Sequential(
@@ -364,6 +453,8 @@ def test_names_of_another_network_or_layer_are_refused():
         other.module[1].weight.mul_(2)
     with pytest.raises(OptionError, match="other weights"):
         lucidcam.words(other, photo, names=names)
+    with pytest.raises(OptionError, match=r"whole number top ≥ 1; got 1\.5"):
+        lucidcam.words(model, photo, names=names, top=1.5)
     with pytest.raises(OptionError, match="not both"):
         lucidcam.words(model, photo, names=names, bank=bank())
 
@@ -465,12 +556,66 @@ def test_an_image_of_which_no_channel_speaks():
     assert "No evidence" in shown(found)
 
 
-def test_chance_is_that_of_random_channels():
-    """Of ten channels with equal evidence no name is better than chance; where one has it all, one in ten is."""
-    even = lucidcam.dissection.words.__globals__["_drawn"](torch.ones(10).double())
-    assert torch.equal(even, torch.arange(1, 11).double().expand(len(even), 10))
-    lonely = lucidcam.dissection.words.__globals__["_drawn"](torch.eye(10)[0].double())
-    assert float(lonely[:, 0].mean()) == pytest.approx(0.1, abs=0.03)
+def as_tensor(photo) -> torch.Tensor:
+    """Pixels in [0, 1], channels first."""
+    return torch.from_numpy(np.array(photo)).permute(2, 0, 1) / 255
+
+
+def called(channels: int, concepts: dict[int, str], spare: int = 0):
+    """A network with so many channels, each a pixel's value, and names for some of them."""
+    net = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1, bias=False)).eval()
+    model = lucidcam.wrap(net, lambda photo: torch.from_numpy(np.array(photo)).float()[:, :1, :1].expand(-1, 2, 2), ["it"], layer="0")
+    row = [Meaning(name, "mean", 0.9, 0.8, 1.0, 0.0, None, 1.0, 0.2) for name in sorted(set(concepts.values()))]
+    meaning = {each.concept: each for each in row}
+    rows = tuple(Name(k, (meaning[concepts[k]],) if k in concepts else (), None) for k in range(channels))
+    names = lucidcam.Names(rows, tuple(meaning), "0", "n", "", "b", "i", 1)
+
+    def ask(evidence):
+        with torch.no_grad():
+            net[-1].weight.copy_(torch.as_tensor(evidence)[None])
+        found = lucidcam.words(model, np.ones((channels, 4, 3), np.uint8), 0, names=replace(names, fingerprint=model.fingerprint()))
+        return {word.concept: word for word in found.words}
+
+    return ask
+
+
+def test_chance_is_that_of_every_order_of_the_names():
+    """Seven named channels, all 5040 orders, one by one; three more channels have no name, however much they have."""
+    concepts = dict(enumerate("aaabbcc"))
+    evidence = np.array([3.0, 2.5, 0.4, -1.0, 0.3, -2.0, -2.4, 9.0, -9.0, 9.0])
+    words = called(10, concepts)(evidence)
+    sums, every = [], {}
+    for order in permutations(range(7)):
+        sums.append([sum(evidence[k] for k, place in enumerate(order) if concepts[place] == name) for name in "abc"])
+    sums = np.array(sums)
+    excess = np.sign(sums) * (sums - sums.mean(0)) / sums.std(0)
+    for i, name in enumerate("abc"):
+        every[name] = float((excess.max(1) >= excess[0, i] - 1e-9).mean())
+    for name, expected in every.items():
+        assert words[name].chance == pytest.approx(expected, abs=0.05)
+        assert words[name].share == pytest.approx(sums[0]["abc".index(name)] / np.abs(evidence).sum())
+    assert words["a"].chance < 0.2 < words["b"].chance
+
+
+def test_names_at_random_are_hardly_ever_below_chance():
+    """Twenty words for each of 100 images: one in twenty images may have a word below 0.05, whatever its side; planted ones have."""
+    rng = np.random.default_rng(0)
+    meant = torch.eye(20).double()[torch.arange(100) % 20]
+    few = sum(min(chances(meant, torch.tensor(rng.standard_t(3, 100) + 0.3))) < 0.05 for _ in range(100))
+    assert few <= 12
+    concepts = {int(k): f"thing {i % 20:02d}" for i, k in enumerate(rng.permutation(300)[:100])}
+    for sign in (1, -1):
+        evidence = rng.normal(size=300)
+        evidence[[k for k, name in concepts.items() if name == "thing 07"]] = 4 * sign
+        words = called(300, concepts)(evidence)
+        assert words["thing 07"].chance < 0.01
+        assert min(word.chance for name, word in words.items() if name != "thing 07") > 0.05
+
+
+def test_one_name_for_all_says_nothing():
+    """Nothing to shuffle: as much evidence in every order."""
+    assert called(4, dict.fromkeys(range(4), "it"))([1.0, 2.0, 3.0, -1.0])["it"].chance == 1
+    assert called(4, {2: "it"})([1.0, 2.0, 3.0, -1.0])["it"].chance == 1
 
 
 def test_the_network_comes_back_as_it_was():
@@ -541,6 +686,21 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(lucidcam, "concepts", None)  # not named again
     commands.run("explain", "photo.png", "--words", "--concepts", "bank", "--out", "b")
     assert (tmp_path / "b" / "names.json").stat().st_mtime_ns == kept
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lucidcam.cli.explain.load_model", lambda *_: scenes.model())
+    commands.run("explain", "photo.png", "--words", "--concepts", "bank", "--layer", "1", "--out", "b")
+    assert lucidcam.Names.load(tmp_path / "b" / "names.json").layer == "1"
+    commands.run("explain", "photo.png", "--words", "--concepts", "bank", "--out", "b")  # not with names of an earlier layer
+    assert lucidcam.Names.load(tmp_path / "b" / "names.json").layer == "2"
+    assert "red because" in json.loads((tmp_path / "b" / "words.json").read_text())[0]["text"]
+    for folder, colour in (("one", "red"), ("two", "blue")):
+        (tmp_path / folder).mkdir()
+        scenes.scene((colour, (5, 5, 25, 25))).save(tmp_path / folder / "same.png")
+    commands.run("explain", "one/same.png", "two/same.png", "--target", "red", "--words", "--concepts", "names.json", "--out", "c")
+    files = [entry["file"] for entry in json.loads((tmp_path / "c" / "words.json").read_text())]
+    assert len(set(files)) == 2
+    assert Image.open(files[0]).tobytes() != Image.open(files[1]).tobytes()
     capsys.readouterr()
     commands.run("explain", "photo.png", "--concepts", "bank", code=2)
     assert "--concepts is for --words" in capsys.readouterr().err

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,16 +34,20 @@ class Speaker:
         model: the network.
         names: what its channels are called.
         out: the folder to write to.
+        stem: makes a file's name, each but once, of an image's, of what the picture is, and of a class.
         entries: what was said so far.
     """
 
     model: Model
     names: Names
     out: Path
+    stem: Callable[[str, str, str], str]
     entries: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, model: Model, concepts: str | None, layers: Sequence[str] | None, out: Path) -> Speaker:
+    def of(
+        cls, model: Model, concepts: str | None, layers: Sequence[str] | None, out: Path, stem: Callable[[str, str, str], str]
+    ) -> Speaker:
         """Name the channels, or read their names.
 
         Args:
@@ -52,6 +55,7 @@ class Speaker:
             concepts: a file of names, or a bank; None: the built-in bank.
             layers: as given to the command.
             out: the folder of results; names that are made now are kept there, and taken from there the next time.
+            stem: names pictures.
 
         Raises:
             OptionError: several layers; names of another network or layer.
@@ -62,13 +66,13 @@ class Speaker:
             raise OptionError("--words needs one --layer: channels belong to one.")
         layer = layers[0] if layers else None
         if concepts is not None and concepts.endswith(".json"):
-            return cls(model, lucidcam.Names.load(concepts), out)
+            return cls(model, lucidcam.Names.load(concepts), out, stem)
         bank = bank_of(model, concepts)
         kept = _kept(out / KEPT, model, bank, layer)
         if kept is None:
             kept = lucidcam.concepts(model, bank, layer)
             kept.save(out / KEPT)
-        return cls(model, kept, out)
+        return cls(model, kept, out, stem)
 
     def say(self, prepared: Sequence[Prepared], ids: Sequence[int | None], asked: Any) -> None:
         """Say why for each class of a photo, or for what was asked where that is no class; write a picture of each."""
@@ -77,9 +81,7 @@ class Speaker:
         [photo] = prepared
         for one in dict.fromkeys(ids):
             found = lucidcam.words(self.model, photo, asked if one is None else one, names=self.names)
-            parts = [Path(found.name).stem, "words", found.label.split(",")[0]]
-            stem = "-".join(re.sub(r"[^\w.]+", "_", part).strip("_")[:60] for part in parts)
-            path = found.save(self.out / f"{stem}.png")
+            path = found.save(self.out / f"{self.stem(found.name, 'words', found.label.split(',')[0])}.png")
             self.entries.append({**found.to_dict(), "file": str(path)})
 
     def write(self) -> None:
@@ -98,6 +100,7 @@ class Speaker:
 def _kept(path: Path, model: Model, bank: Bank, layer: str | None) -> Names | None:
     """Names that were kept, where they are of this network, layer and bank."""
     from lucidcam import Names
+    from lucidcam.dissection.watching import layer_of
 
     if not path.is_file():
         return None
@@ -105,6 +108,5 @@ def _kept(path: Path, model: Model, bank: Bank, layer: str | None) -> Names | No
         found = Names.load(path)
     except DataError:
         return None
-    wanted = layer if layer is not None else model.layer
-    same = found.fingerprint == model.fingerprint() and found.identity == bank.identity()
-    return found if same and wanted in (None, found.layer) else None
+    same = found.fingerprint == model.fingerprint() and found.layer == layer_of(model, layer) and found.identity == bank.identity()
+    return found if same else None

@@ -48,7 +48,8 @@ def channels(
     """Show which channels weigh most for a class, and where gradients mislead.
 
     Each live channel's map masks the photo; what that leaves of the score stands
-    beside the channel's gradient weight and the head's weight.
+    beside the channel's gradient weight and the head's weight. ! marks channels at
+    the top by gradient or by increase, and in the lower half by the other.
     """
     import lucidcam
 

@@ -27,7 +27,7 @@ from lucidcam.cli._common import (
     report,
 )
 from lucidcam.cli._words import Speaker
-from lucidcam.cli.report import ReportOption, command_line
+from lucidcam.cli.report import ReportOption, write_page
 from lucidcam.compat import first_line
 from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import OptionError
@@ -135,7 +135,7 @@ def explain(
     asked = _target(loaded, spoken or target, None if spoken else against, probability)
     for name in layer or []:
         check_layer(loaded.module, name)
-    speaker = Speaker.of(loaded, concepts, layer, out) if in_words else None
+    speaker = Speaker.of(loaded, concepts, layer, out, look.stem) if in_words else None
     entries: list[dict[str, Any]] = []
     gathered = None if page is None else _gathered(len(wanted), colormap, alpha)
     try:
@@ -161,14 +161,14 @@ def explain(
         look.write_index(entries, failures)
         if speaker is not None:
             speaker.write()
-    if page is not None and gathered is not None and entries:
-        lucidcam.report(gathered, page, model=loaded, failures=failures, command=command_line())
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
     else:
         _show(entries, look)
         if speaker is not None:
             speaker.show()
+    if page is not None and gathered is not None and entries:
+        write_page(gathered, page, told=not as_json, model=loaded, failures=failures)
     report([each["error"] for each in failures], shown=len(failures))
 
 
@@ -235,7 +235,7 @@ class _Look:
 
     def write(self, explanation: Explanation) -> dict[str, Any]:
         """Write one explanation in every format; return its entry in the index."""
-        stem = self._stem(explanation)
+        stem = self.stem(explanation.name, explanation.method.replace("+", "p"), _short(explanation.label, explanation.target))
         files = []
         for name in self.formats or (["gif"] if explanation.film else ["png"]):
             path = self.out / f"{stem}.{name}"
@@ -250,9 +250,9 @@ class _Look:
         found = explanation.boxes(self.threshold)
         return {**explanation.to_dict(), "box": list(found[0]) if found else None, "files": files}
 
-    def _stem(self, explanation: Explanation) -> str:
-        image = "stdin" if explanation.name == "standard input" else Path(explanation.name).stem
-        parts = [image, explanation.method.replace("+", "p"), _short(explanation.label, explanation.target)]
+    def stem(self, image: str, kind: str, label: str) -> str:
+        """A file's name without its ending, that no other file of this run has."""
+        parts = ["stdin" if image == "standard input" else Path(image).stem, kind, label]
         stem = "-".join(re.sub(r"[^\w.]+", "_", part).strip("_")[:60] for part in parts)
         number, unique = 2, stem
         while unique in self.used:

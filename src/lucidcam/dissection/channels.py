@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
     from rich.console import Group
 
+ROUNDING = 8
+"""Values that differ by so many units in the last place of the largest one are equal but for rounding."""
+
 
 @dataclass(frozen=True)
 class Channel:
@@ -48,6 +51,7 @@ class Channel:
         alone: the score of the image masked by it, `f(X∘H_k + X_b∘(1−H_k))`; None: that was not run.
         increase: the increase of confidence `C(A_k) = alone − f(X_b)` (Wang et al. 2020, Eq. 5); None: that was not run.
         here: `α_k A_k` at the pixel asked for, as a share of the sum of all channels' magnitudes there, in [−1, 1]; None: none was.
+        misleads: whether gradient and mask tell different things of it: it is at the top by one and in the lower half by the other.
     """
 
     index: int
@@ -58,11 +62,7 @@ class Channel:
     alone: float | None = None
     increase: float | None = None
     here: float | None = None
-
-    @property
-    def misleads(self) -> bool:
-        """Whether the gradient says that it speaks for the class and its mask lowers the score, or the other way round."""
-        return self.increase is not None and self.gradient * self.increase < 0
+    misleads: bool = False
 
     def value(self, by: Order) -> float | None:
         """What it is ordered by; None: not known."""
@@ -149,8 +149,12 @@ class Channels:
 
     @property
     def misleading(self) -> tuple[Channel, ...]:
-        """The channels of which gradient and mask say opposite things, largest gradient weight first."""
-        return tuple(sorted((row for row in self.run if row.misleads), key=lambda row: -abs(row.gradient)))
+        """The channels at the top by gradient and in the lower half by increase of confidence, or the other way round.
+
+        Largest gradient weight first. The top are as many as are shown, but no more than a quarter of the channels that were run; values
+        that differ from the middle one by no more than rounding count for neither.
+        """
+        return tuple(sorted((row for row in self.rows if row.misleads), key=lambda row: -row.gradient))
 
     def agreement(self, one: Order = "gradient", other: Order = "increase") -> float | None:
         """Spearman's correlation of two orders, −1 to 1, over the channels that are in both; None: fewer than three are."""
@@ -199,7 +203,7 @@ class Channels:
             },
             "misleading": [row.index for row in self.misleading],
             "top": {by: [row.index for row in self.top(by)] for by in self.orders},
-            "rows": [{**asdict(row), "misleads": row.misleads} for row in self.rows],
+            "rows": [asdict(row) for row in self.rows],
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -260,8 +264,10 @@ def channels(
         >>> len(found.top("gradient")), found.orders
         (2, ('gradient', 'increase', 'cam'))
     """
-    if top < 1 or budget < 0:
-        raise OptionError(f"expected top ≥ 1 and budget ≥ 0; got {top} and {budget}.")
+    if not (isinstance(top, int) and isinstance(budget, int) and top >= 1 and budget >= 0):
+        raise OptionError(f"expected whole numbers top ≥ 1 and budget ≥ 0; got {top!r} and {budget!r}.")
+    if at is not None:
+        at = _pixel(at)
     replacing(torch.zeros(1, 1, 1, 1), baseline)  # a name that is none is told before any work
     with asked(model, image, target, layer, batch_size=batch_size, progress=progress) as (run, prepared):
         capture = run.capture(gradients=True)
@@ -286,6 +292,7 @@ def channels(
         if bound.ids is not None:
             probability = float(run.probabilities(logits(run.outputs()))[0, int(bound.ids[0, 0])])
         shares, spots = _shares(evidence), None if spot is None else _shares(spot)
+        misleading = set() if floor is None else _misleading(gradients, alone, top)
         rows = tuple(
             Channel(
                 k,
@@ -296,6 +303,7 @@ def channels(
                 None if floor is None or alone[k].isnan() else float(alone[k]),
                 None if floor is None or alone[k].isnan() else float(alone[k]) - floor,
                 None if spots is None else float(spots[k]),
+                k in misleading,
             )
             for k in live.tolist()
         )
@@ -349,9 +357,42 @@ def _in_turn(orders: Sequence[Tensor], count: int) -> list[int]:
     return list(found)[:count]
 
 
+def _misleading(gradients: Tensor, alone: Tensor, top: int) -> set[int]:
+    """Channels at the top by gradient `[C]` and in the lower half by score of their masks `[C]`, or the other way round.
+
+    Scores that were not run are NaN.
+    """
+    run = (~alone.isnan()).nonzero()[:, 0]
+    if not len(run):
+        return set()
+    most = min(top, len(run) // 4)
+    above, below = [], []
+    for values in (gradients[run], alone[run]):
+        away = values.double() - values.double().quantile(0.5)
+        away[away.abs() <= ROUNDING * torch.finfo(values.dtype).eps * values.abs().max()] = 0
+        leads = torch.zeros_like(away, dtype=torch.bool).index_fill_(0, values.argsort(descending=True, stable=True)[:most], True)
+        above.append(leads & (away > 0))
+        below.append(away < 0)
+    found = (above[0] & below[1]) | (above[1] & below[0])
+    return set(run[found].tolist())
+
+
 def _shares(values: Tensor) -> Tensor:
     total = values.abs().sum()
     return values / total if total > 0 else torch.zeros_like(values)
+
+
+def _pixel(at: Any) -> tuple[float, float]:
+    """A pixel as two numbers.
+
+    Raises:
+        OptionError: it is none.
+    """
+    try:
+        x, y = (float(each) for each in at)
+    except (TypeError, ValueError):
+        raise OptionError(f"expected a pixel (x, y) of the photo; got {at!r}.") from None
+    return x, y
 
 
 def _at(activations: Tensor, frame: Frame, at: tuple[float, float]) -> Tensor:

@@ -170,14 +170,16 @@ def scene(
 def samples(count: int, size: int, seed: int) -> Iterator[Sample]:
     """Draw scenes: textures, colours and shapes come equally often, and independently of each other.
 
-    Image i depends on the seed, on i and on `count` alone. Of pictures, the images that names are chosen by are cut from the left half, those
-    that they are tested on from the right one.
+    Image i depends on the seed, on i and on `count` alone. What is cut from pictures comes from their left half for images that names are
+    chosen by, and from the right one for those that they are tested on.
     """
     rng = np.random.default_rng(seed)
     textures, colours = _dealt(rng, list(TEXTURES), count), _dealt(rng, [*COLOURS, GREY], count)
     forms = _dealt(rng, list(FORMS), count)
     full = rng.random(count) < FULL
-    shown = [(texture, colour, *([] if empty else [form])) for texture, colour, form, empty in zip(textures, colours, forms, full, strict=True)]
+    shown = [
+        (texture, colour, *([] if empty else [form])) for texture, colour, form, empty in zip(textures, colours, forms, full, strict=True)
+    ]
     every = [*TEXTURES, *COLOURS, GREY, *FORMS]
     fit = halves(np.array([[name in names for name in every] for names in shown]))
     for i, names in enumerate(shown):

@@ -23,12 +23,12 @@ class Peaks:
 
     Args:
         quantile: share of places whose activations are to be kept.
-        images: how many are expected; None: not known, a thousand are taken for it.
+        images: how many will come at most.
     """
 
-    def __init__(self, quantile: float, images: int | None) -> None:
+    def __init__(self, quantile: float, images: int) -> None:
         self.quantile = quantile
-        self.images = images or 1000
+        self.images = images
         self.seen = 0
         self.kept: Tensor | None = None
 

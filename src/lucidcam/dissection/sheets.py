@@ -45,7 +45,7 @@ SAME = 0.995
 """Orders whose rank correlation is at least this are shown once."""
 
 MARK = "!"
-"""Before a channel of which gradient and mask say opposite things."""
+"""Before a channel that is at the top by gradient and in the lower half by increase, or the other way round."""
 
 
 def table(found: Channels) -> Group:
@@ -85,8 +85,8 @@ def remarks(found: Channels) -> list[str]:
     leaders = found.top("gradient")
     against = sum(row.increase is not None and row.increase < 0 < row.gradient for row in leaders)
     if against:
-        lines.append(f"{against} of the top {len(leaders)} by gradient weight lower the score below the baseline's ({found.floor:.2f}).")
-    lines.append(f"{MARK} gradient and mask say opposite things: {len(found.misleading)} of {len(found.run)} channels.")
+        lines.append(f"{against} of the top {len(leaders)} by gradient weight lower the score below the baseline's ({found.floor:.3g}).")
+    lines.append(f"{MARK} at the top by gradient or increase, in the lower half by the other: {len(found.misleading)} of {len(found.run)}.")
     if len(found.run) < len(found.rows):
         lines.append(f"{len(found.rows) - len(found.run)} live channels were not run: their increase is not known, and may be larger.")
     return lines
@@ -119,7 +119,7 @@ def _number(value: float | None, kind: str) -> str:
         return "–"
     if kind == "here":
         return f"{value:.1%}"
-    return f"{value:.2f}" if kind == "alone" else f"{value:+.2f}" if kind == "increase" else f"{value:+.3g}"
+    return f"{value:.3g}" if kind == "alone" else f"{value:+.3g}"
 
 
 def picture(found: Channels, count: int) -> Image.Image:
@@ -178,7 +178,7 @@ def numbers(row: Channel) -> list[str]:
     if row.here is not None:
         lines.insert(0, f"{row.here:.1%} at the pixel")
     if row.increase is not None:
-        lines.append(f"increase {row.increase:+.2f} (alone {row.alone:.2f})")
+        lines.append(f"increase {row.increase:+.3g} (alone {row.alone:.3g})")
     if row.cam is not None:
         lines.append(f"CAM weight {row.cam:+.3g}")
     return lines

@@ -54,9 +54,7 @@ def words_table(found: Words) -> Group:
     if not found.words:
         parts.append(Text("No evidence is in a channel that has a name."))
     else:
-        parts.append(
-            Text("by chance: how often as many channels, drawn at random, have as much evidence; sure: AUC of the names, lower end.", "dim")
-        )
+        parts.append(Text("by chance: how often any word has so much when names are shuffled; sure: AUC of the names, lower end.", "dim"))
     parts.append(Text(f"{found.unnamed:.0%} of the evidence has no name in this bank ({found.names.bank})."))
     return Group(*parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from lucidcam.dissection.bank import Bank
 from lucidcam.dissection.names import strength
 from lucidcam.dissection.places import Overlap, Peaks
 from lucidcam.dissection.ranking import Truth, Values
-from lucidcam.engine.run import open_run
+from lucidcam.engine.run import Run, open_run
 from lucidcam.errors import DataError, LayerError
 from lucidcam.explainer import prepare
 from lucidcam.progress import bar
@@ -48,7 +49,8 @@ class Seen:
             pooled["mean"].append(flat.mean(-1).double().cpu())
             pooled["max"].append(flat.amax(-1).double().cpu())
             pooled["strength"].append(strength(maps).double().cpu())
-            self.peaks = self.peaks or Peaks(quantile, self.bank.data.count)
+            if self.peaks is None:  # data that do not say how many they are have to be counted first
+                self.peaks = Peaks(quantile, self.bank.data.count or sum(1 for _ in self.bank.data))
             self.peaks.see(flat)
             truth += [[name in sample.labels for name in self.bank.concepts] for sample in samples]
         if not truth:
@@ -98,11 +100,7 @@ class Seen:
 
     def _run(self, waiting: list[tuple[Sample, Prepared]]) -> tuple[list[Sample], list[Prepared], Tensor]:
         samples, prepared = [each for each, _ in waiting], [each for _, each in waiting]
-        inputs: Any = torch.stack([each.tensor for each in prepared]).to(self.model.device, self.model.dtype)
-        if self.model.task is not None:
-            inputs = self.model.task.example(inputs, self.model)
-        at = self.asked if self.asked is not None else self.model.layer
-        with open_run(self.model.module, inputs, layer=at, progress=False) as run:
+        with _opened(self.model, torch.stack([each.tensor for each in prepared]), self.asked) as run:
             maps = run.capture().activations[:, 0]
             if maps.ndim != 4:
                 raise LayerError(
@@ -110,3 +108,16 @@ class Seen:
                 )
             self.layer = run.layer.name
         return samples, prepared, maps
+
+
+def layer_of(model: Model, layer: Any = None) -> str:
+    """The dotted name of the layer whose channels are named: as asked for, or the model's own, or the last spatial one."""
+    with _opened(model, model.prepare(np.zeros((256, 256, 3), np.uint8))[0].tensor[None], layer) as run:
+        return run.layer.name
+
+
+def _opened(model: Model, images: Tensor, layer: Any) -> AbstractContextManager[Run]:
+    inputs: Any = images.to(model.device, model.dtype)
+    if model.task is not None:
+        inputs = model.task.example(inputs, model)
+    return open_run(model.module, inputs, layer=model.layer if layer is None else layer, progress=False)

@@ -187,8 +187,8 @@ def words(
         OptionError: names of another network or layer; both names and a bank; a value outside its range.
         LucidcamError: as for `lucidcam.concepts` and `lucidcam.explain`.
     """
-    if top < 1:
-        raise OptionError(f"expected top ≥ 1; got {top}.")
+    if not (isinstance(top, int) and top >= 1):
+        raise OptionError(f"expected a whole number top ≥ 1; got {top!r}.")
     if names is not None and bank is not None:
         raise OptionError("give names, or a bank to name the channels by; not both.")
     if names is None:
