@@ -34,9 +34,9 @@ def train(samples: Sequence[lucidcam.Sample], seed: int, epochs: int = 3) -> luc
     """A small convolutional network, trained on the labels for a few seconds."""
     names = sorted({each.labels[0] for each in samples})
     layers: list[nn.Module] = []
+    torch.manual_seed(seed)
     for before, after, stride in ((3, 16, 2), (16, 32, 1), (32, 32, 2), (32, 64, 1)):
         layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-    torch.manual_seed(seed)
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, len(names)))
     model = lucidcam.wrap(net, STEPS, names)
     images = torch.stack([each.tensor for each in model.prepare([sample.image for sample in samples])])

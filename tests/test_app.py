@@ -6,9 +6,10 @@ import asyncio
 import base64
 import io
 import json
+import os
 import threading
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,16 @@ from PIL import Image
 import lucidcam
 from lucidcam import maps
 from lucidcam.errors import InputError, LucidcamError, ModelError, OptionError, TargetError
+from lucidcam.preprocess import Preprocess
 from lucidcam.types import Frame
 from lucidcam.web import judging, pixels, questions, showing
 from lucidcam.web.gate import Gate, RefusedError, check_body
 from lucidcam.web.limits import Limits
 from lucidcam.web.photos import Upload
+from lucidcam.web.room import occupied
 from lucidcam.web.shelf import Shelf
 from lucidcam.web.studio import StoppedError, Studio, in_full, scaled, twin
-from web_nets import LABELS, bomb, photo, png, tiny
+from web_nets import LABELS, bomb, channels_last, photo, png, tiny, transformer
 
 
 def nothing(_: float | None) -> None:
@@ -84,6 +87,8 @@ def test_a_photo_is_known_by_its_content(studio, upload, format):
         (bomb(6000, 6000), "more than 25 million"),
         (animation(), "animation of 2 pictures"),
         (png(Image.new("RGB", (1, 1))), "at least 2×2"),
+        (png(Image.new("RGB", (60_000, 2))), "more than 20 times the other"),
+        (png(Image.new("RGB", (3, 20_000))), "more than 20 times the other"),
     ],
 )
 def test_what_is_no_photo_is_refused_in_words(studio, upload, content, told):
@@ -106,6 +111,18 @@ def test_large_photos_are_shown_small(studio, upload):
     found = studio.photo(upload(png(photo(1, (2000, 1000)))))
     assert found.size == found.whole.size == (2000, 1000)
     assert found.shown.size == (768, 384)
+
+
+@pytest.mark.parametrize("fit", ["crop", "whole"])
+def test_slender_photos_stay_small_for_a_usual_network(upload, fit):
+    usual = replace(tiny(), preprocess=Preprocess(size=(224, 224), resize=256, fit=fit))
+    studio = Studio.of({"usual": usual})
+    served = studio.model("usual")
+    assert max(studio.see(upload(png(Image.new("RGB", (4000, 200)))), served).prepared.tensor.shape) <= 20 * 256
+    began = time.monotonic()
+    with pytest.raises(InputError, match="one side more than 20 times the other"):
+        studio.see(upload(png(Image.new("RGB", (60_000, 2)))), served)
+    assert time.monotonic() - began < 1
 
 
 def test_a_photo_is_upright(studio, upload):
@@ -147,6 +164,9 @@ def test_options_are_bounded():
         questions.options('{"scorecam": {"weights": "x"}}', ["scorecam"])
     with pytest.raises(OptionError):
         questions.options('{"scorecam": {"budget": "many"}}', ["scorecam"])
+    for number in ('"1e999"', '"nan"', '"-inf"', "1e999", "NaN"):
+        with pytest.raises(OptionError, match="finite as baseline"):
+            questions.options(f'{{"rise": {{"baseline": {number}}}}}', ["rise"])
     for text in ("[1]", "{", '{"gradcam": 1}', "[" * 100_000, '{"gradcam": {"counterfactual": 3}}', '{"rise": {"masks": NaN}}'):
         with pytest.raises(OptionError):
             questions.options(text, ["gradcam", "rise"])
@@ -208,9 +228,22 @@ def test_layers_come_in_order_and_change_the_map(studio, upload):
     seen = studio.see(upload(png(photo(5))), served)
     shapes = [studio.explain(seen, served, i, "gradcam", {}, [0], nothing)[0].raw.shape for i in (0, 5)]
     assert shapes == [(24, 24), (12, 12)]
-    for wrong in (6, -1, 0.5):
+    for wrong in (6, -1, 0.5, "x", None, [5], float("nan"), float("inf")):
         with pytest.raises(OptionError, match="layer from 0 to 5"):
             studio.explain(seen, served, wrong, "gradcam", {}, [0], nothing)
+
+
+@pytest.mark.parametrize("model", [transformer(), channels_last()], ids=["tokens", "channels last"])
+def test_channels_are_counted_where_the_layer_has_them(upload, model):
+    studio = Studio.of({"net": model})
+    served = studio.model("net")
+    assert {place.channels for place in served.places if "wide" not in place.name} == {12}
+    assert {place.channels for place in served.places if "wide" in place.name} == {20}
+    seen = studio.see(upload(png(photo(5))), served)
+    (one,) = studio.explain(seen, served, served.default, "hirescam", {}, [0], nothing)
+    at, activations = pixels.pixel(served.model, seen.prepared, one, 0, 48, 36, count=99)
+    assert at.note == ""
+    assert len(at.channels) == len(activations) == served.places[served.default].channels
 
 
 def test_the_likeliest_classes(studio, upload):
@@ -225,7 +258,7 @@ def test_the_likeliest_classes(studio, upload):
 
 
 def test_only_models_named_at_start(studio):
-    for name in ("demo", "torchvision:resnet18", "/etc/passwd", ""):
+    for name in ("demo", "torchvision:resnet18", "/etc/passwd", "", ["tiny"], {}, None, 3):
         with pytest.raises(OptionError, match="no model is called"):
             studio.model(name)
 
@@ -462,9 +495,11 @@ async def inner(scope, receive, send):
     await send({"type": "http.response.body", "body": b"in:" + body})
 
 
-def knock(folder: Path, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes, dict[bytes, bytes]]:
+def knock(
+    folder: Path, method: str, path: str, body: bytes = b"", auth: tuple[str, str] | None = None, **headers: str
+) -> tuple[int, bytes, dict[bytes, bytes]]:
     """Ask the gate; the status, the body and the headers of the answer."""
-    gate = Gate(inner, folder, 1000, frozenset({"127.0.0.1", "localhost"}))
+    gate = Gate(inner, folder, 1000, 1_500_000, frozenset({"127.0.0.1", "localhost"}), auth)
     sent: list[dict] = []
     parts = [body[i : i + 300_000] for i in range(0, len(body), 300_000)] or [b""]
 
@@ -476,7 +511,7 @@ def knock(folder: Path, method: str, path: str, body: bytes = b"", **headers: st
         sent.append(message)
 
     given = {"host": "127.0.0.1:7860", **{name.replace("_", "-"): value for name, value in headers.items()}}
-    scope = {"type": "http", "method": method, "path": path, "headers": [(k.encode(), v.encode()) for k, v in given.items()]}
+    scope = {"type": "http", "method": method, "path": path, "headers": [(k.encode(), v.encode("latin-1")) for k, v in given.items()]}
     asyncio.run(gate(scope, receive, send))
     return sent[0]["status"], sent[1]["body"], dict(sent[0]["headers"])
 
@@ -578,34 +613,86 @@ def test_files_are_read_from_one_folder(tmp_path):
         {"url": "data:image/png;base64,AA"},
         {"path": "ftp://x/y.png"},
         {"path": "x.png", "url": "http://127.0.0.1:7860@example.org/"},
+        {"path": "x.png", "url": "http://127.0.0.1:7860/x.png"},
+        {"path": "x.png", "url": "ftp://127.0.0.1:7860/gradio_api/file=/tmp/x.png"},
     ],
 )
 def test_addresses_of_photos_are_refused_wherever_they_stand(thing):
     for body in (thing, [thing], {"data": [1, {"deep": [{"value": thing}]}]}):
         with pytest.raises(RefusedError, match="not fetched"):
-            check_body(json.dumps(body).encode(), "127.0.0.1:7860")
+            check_body(json.dumps(body).encode(), "127.0.0.1:7860", Path("/tmp"))
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "tests/web_nets.py", "", "\0", "x" * 5000, "IN/../secret.txt", "IN/link.txt", "IN/loop"])
+def test_photos_that_were_not_uploaded_are_refused(tmp_path, path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (tmp_path / "secret.txt").write_text("s")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "loop").symlink_to(folder / "loop")
+    given = {"path": path.replace("IN", str(folder)), "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(RefusedError, match="no upload has"):
+        check_body(json.dumps({"data": [given]}).encode(), "h", folder)
 
 
 def test_bodies_that_are_let_in():
     for body in (
         {"data": ["http is a word", {"path": "/tmp/x.png", "url": "http://127.0.0.1:7860/gradio_api/file=/tmp/x.png"}]},
         {"path": "C"},
+        {"path": "/tmp/expired/x.png", "meta": {"_type": "gradio.FileData"}},  # what is said of it, the action tells
     ):
-        check_body(json.dumps(body).encode(), "127.0.0.1:7860")
+        check_body(json.dumps(body).encode(), "127.0.0.1:7860", Path("/tmp").resolve())
     for body in (b"{", b"\xff", b"[" * 200_000):
         with pytest.raises(RefusedError, match="expected JSON"):
-            check_body(body, "h")
+            check_body(body, "h", Path("/tmp"))
 
 
 def test_sizes_and_hosts_are_checked(tmp_path):
     assert knock(tmp_path, "POST", "/gradio_api/queue/join", b'{"a": "' + b"x" * 1_000_000 + b'"}')[0] == 413
     assert knock(tmp_path, "POST", "/gradio_api/queue/join", b"{}", content_length="2000000")[0] == 413
     assert knock(tmp_path, "POST", "/gradio_api/queue/join", b"{}", content_length="-1")[0] == 400
+    assert knock(tmp_path, "POST", "/gradio_api/queue/join", b"{}", content_length="²")[0] == 400
+    assert knock(tmp_path, "POST", "/gradio_api/queue/join", b"{}", content_length="9" * 5000)[0] == 400
     assert knock(tmp_path, "POST", "/gradio_api/upload", b"", content_length="3000000")[0] == 413
+    assert knock(tmp_path, "POST", "/gradio_api/upload", b"x")[0] == 411
+    assert knock(tmp_path, "POST", "/gradio_api/upload", b"x", content_length="1", transfer_encoding="chunked")[0] == 411
+    assert knock(tmp_path, "POST", "/gradio_api/upload", b"x", content_length="1")[0] == 200
     assert knock(tmp_path, "GET", "/", host="evil.example:7860")[0] == 403
     assert knock(tmp_path, "GET", "/", host="localhost:7860")[0] == 200
     status, body, _ = knock(tmp_path, "POST", "/gradio_api/queue/join", json.dumps({"a": "y" * 700_000}).encode())
     assert (status, len(body)) == (200, 700_000 + 3 + len('{"a": ""}'))  # read by the gate, and given on whole
+
+
+def test_what_is_no_address_and_no_password_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("lucidcam.web.gate.PATIENCE", 0)
+    assert knock(tmp_path, "GET", "/", host="[")[0] == 400
+    for url in ("http://[", "http://℀/"):
+        for escaped in (True, False):
+            body = json.dumps({"data": [{"path": "x.png", "url": url}]}, ensure_ascii=escaped).encode()
+            assert knock(tmp_path, "POST", "/gradio_api/queue/join", body)[0] == 400
+    for words in ("Basic é", "Basic ²", "Basic", "é", "Basic /w=="):
+        assert knock(tmp_path, "GET", "/", auth=("ada", "x"), authorization=words)[0] == 401
+
+
+def test_uploads_end_where_the_folder_is_full(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "large").write_bytes(b"x" * 1_495_000)
+    assert knock(tmp_path, "POST", "/gradio_api/upload", b"x", content_length="5000")[0] == 200
+    assert knock(tmp_path, "POST", "/gradio_api/upload", b"x", content_length="5001")[0] == 507
+    (tmp_path / "a" / "small").write_bytes(b"x")  # takes a block of the disk
+    assert knock(tmp_path, "POST", "/gradio_api/upload", b"x", content_length="1000")[0] == 507
+    (tmp_path / "a" / "large").unlink()
+    assert knock(tmp_path, "POST", "/gradio_api/upload", b"x", content_length="5001")[0] == 200
+
+
+def test_empty_folders_of_deleted_files_go(tmp_path):
+    for name in ("old", "young", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "x").write_bytes(b"x" * 5000)
+    for name in ("old", "full", "."):
+        os.utime(tmp_path / name, (0, 0))
+    assert occupied(tmp_path) == 5000
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["full", "young"]
 
 
 def test_every_answer_tells_the_browser_to_stay_here(tmp_path):

@@ -27,6 +27,7 @@ from gradio_client import Client, handle_file  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 
 from lucidcam.cli.program import app as program  # noqa: E402
+from lucidcam.web.room import occupied  # noqa: E402
 from web_server import served  # noqa: E402
 
 DEFAULTS = {"model": "tiny", "layer": 5, "methods": ["gradcam"], "classes": [], "others": "", "against": "", "options": ""}
@@ -327,11 +328,84 @@ def test_no_photo_is_taken_from_the_server(web, server, tmp_path):
     link = mine.parent / "photo-link.png"
     if not link.exists():
         link.symlink_to(outside)
-    for path in (outside, link, f"{mine.parent}/../../{outside}", "/etc/passwd", "tests/web_nets.py", str(server.folder), ""):
+    for path in (outside, link, f"{mine.parent}/../../{outside}", "/etc/passwd", "tests/web_nets.py", ""):
+        status, text = call(web, handed(str(path)))
+        assert (status, "no upload has" in text) == (400, True), path
+        assert str(tmp_path) not in text
+    for path in (server.folder, mine.parent / "gone.png"):
         status, text = call(web, handed(str(path)))
         assert status == 200
         assert text.startswith("event: error"), path
-        assert str(tmp_path) not in text
+        assert "photo is no longer on the server" in text, path
+
+
+def test_the_size_of_an_upload_is_known_before_it_comes(web, server):
+    before = occupied(server.folder)
+
+    def parts():
+        for number in range(6):
+            yield f'--B\r\nContent-Disposition: form-data; name="files"; filename="{number}.png"\r\n\r\n'.encode()
+            yield b"%d" % number + bytes(900_000) + b"\r\n"
+        yield b"--B--\r\n"
+
+    kind = {"content-type": "multipart/form-data; boundary=B"}
+    answer = web.post("/gradio_api/upload", content=parts(), headers=kind)  # in chunks, without a length
+    assert answer.status_code == 411
+    answer = web.post("/gradio_api/upload", content=b"".join(parts()), headers=kind)
+    assert answer.status_code == 413
+    assert occupied(server.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"layer": "x"}, "expected a layer from 0 to 5; got x"),
+        ({"layer": None}, "expected a layer from 0 to 5; got none"),
+        ({"layer": [5]}, "expected a layer from 0 to 5; got [5]"),
+        ({"layer": 10**400}, "expected a layer from 0 to 5; got 1000"),
+        ({"options": f'{{"rise": {{"masks": {10**400}}}}}', "methods": ["rise"]}, "expected masks between 0 and 8000 here; got 1000"),
+        ({"model": ["tiny"]}, ""),
+        ({"model": {"a": 1}}, ""),
+        ({"methods": [{"a": 1}]}, ""),
+        ({"methods": [["gradcam"]]}, ""),
+        ({"methods": 5}, ""),
+        ({"classes": 99}, "out of range"),
+        ({"classes": {"a": 1}}, ""),
+        ({"options": 5}, "expected options as json"),
+        ({"others": 99}, "out of range"),
+        ({"against": ["x"]}, ""),
+        ({"options": '{"rise": {"baseline": "1e999"}}', "methods": ["rise"]}, "finite as baseline"),
+    ],
+)
+def test_what_is_of_another_kind_is_told_in_words(web, server, changes, told):
+    logged = server.log.stat().st_size
+    status, text = call(web, handed(upload(web, png(photo(32)))), **changes)
+    assert status == 200
+    event, _, data = text.strip().partition("\n")
+    error = json.loads(data.removeprefix("data: "))["error"]
+    assert event == "event: error"
+    assert error
+    assert told in error.lower()
+    if told:  # else it is Gradio that tells
+        assert "Traceback" not in server.log.read_text(encoding="utf-8")[logged:]
+
+
+@pytest.mark.parametrize("value", ["x", None, [1], {}, True, 10**400], ids=["text", "none", "list", "object", "truth", "huge"])
+@pytest.mark.parametrize("field", ["which", "x", "y", "steps", "opacity", "threshold"])
+def test_what_is_no_number_is_told_in_words(web, server, field, value):
+    logged = server.log.stat().st_size
+    look = {"which": 0, "format": "png", "colormap": "turbo", "opacity": 0.5, "threshold": 0.2, "boxes": True, "hide": False}
+    action, more = {
+        "which": ("pixel", {"which": 0, "x": 0.5, "y": 0.5}),
+        "x": ("pixel", {"which": 0, "x": 0.5, "y": 0.5}),
+        "y": ("pixel", {"which": 0, "x": 0.5, "y": 0.5}),
+        "steps": ("metrics", {"which": 0, "steps": 8}),
+    }.get(field, ("save", look))
+    given = handed(upload(web, png(photo(32))))
+    answer = web.post(f"/gradio_api/call/{action}", json={"data": [given, *{**DEFAULTS, **more, field: value}.values()]})
+    text = web.get(f"/gradio_api/call/{action}/{answer.json()['event_id']}").text
+    assert "Expected a number; got" in text
+    assert "Traceback" not in server.log.read_text(encoding="utf-8")[logged:]
 
 
 def test_names_of_uploads_stay_names(web, server):

@@ -14,14 +14,17 @@ from torch import nn
 
 import lucidcam
 from commands import run
-from lucidcam.auditing import describe, places, tables
+from lucidcam.auditing import contexts, describe, places, tables
 from lucidcam.auditing.clusters import clusters
+from lucidcam.auditing.evidence import Photographer
 from lucidcam.auditing.findings import read
 from lucidcam.auditing.probing import Prober, Scores
 from lucidcam.auditing.statistics import chance, estimate, holm
 from lucidcam.auditing.tables import Fact
+from lucidcam.auditing.trials import Outcome
 from lucidcam.auditing.views import GRID, Drawer, View, covered, heat_of, order_of, rim, seen
 from lucidcam.errors import DataError, OptionError
+from lucidcam.explainer import Explainer
 from lucidcam.perturb.imputation import impute
 from lucidcam.samples import Object, Sample
 from lucidcam.types import Frame
@@ -161,25 +164,213 @@ def test_a_confusion_is_found():
 def test_calibration_is_told_where_it_is_wrong():
     rng = np.random.default_rng(0)
     facts = [Fact(str(i), "a", 0, 0.9, int(rng.random() < 0.4), 0.9, None) for i in range(400)]
-    error, gap = tables.calibration_error(facts)
+    found = tables.calibration_error(facts)
     accuracy = np.mean([each.predicted == each.id for each in facts])
-    assert error.mean == pytest.approx(abs(0.9 - accuracy))
-    assert gap.mean == pytest.approx(0.9 - accuracy)
-    assert error.low < 0.3 < error.high
-    assert "too sure" in describe.calibration(error, gap)
-    right = [Fact(str(i), "a", 0, 0.9, int(rng.random() < 0.1), 0.9, None) for i in range(400)]
-    assert tables.calibration_error(right)[0].low < 0.02
+    assert found.counted == pytest.approx(abs(0.9 - accuracy))
+    assert found.error.mean == pytest.approx(np.sqrt((0.9 - accuracy) ** 2 - 0.9 * 0.1 / 400))
+    assert found.gap.mean == pytest.approx(0.9 - accuracy)
+    assert found.error.low < 0.3 < found.error.high
+    assert found.counted > found.chance + 0.2
+    assert "too sure" in describe.calibration(found.error, found.gap)
+
+
+@pytest.mark.parametrize("count", [1, 8, 32, 200])
+def test_a_calibrated_network_is_not_blamed(count):
+    """Each image is right with its confidence as the probability: the error that is counted is chance alone."""
+    rng = np.random.default_rng(count)
+    counted, errors, beyond = [], [], 0
+    for _ in range(30):
+        confidence = rng.uniform(0.3, 1, count)
+        facts = [Fact(str(i), "a", 0, c, int(rng.random() >= c), c, None) for i, c in enumerate(confidence)]
+        found = tables.calibration_error(facts)
+        counted.append(found.counted)
+        errors.append(found.error.mean)
+        beyond += found.counted > found.chance + 0.05
+        assert 0 <= found.error.low <= found.error.mean <= found.error.high
+    assert beyond <= 2
+    assert np.mean(errors) < 0.6 * np.mean(counted)
+
+
+def test_an_audit_does_not_blame_a_calibrated_network():
+    """Confidence is 0.5 in every image, and half of them are right: with few images the counted error is large all the same."""
+    flat = network({"red": 0.01}, {"green": 0.01})
+    for count in (1, 4, 60):
+        data = [replace(each, labels=("ab"[i // 2 % 2],), objects=()) for i, each in enumerate(scenes(count=count))]
+        found = lucidcam.audit(flat, data, progress=False)
+        assert not [each for each in found.findings if each.kind == "calibration"]
+    wrong = [replace(each, labels=("ba"[i % 2],), objects=()) for i, each in enumerate(scenes(count=60))]
+    assert [each.kind for each in lucidcam.audit(network(*HONEST), wrong, progress=False).findings][-1] == "calibration"
 
 
 def test_calibration_error_equals_the_naive_one():
     rng = np.random.default_rng(1)
     facts = [Fact(str(i), "a", 0, 0.5, int(rng.random() < 0.3), float(rng.uniform(0.2, 1)), None) for i in range(300)]
-    expected = 0.0
+    counted = without = 0.0
     for low in np.arange(10) / 10:
         some = [each for each in facts if low <= each.confidence < low + 0.1 or (low == 0.9 and each.confidence == 1)]
         if some:
-            expected += len(some) / 300 * abs(np.mean([e.confidence for e in some]) - np.mean([e.predicted == e.id for e in some]))
-    assert tables.calibration_error(facts)[0].mean == pytest.approx(expected)
+            gap = abs(np.mean([e.confidence for e in some]) - np.mean([e.predicted == e.id for e in some]))
+            chance = sum(e.confidence * (1 - e.confidence) for e in some) / len(some) ** 2
+            counted += len(some) / 300 * gap
+            without += len(some) / 300 * max(gap**2 - chance, 0) ** 0.5
+    found = tables.calibration_error(facts)
+    assert found.counted == pytest.approx(counted)
+    assert found.error.mean == pytest.approx(without)
+
+
+def test_an_image_with_two_marks_counts_once():
+    """A second mark in another corner makes no more images of the same ones."""
+    data = []
+    for each in scenes(marked=True):
+        if each.labels == ("a",):
+            each.image[1:7, -7:-1] = each.image[1:7, 1:7]
+        data.append(each)
+    found = lucidcam.audit(network({"red": 20.0, "white": 1500.0}, {"green": 60.0}), data, progress=False).findings[0]
+    assert len(found.regions) == 2
+    assert found.trial is not None
+    for outcome in (found.trial.take, found.trial.give):
+        assert outcome.n == len(set(outcome.names)) == 30
+        assert outcome.p == max(each.p for each in outcome.parts)
+    assert found.p == found.trial.p
+    assert "30 images" in found.words
+
+
+def test_outcomes_are_joined_image_by_image():
+    def outcome(names: str, *values: float) -> Outcome:
+        array = np.array(values)
+        return Outcome(array, array / 2, array / 4, array - 0.5, -1, tuple(names))
+
+    one, other = outcome("abc", 0.2, 0.4, 0.6), outcome("cbd", 0.8, 0.6, 1.0)
+    found = Outcome.joined([one, other])
+    assert found.names == ("a", "b", "c", "d")
+    np.testing.assert_allclose(found.before, [0.2, 0.5, 0.7, 1.0])
+    np.testing.assert_allclose(found.effect.mean, -np.mean([0.05, 0.125, 0.175, 0.25]))
+    assert found.p == max(one.p, other.p)
+    assert Outcome.joined([one, one]).effect == one.effect
+    assert Outcome.joined([Outcome.none(1), Outcome.none(1)]).n == 0
+
+
+def test_a_pasted_control_is_another_image_than_the_one_it_is_pasted_into():
+    region = np.zeros((GRID, GRID), bool)
+    region[2:5, 2:5] = True
+    some = [view(f"image {i}", np.ones((GRID, GRID))) for i in range(6)]
+    pixels = {each: torch.full((3, SIDE, SIDE), float(i)) for i, each in enumerate(some)}
+    place = places.Place("a", 0, region, "cluster")
+    for seed in range(20):
+        for change in places._pasted(place, some[:3], some[3:], pixels.__getitem__, np.random.default_rng(seed)):
+            [control] = change.controls
+            assert not torch.equal(control, change.before)
+    assert not list(places._pasted(place, some[:3], some[3:4], pixels.__getitem__, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("boxed", ["a", "b", "ab"])
+def test_contexts_are_exchanged_in_one_way(boxed, monkeypatch):
+    """Where one class alone has boxes, what is suspected and its control are changed by the same operation."""
+    data = [replace(each, objects=each.objects if each.labels[0] in boxed else ()) for each in scenes(blue=True)]
+    ways: list[bool] = []
+    exchanged = contexts.Exchange.exchanged
+
+    def watched(self: contexts.Exchange, one: View, giver: View, cut: bool) -> torch.Tensor | None:
+        ways.append(cut)
+        assert not cut or (one.sample.objects and giver.sample.objects)
+        return exchanged(self, one, giver, cut)
+
+    monkeypatch.setattr(contexts.Exchange, "exchanged", watched)
+    found = lucidcam.audit(network(*HONEST), data, progress=False)
+    assert found.shortcuts == ()
+    assert found.tried["background"] == 2
+    assert set(ways) == {boxed == "ab"}
+
+
+def photographer(model: lucidcam.Model) -> Photographer:
+    return Photographer(model, Explainer(model, "gradcam"), Prober(model))
+
+
+def test_evidence_of_a_companion_leaves_the_object_alone():
+    """The companion's box holds the object: what the trial covers is the rest of it, and the picture shows that."""
+    pixels = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+    own, beside = Object("a", (40.0, 40.0, 80.0, 80.0)), Object("b", (20.0, 20.0, 100.0, 100.0))
+    frame = Frame.whole(128, 128)
+    heat, colours = np.full((GRID, GRID), 1 / GRID**2, np.float32), np.zeros((GRID, GRID, 3), np.uint8)
+    sample, others = Sample(pixels, "x", ("a", "b"), (own, beside)), {"b": covered([beside], frame)}
+    pair = View(sample, frame, "a", 0, heat, colours, covered([own], frame), others, 0.5)
+    [shown] = photographer(network(*HONEST)).companion([pair, replace(pair, own=None)], "b")
+    image, changed = (np.asarray(picture) for _, picture in (shown.pictures[0], shown.pictures[-1]))
+    assert image.shape[0] % 128 == 0
+    scale = image.shape[0] // 128
+    moved = (image != changed).any(2)
+    assert not moved[40 * scale : 80 * scale, 40 * scale : 80 * scale].any()
+    assert moved[20 * scale : 40 * scale, 20 * scale : 100 * scale].mean() > 0.9
+    assert not moved[: 20 * scale].any()
+
+
+def test_evidence_of_a_background_covers_what_the_trial_covers():
+    """A mark that is already known is covered in the picture as well as in the trial, and its share of the change is not told twice."""
+    model = network({"red": 20.0, "white": 1500.0}, {"green": 60.0})
+    views = []
+    for each in scenes(count=40, marked=True):
+        label = each.labels[0]
+        own = [thing for thing in each.objects if thing.label == label]
+        sample, frame = replace(each, objects=tuple(own)), Frame.whole(SIDE, SIDE)
+        heat, colours = np.full((GRID, GRID), 1 / GRID**2, np.float32), np.zeros((GRID, GRID, 3), np.uint8)
+        views.append(View(sample, frame, label, "ab".index(label), heat, colours, covered(own, frame), {}, 0.9))
+    mine, others = ([view for view in views if view.label == label] for label in "ab")
+    mark = np.zeros((GRID, GRID), bool)
+    mark[:3, :3] = True
+    plain, without = (photographer(model).background(mine, others, hidden) for hidden in ((), (mark,)))
+    for raw, shown in zip(plain, without, strict=True):
+        assert len(shown.pictures) == len(raw.pictures) + 1
+        assert raw.changes[0] > shown.changes[0] + 0.1
+        assert np.asarray(shown.pictures[-2][1])[:15, :15].max() < 150 < np.asarray(shown.pictures[0][1])[:15, :15].max()
+        assert shown.changes[1] == pytest.approx(float(shown.pictures[-1][0].split(": ")[1]), abs=0.006)
+
+
+def test_kinds_of_maps_are_told_with_images(tmp_path):
+    """Half of the "a" have a mark instead of a square: their maps are of two kinds."""
+    data = []
+    for each in scenes(count=160, boxes=False):
+        if each.labels == ("a",) and int(each.name[-4:]) % 4 == 0:
+            each.image[:] = 60
+            each.image[1:7, 1:7] = WHITE
+        data.append(each)
+    found = lucidcam.audit(network({"red": 60.0, "white": 1500.0}, {"green": 60.0}), data, progress=False, out=tmp_path / "audit")
+    kinds = [each for each in found.clusters if each.label == "a"]
+    assert sum(each.images for each in kinds) == kinds[0].of == 40
+    assert [each.number for each in kinds] == list(range(1, len(kinds) + 1))
+    assert [each.images for each in kinds] == sorted((each.images for each in kinds), reverse=True)
+    # Suspicions arise on every second image, by the order of its name.
+    half = sorted((each.name for each in data if each.labels == ("a",)), key=lambda name: order_of(name, "a"))[::2]
+    marked = [each for each in kinds if each.mean[:3, :3].sum() > 0.5]
+    assert sum(each.images for each in marked) == sum(int(name[-4:]) % 4 == 0 for name in half)
+    for each in marked:
+        assert all(int(shown.name[-4:]) % 4 == 0 for shown in each.evidence)
+        assert [caption for caption, _ in each.evidence[0].pictures] == ["image", "mean map"]
+    document = read(tmp_path / "audit")
+    assert [each["images"] for each in document["clusters"]] == [each.images for each in found.clusters]
+    for each in document["clusters"]:
+        assert all((tmp_path / "audit" / one["file"]).is_file() for entry in each["evidence"] for one in entry["pictures"])
+
+
+def test_confusions_are_shown_whether_or_not_a_trial_confirms_them(tmp_path):
+    """A third of the labels are wrong: nothing in the images speaks for the other class, but their maps are worth a look."""
+    data = [replace(each, labels=("b",), objects=()) if i % 6 == 0 else replace(each, objects=()) for i, each in enumerate(scenes())]
+    found = lucidcam.audit(network(*HONEST), data, progress=False, out=tmp_path / "audit")
+    [row] = found.confusions
+    assert (row["label"], row["predicted"], row["images"]) == ("b", "a", 20)
+    assert len(row["evidence"]) == 2
+    for each in row["evidence"]:
+        assert [caption.split()[0] for caption, _ in each.pictures] == ["image", "b", "a"]
+    [told] = read(tmp_path / "audit")["confusions"]
+    assert [len(entry["pictures"]) for entry in told["evidence"]] == [3, 3]
+
+
+def test_a_verdict_says_why_nothing_was_tried():
+    one = [replace(each, objects=()) for each in scenes(count=80) if each.labels == ("a",)]
+    found = lucidcam.audit(network(*HONEST), one, progress=False)
+    assert sum(found.tried.values()) == 0
+    assert found.verdict == "No suspicion that can be tried arose in 40 images."
+    few = lucidcam.audit(network(*HONEST), one[:15], progress=False)
+    assert few.verdict.startswith("No class has the 16 images that a trial takes")
 
 
 def test_holm_equals_its_definition():
@@ -387,7 +578,8 @@ def test_the_page_is_the_same_from_memory_and_from_the_folder(tmp_path):
     assert [each.title for each in one.sections] == [each.title for each in other.sections]
     html = render(other)
     assert found.findings[0].words.split(":")[0] in html
-    assert html.count("<img") == render(one).count("<img") >= 12
+    assert html.count("<img") == render(one).count("<img") >= 12 + 2 * len(found.clusters)
+    assert "Kinds of maps" in [each.title for each in one.sections]
     clean = lucidcam.audit(network(*HONEST), scenes(), progress=False)
     assert page(replace(clean, findings=())).lead.startswith("Nothing suspicious found in 120 images. ")
 
@@ -409,6 +601,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert "<html" in (tmp_path / "found.html").read_text(encoding="utf-8")
     run("audit", "nowhere", code=2)
     run("audit", "data", "--report", "found.txt", code=2)
+    monkeypatch.setattr("lucidcam.cli.audit.load_model", lambda *_: pytest.fail("options are checked before the model is loaded"))
     run("audit", "data", "--fill", "grey", code=2)
 
 

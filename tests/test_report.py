@@ -9,6 +9,7 @@ import io
 import json
 import math
 import re
+import shutil
 import warnings
 from dataclasses import replace
 from itertools import pairwise
@@ -39,8 +40,9 @@ from lucidcam.outputs.html import (
     render,
     write,
 )
-from lucidcam.outputs.html.charts import bar_places, chart, number
+from lucidcam.outputs.html.charts import bar_places, chart, fixed, number
 from lucidcam.outputs.html.pictures import LADDER, encoded
+from lucidcam.reports.run import _classes, _tally
 from runs import colours, images
 from scenes import folder, model, samples, scene
 
@@ -197,6 +199,21 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
 )
 def test_numbers_as_text(value, text):
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "signed", "text"),
+    [
+        (0.126, 2, False, "0.13"),
+        (-1.5, 1, True, "−1.5"),
+        (0.5, 2, True, "+0.50"),
+        (0.0, 1, True, "0.0"),
+        (math.inf, 2, True, "–"),
+        (None, 3, False, "–"),
+    ],
+)
+def test_figures_with_a_fixed_number_of_digits(value, digits, signed, text):
+    assert fixed(value, digits, signed) == text
 
 
 def test_curves_are_drawn_to_scale():
@@ -375,6 +392,22 @@ def test_a_folder_of_explain_gives_the_same_report(tmp_path):
     assert "the photo is not where it was" in words_of(last)
 
 
+def test_a_photo_that_is_given_twice_is_two_images(tmp_path):
+    net, one = model(), scene(("red", (4, 4, 24, 24)))
+    photos = [one, one, scene(("blue", (4, 4, 24, 24)))]
+    found = [*lucidcam.explain(net, photos, "gradcam"), *lucidcam.explain(net, photos, "eigencam")]
+    page = reports.page(found)
+    assert page.lead.startswith("3 images explained by gradcam and eigencam: 6 maps")
+    assert (page.facts["images"], page.facts["maps"]) == (3, 6)
+    tree = check_whole(render(page))
+    assert [len(list(each.iter("img"))) for each in tree.iter("figure") if each.find(".//img") is not None] == [3, 3, 3]
+    one.save(tmp_path / "a.png")
+    twice = reports.page(lucidcam.explain(net, [tmp_path / "a.png"] * 2, "gradcam"))
+    assert twice.facts["images"] == 1, "a file is one image"
+    several = reports.page(lucidcam.explain(net, one, "gradcam", target=[[0, 1, 2]]))
+    assert (several.facts["images"], several.facts["maps"]) == (1, 3)
+
+
 def test_hostile_names_of_images_and_classes(tmp_path):
     net = lucidcam.wrap(model().module, model().preprocess, ["<b>red</b>", '"&', "\u202eblue"], name="<i>net</i>")
     found = lucidcam.explain(net, [scene(("red", (4, 4, 24, 24)))], target=[[0, 1, 2]])
@@ -543,6 +576,7 @@ def test_the_surest_and_the_least_sure(ran):
     assert len(shown["Drawn at random"]) == 3
 
 
+@pytest.mark.slow
 def test_run_makes_a_report(ran, tmp_path):
     place, _ = ran
     words = ["run", place / "photos", "--out", tmp_path / "out", "--limit", "2", "--images-at-once", "2"]
@@ -551,6 +585,171 @@ def test_run_makes_a_report(ran, tmp_path):
     assert "lucidcam run" in words_of(tree)
     assert any("(photo)" in each.get("alt") for each in tree.iter("img"))
     command("report", tmp_path / "out", "--out", tmp_path / "again.html", "--data", place / "photos")
+
+
+def test_the_mean_probability_of_a_class_is_of_the_maps_that_have_one():
+    class Index:
+        def __init__(self, *chances):
+            self._rows = [{"label": "red", "probability": each, "inside": None} for each in chances]
+
+        def __len__(self):
+            return len(self._rows)
+
+        def rows(self):
+            yield from self._rows
+
+    def mean(*chances):
+        table = _classes(_tally(Index(*chances), 1, 0), lambda number, row: Shot((), "c", "a")).parts[0]
+        assert table.rows[0][1] == len(chances)
+        return table.rows[0][2]
+
+    assert mean(0.5, None, 1.0) == "0.750"
+    assert mean(0.0, 0.0) == "0.000"
+    assert mean(None, None) == "–"
+
+
+# ------------------------------------------------------------------------------------------------------------------ damage
+
+
+@pytest.fixture
+def damaged(evaluated, tmp_path):
+    """A copy of an evaluation's folder, to be spoilt."""
+    return shutil.copytree(evaluated.folder, tmp_path / "damaged")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda shots: json.dumps(shots)[:100],
+        lambda shots: json.dumps([{"method": "gradcam"}]),
+        lambda shots: json.dumps([{**shots[0], "new": 1}]),
+        lambda shots: json.dumps([{**shots[0], "value": None}]),
+        lambda shots: json.dumps([{**shots[0], "photo": 3}]),
+        lambda shots: json.dumps({"a": 1}),
+        lambda shots: "3",
+    ],
+)
+def test_a_damaged_gallery_is_told(damaged, tmp_path, spoil):
+    place = damaged / "gallery" / "shots.json"
+    place.write_text(spoil(json.loads(place.read_text())))
+    with pytest.raises(DataError, match=r"shots.json cannot be read as the gallery"):
+        lucidcam.report(damaged, tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_pictures_of_a_gallery_that_cannot_be_read_are_left_out(damaged):
+    shots = read_gallery(damaged / "gallery")
+    spoilt = shots[0].picture
+    (damaged / "gallery" / spoilt).write_bytes(b"garbage")
+    tree = check_whole(render(reports.page(damaged)))
+    assert len(list(tree.iter("img"))) == 2 * len(shots) - sum(each.picture == spoilt for each in shots)
+    assert "can be read any more" in words_of(tree)
+
+
+GOOD = {"image": "a", "label": "red", "id": 0, "score": 1.0, "probability": 0.5, "method": "gradcam", "layer": "0", "box": [0, 0, 1, 1]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{half", "3", "null", '{"a": 1}', '[{"image": "a"}]', '["a"]']
+    + [
+        json.dumps([{**GOOD, **wrong}])
+        for wrong in ({"image": None}, {"probability": "x"}, {"box": 3}, {"id": []}, {"files": [3]}, {"files": 3})
+    ],
+)
+def test_a_damaged_list_of_explanations_is_told(tmp_path, text):
+    place = tmp_path / "explanations.json"
+    place.write_text(json.dumps([GOOD]))
+    check_whole(render(reports.page(tmp_path)))
+    place.write_text(text)
+    with pytest.raises(DataError, match=r"explanations.json cannot be read as explanations"):
+        lucidcam.report(tmp_path, tmp_path / "r.html")
+
+
+def test_a_damaged_list_of_failures_is_told(tmp_path):
+    (tmp_path / "explanations.json").write_text(json.dumps([GOOD]))
+    for text in ("{half", "3", "null", '["a"]'):
+        (tmp_path / "failures.json").write_text(text)
+        with pytest.raises(DataError, match=r"failures.json cannot be read"):
+            lucidcam.report(tmp_path, tmp_path / "r.html")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "failures.jsonl", "index/000000.parquet"])
+def test_a_damaged_run_is_told(ran, tmp_path, name):
+    place = shutil.copytree(ran[0] / "out", tmp_path / "run")
+    whole = (place / name).read_bytes()
+    (place / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=f"{name.split('/')[0]}.* cannot be read as"):
+        lucidcam.report(place, tmp_path / "r.html")
+
+
+@pytest.mark.parametrize("lacking", ["settings", "units", "maps", "complete"])
+def test_a_manifest_of_another_version_is_told(ran, tmp_path, lacking):
+    place = shutil.copytree(ran[0] / "out", tmp_path / "run")
+    known = json.loads((place / "manifest.json").read_text())
+    (place / "manifest.json").write_text(json.dumps({key: value for key, value in known.items() if key != lacking}))
+    with pytest.raises(DataError, match=f"manifest.json cannot be read as a run: KeyError: '{lacking}'"):
+        lucidcam.report(place, tmp_path / "r.html")
+
+
+def test_maps_that_cannot_be_read_are_left_out(ran, tmp_path):
+    place = shutil.copytree(ran[0] / "out", tmp_path / "run")
+    for each in (place / "maps").glob("*.npz"):
+        each.write_bytes(each.read_bytes()[:80])
+    tree = check_whole(render(reports.page(place, data=ran[0] / "photos")))
+    assert "Some maps cannot be read any more" in words_of(tree)
+
+
+EMPTY = {**dict.fromkeys(("findings", "classes", "together", "confusions", "calibration", "problems"), ()), "tried": {}, "images": 1}
+EMPTY |= {"verdict": "Nothing.", "settings": {"model": "m", "data": "d", "fill": "blur"}}
+FOUND = {
+    **{"kind": "watermark", "label": "red", "words": "It is.", "effect": {"mean": 0.5, "low": 0.4, "high": 0.6}, "images": 1, "share": 1.0},
+    **{"p": None, "taken_out": None, "put_in": None, "regions": [], "beside": "", "evidence": []},
+}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [1],
+        {"findings": []},
+        {**EMPTY, "findings": [{"kind": "x"}]},
+        {**EMPTY, "findings": [{**FOUND, "kind": "x"}]},
+        {**EMPTY, "findings": [{**FOUND, "kind": []}]},
+        {**EMPTY, "findings": [{**FOUND, "evidence": [{"name": "a", "pictures": [{"caption": "c"}]}]}]},
+        {**EMPTY, "findings": [3]},
+        {**EMPTY, "tried": []},
+        {**EMPTY, "classes": [{"label": "red"}]},
+        {**EMPTY, "settings": {}},
+    ],
+)
+def test_a_damaged_audit_is_told(tmp_path, document):
+    (tmp_path / "audit.json").write_text(json.dumps({**EMPTY, "findings": [FOUND]}))
+    assert "It is." in words_of(check_whole(render(reports.page(tmp_path))))
+    (tmp_path / "audit.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"audit.json"):
+        lucidcam.report(tmp_path, tmp_path / "r.html")
+
+
+def test_evidence_is_only_taken_from_the_audits_folder(tmp_path):
+    secret = Image.new("RGB", (40, 30), "red")
+    secret.save(tmp_path / "secret.png")
+    place = tmp_path / "audit"
+    (place / "evidence").mkdir(parents=True)
+    secret.save(place / "evidence" / "own.png")
+    (place / "evidence" / "link.png").symlink_to(tmp_path / "secret.png")
+    (place / "evidence" / "bad.png").write_bytes((place / "evidence" / "own.png").read_bytes()[:60])
+
+    def shown(file):
+        evidence = [{"name": "a", "changes": [], "pictures": [{"caption": "c", "file": file}]}]
+        (place / "audit.json").write_text(json.dumps({**EMPTY, "findings": [{**FOUND, "evidence": evidence}]}))
+        tree = check_whole(render(reports.page(place)))
+        assert ("cannot be read any more" in words_of(tree)) == (not list(tree.iter("img")))
+        return len(list(tree.iter("img")))
+
+    assert shown("evidence/own.png") == 1
+    for file in ("../secret.png", str(tmp_path / "secret.png"), "evidence/link.png", "evidence/bad.png", "evidence", "", "a\0b", 3):
+        assert shown(file) == 0, file
 
 
 # ------------------------------------------------------------------------------------------------------------------ errors

@@ -29,6 +29,49 @@ def tiny(seed: int = 0) -> lucidcam.Model:
     return lucidcam.wrap(net.eval(), Preprocess(size=(48, 48), resize=48), labels=LABELS, name="tiny")
 
 
+class Tokens(nn.Module):
+    """One block of a vision transformer: 16 tokens and one for the class, 12 channels, 20 inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.first = nn.Conv2d(3, 12, 12, 12), nn.Parameter(torch.randn(1, 1, 12))
+        self.norm, self.attention = nn.LayerNorm(12), nn.MultiheadAttention(12, 2, batch_first=True)
+        self.wide, self.narrow, self.head = nn.Linear(12, 20), nn.Linear(20, 12), nn.Linear(12, len(LABELS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.first.expand(len(x), -1, -1), tokens], 1)
+        normed = self.norm(tokens)
+        tokens = tokens + self.attention(normed, normed, normed, need_weights=False)[0]
+        return self.head(self.narrow(self.wide(tokens).relu())[:, 0] + tokens[:, 1:].mean(1))
+
+
+class ChannelsLast(nn.Module):
+    """Patches, then layers on `[B, h, w, C]`: 12 channels, 20 inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 12, 8, 8), nn.LayerNorm(12)
+        self.wide, self.narrow, self.head = nn.Linear(12, 20), nn.Linear(20, 12), nn.Linear(12, len(LABELS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.narrow(self.wide(self.norm(self.patches(x).permute(0, 2, 3, 1))).relu()).mean((1, 2)))
+
+
+def transformer() -> lucidcam.Model:
+    return _seeded(Tokens, "transformer")
+
+
+def channels_last() -> lucidcam.Model:
+    return _seeded(ChannelsLast, "channels-last")
+
+
+def _seeded(kind: type[nn.Module], name: str) -> lucidcam.Model:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return lucidcam.wrap(kind().eval(), Preprocess(size=(48, 48), resize=48), labels=LABELS, name=name)
+
+
 def photo(number: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
     """A picture of blobs, one for each number."""
     random = np.random.default_rng(number)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from lucidcam.auditing import companions, contexts, describe, places, tables
 from lucidcam.auditing.evidence import Photographer
-from lucidcam.auditing.findings import Audit, Finding, ranked
+from lucidcam.auditing.findings import Audit, Cluster, Evidence, Finding, ranked
 from lucidcam.auditing.probing import AT_ONCE, INPAINT, Prober
 from lucidcam.auditing.statistics import chance, estimate, holm
 from lucidcam.auditing.tables import Fact
@@ -41,8 +42,14 @@ FOREIGN = 200
 KEPT = 256
 """Inputs that are kept in memory between trials."""
 
+PICTURED = 12
+"""Classes, and pairs of them, of which pictures are made beside the findings."""
+
+BESIDE = 2
+"""Images of a pair of classes that are confused."""
+
 CALIBRATION = 0.05
-"""A calibration error whose interval lies above this is a finding."""
+"""A calibration error that is larger than chance makes it by this is a finding."""
 
 CONFUSED = 0.05
 """A confusion of so large a share of a class's images is a finding."""
@@ -152,12 +159,8 @@ def audit(
         findings=tuple(ranked(found)),
         classes=tuple(court.classes()),
         together=tuple(tables.together(survey.facts, survey.labels)),
-        confusions=tuple(
-            {"label": label, "predicted": model.label(id), "id": id, "images": len(some)}
-            for (label, id), some in tables.confusions(survey.facts).items()
-        )
-        if survey.single
-        else (),
+        clusters=tuple(court.clusters()),
+        confusions=tuple(court.confusions()) if survey.single else (),
         calibration=tuple(tables.calibration(survey.facts)) if survey.single else (),
         tried=court.tried,
         problems=tuple(problems),
@@ -268,6 +271,7 @@ class _Court:
     tried: dict[str, int] = field(default_factory=dict)
     _inputs: dict[str, Tensor] = field(default_factory=dict)
     _reliance: dict[int, Mapping[str, list[float]]] = field(default_factory=dict)
+    _kinds: dict[int, tuple[list[View], npt.NDArray[np.int64]]] = field(default_factory=dict)
 
     @property
     def prober(self) -> Prober:
@@ -293,6 +297,31 @@ class _Court:
             for name, values in self._reliance.get(row["id"], {}).items():
                 row[name.replace(" ", "_")] = estimate(values)
         return rows
+
+    def clusters(self) -> list[Cluster]:
+        """The kinds of maps of each class that was tried, those of most images first; of the largest classes with pictures."""
+        found = []
+        for place, (views, which) in enumerate(self._kinds.values()):
+            groups = [[view for view, kind in zip(views, which, strict=True) if kind == number] for number in range(which.max() + 1)]
+            for number, some in enumerate(sorted(groups, key=len, reverse=True), start=1):
+                mean = np.mean([places.off(view) for view in some], 0)
+                some.sort(key=lambda view: float(np.square(places.off(view) - mean).sum()))
+                evidence = tuple(self.photographer.cluster(some, mean)) if place < PICTURED else ()
+                found.append(Cluster(views[0].label, number, len(some), len(views), mean, evidence))
+        return found
+
+    def confusions(self) -> list[dict[str, Any]]:
+        """Images that are taken for another class, with the maps of both for those pairs that have most of them."""
+        found: list[dict[str, Any]] = []
+        for (label, predicted), some in tables.confusions(self.survey.facts).items():
+            evidence: tuple[Evidence, ...] = ()
+            if len(found) < PICTURED:
+                names = {fact.name for fact in some}
+                here = [view for view in self.survey.drawer.of(some[0].id) if view.sample.name in names]
+                evidence = tuple(self.photographer.confusion(here, [some[0].id, predicted], BESIDE))
+            name = self.survey.model.label(predicted)
+            found.append({"label": label, "predicted": name, "id": predicted, "images": len(some), "evidence": evidence})
+        return found
 
     def _halves(self, id: int) -> tuple[list[View], list[View]]:
         """A class's views on which suspicions arise, and those on which they are tried."""
@@ -332,7 +361,9 @@ class _Court:
         tried: list[tuple[places.Place, Trial]] = []
         for id in ids:
             (before, after), (foreign, others) = self._halves(id), self._others(id)
-            for suspect in places.suspects(before, foreign):
+            which = places.kinds(before)
+            self._kinds[id] = before, which
+            for suspect in places.suspects(before, foreign, which):
                 trial = places.trial(suspect, after, others, self.prober, self._input, self.seed)
                 if trial is not None:
                     tried.append((suspect, trial))
@@ -387,10 +418,10 @@ class _Court:
                 tried.append((id, trial))
             advance(1)
         passed = self._passed([trial for _, trial in tried], "background")
-        found = [self._background(id, trial) for (id, trial), yes in zip(tried, passed, strict=True) if yes]
+        found = [self._background(id, trial, hidden) for (id, trial), yes in zip(tried, passed, strict=True) if yes]
         return found + self._surroundings([id for id in ids if id not in {each for each, _ in tried}])
 
-    def _background(self, id: int, trial: Trial) -> Finding:
+    def _background(self, id: int, trial: Trial, hidden: Sequence[Mask]) -> Finding:
         views, (_, others) = self.survey.drawer.of(id), self._others(id)
         return Finding(
             kind="background",
@@ -401,7 +432,7 @@ class _Court:
             share=1.0,
             p=trial.p,
             trial=trial,
-            evidence=tuple(self.photographer.background(views[1::2], others)),
+            evidence=tuple(self.photographer.background(views[1::2], others, hidden)),
         )
 
     def _surroundings(self, ids: Sequence[int]) -> list[Finding]:
@@ -484,15 +515,17 @@ class _Court:
             masks = [spread(each, contexts.size_of(whole)) for each in [region, *places.controls(free, region, rng)]]
             after, *beside = self.prober.covered([whole] * len(masks), masks)
             if beside:
-                changes.append(Change(predicted, whole, after, tuple(beside)))
+                changes.append(Change(view.sample.name, predicted, whole, after, tuple(beside)))
         return Outcome.of(self.prober, changes, -1) if len(changes) >= places.FEWEST else None
 
     def _calibration(self) -> list[Finding]:
         facts = self.survey.facts
-        error, gap = tables.calibration_error(facts, self.seed)
-        if error.low <= CALIBRATION:
+        if len(facts) < NEEDED:
             return []
-        return [Finding("calibration", "", describe.calibration(error, gap), error, len(facts), 1.0)]
+        found = tables.calibration_error(facts, self.seed)
+        if found.counted <= found.chance + CALIBRATION:
+            return []
+        return [Finding("calibration", "", describe.calibration(found.error, found.gap), found.error, len(facts), 1.0)]
 
 
 def _check(images_per_class: int, min_effect: float, level: float, limit: int | None, out: Any) -> None:

@@ -36,19 +36,20 @@ def trial(
     """
     pairs = [view for view in views if view.own is not None and label in view.others][:MOST]
     rng = np.random.default_rng(seed)
-    wholes, masks = [], []
+    names, wholes, masks = [], [], []
     for view in pairs:
         whole = image(view)
-        companion = _marked(view, label, size_of(whole)) & ~_marked(view, view.label, size_of(whole))
+        companion = beside(view, label, size_of(whole))
         control = _elsewhere(companion, things(view, size_of(whole)), rng)
         if companion.any() and control is not None:
+            names.append(view.sample.name)
             wholes.append(whole)
             masks.append((companion, control))
     if len(wholes) < FEWEST:
         return None
     filled = prober.covered([whole for whole in wholes for _ in range(2)], [mask for both in masks for mask in both])
     id = pairs[0].id
-    take = [Change(id, whole, filled[2 * i], (filled[2 * i + 1],)) for i, whole in enumerate(wholes)]
+    take = [Change(names[i], id, whole, filled[2 * i], (filled[2 * i + 1],)) for i, whole in enumerate(wholes)]
     give = []
     free = [view for view in others if label not in view.others and view.label != label]
     for taker in [free[i] for i in rng.permutation(len(free))[:MOST]]:
@@ -57,11 +58,16 @@ def trial(
         if full.shape != wholes[giver].shape:
             continue
         companion, control = masks[giver]
-        put, beside = (
+        put, other = (
             torch.where(torch.from_numpy(companion), source, full) for source in (wholes[giver], _moved(wholes[giver], control, companion))
         )
-        give.append(Change(id, full, put, (beside,)))
+        give.append(Change(taker.sample.name, id, full, put, (other,)))
     return Trial.of(prober, take, give, [view.sample.name for view in pairs])
+
+
+def beside(view: View, label: str, size: tuple[int, int]) -> Mask:
+    """The pixels of an input of `size` that the companion covers, and the object itself does not."""
+    return _marked(view, label, size) & ~_marked(view, view.label, size)
 
 
 def _marked(view: View, label: str, size: tuple[int, int]) -> Mask:

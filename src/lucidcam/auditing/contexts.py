@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lucidcam.auditing.places import FEWEST, MOST
+from lucidcam.auditing.places import FEWEST, MOST, another
 from lucidcam.auditing.probing import Prober
 from lucidcam.auditing.trials import Change, Trial, spread
 from lucidcam.auditing.views import View, region_of, rim, seen
@@ -31,6 +31,11 @@ def things(view: View, size: tuple[int, int]) -> Mask:
     return seen(region_of(view.sample.objects, view.frame), view.frame, size)
 
 
+def itself(view: View, size: tuple[int, int]) -> Mask:
+    """The pixels of an input that belong to the class's own objects."""
+    return seen(region_of([each for each in view.sample.objects if each.label == view.label], view.frame), view.frame, size)
+
+
 def trial(
     views: Sequence[View],
     others: Sequence[View],
@@ -40,8 +45,9 @@ def trial(
 ) -> Trial | None:
     """Exchange the context of images between classes, and as a control within a class.
 
-    Where objects are marked they stay, and the rest comes from another image, whose own objects are filled in. Where none is, the
-    colours of the whole image are shifted so that its rim is as bright and as coloured as the other image's.
+    Where objects are marked they stay, and the rest comes from another image, whose own objects are filled in. Where the class or the
+    others have too few of them (see `comparable`), the colours of the whole image are shifted so that its rim is as bright and as
+    coloured as the other image's.
 
     Args:
         views: of the class.
@@ -56,15 +62,32 @@ def trial(
     if len(views) < FEWEST or len(others) < FEWEST:
         return None
     rng = np.random.default_rng(seed)
-    own, rest = list(views[:MOST]), list(others)
+    own, rest, cut = comparable(views, others)
+    own = own[:MOST]
     foreign = [rest[i] for i in rng.permutation(len(rest))]
     takers, givers = foreign[:MOST], foreign[-MOST:]
     inputs.read([*own, *takers, *givers])
-    take = list(_exchanged(views[0].id, own, givers, own, inputs, rng))
-    give = list(_exchanged(views[0].id, takers, own, givers, inputs, rng))
+    take = list(_exchanged(views[0].id, own, givers, own, inputs, cut, rng))
+    give = list(_exchanged(views[0].id, takers, own, givers, inputs, cut, rng))
     if min(len(take), len(give)) < FEWEST:
         return None
     return Trial.of(prober, take, give, [view.sample.name for view in own])
+
+
+def comparable(views: Sequence[View], others: Sequence[View]) -> tuple[list[View], list[View], bool]:
+    """Images whose contexts are exchanged in one and the same way, so that a control differs in nothing but whose context it has.
+
+    Args:
+        views: of the class.
+        others: of the other classes.
+
+    Returns:
+        Those of each that have marked objects, and that objects are cut out; all of them, and that they are not, where these are too few.
+    """
+    marked = [[view for view in some if view.sample.objects] for some in (views, others)]
+    if min(map(len, marked)) >= FEWEST:
+        return marked[0], marked[1], True
+    return list(views), list(others), False
 
 
 class Exchange:
@@ -98,31 +121,33 @@ class Exchange:
         for view, full, bare in zip(new, whole, empty, strict=True):
             self.whole[view], self.context[view] = full, bare
 
-    def exchanged(self, view: View, giver: View) -> Tensor | None:
-        """An image in the context of another; None where they differ in size."""
+    def exchanged(self, view: View, giver: View, cut: bool) -> Tensor | None:
+        """An image in the context of another, its objects cut out or its colours shifted; None where they differ in size."""
         whole, context = self.whole[view], self.context[giver]
         if whole.shape != context.shape:
             return None
-        if view.sample.objects and giver.sample.objects:
+        if cut:
             return torch.where(torch.from_numpy(things(view, size_of(whole))), whole, context)
         edge = torch.from_numpy(spread(rim(), size_of(whole)))
         return whole + (self.whole[giver][:, edge].mean(1) - whole[:, edge].mean(1))[:, None, None]
 
 
 def _exchanged(
-    target: int, takers: Sequence[View], givers: Sequence[View], alike: Sequence[View], inputs: Exchange, rng: np.random.Generator
+    target: int,
+    takers: Sequence[View],
+    givers: Sequence[View],
+    alike: Sequence[View],
+    inputs: Exchange,
+    cut: bool,
+    rng: np.random.Generator,
 ) -> Iterator[Change]:
     for taker in takers:
-        giver, control = (_another(taker, some, rng) for some in (givers, alike))
-        after, beside = inputs.exchanged(taker, giver), inputs.exchanged(taker, control)
+        giver, control = (another(taker, some, rng) for some in (givers, alike))
+        if giver is None or control is None:
+            continue
+        after, beside = inputs.exchanged(taker, giver, cut), inputs.exchanged(taker, control, cut)
         if after is not None and beside is not None:
-            yield Change(target, inputs.whole[taker], after, (beside,))
-
-
-def _another(view: View, some: Sequence[View], rng: np.random.Generator) -> View:
-    """One of some images, and not the same image."""
-    fitting = [each for each in some if each.sample.name != view.sample.name]
-    return fitting[int(rng.integers(len(fitting)))]
+            yield Change(taker.sample.name, target, inputs.whole[taker], after, (beside,))
 
 
 def reliance(views: Sequence[View], prober: Prober, image: Callable[[View], Tensor]) -> Mapping[str, list[float]]:
@@ -142,10 +167,7 @@ def reliance(views: Sequence[View], prober: Prober, image: Callable[[View], Tens
     if not marked:
         return {}
     whole = [image(view) for view in marked]
-    masks = [
-        seen(region_of([each for each in view.sample.objects if each.label == view.label], view.frame), view.frame, size_of(full))
-        for view, full in zip(marked, whole, strict=True)
-    ]
+    masks = [itself(view, size_of(full)) for view, full in zip(marked, whole, strict=True)]
     neutral = Prober(prober.model, prober.multi_label, NEUTRAL)
     versions = {
         "whole": whole,

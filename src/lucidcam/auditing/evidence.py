@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,12 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from lucidcam import maps, render
-from lucidcam.auditing.contexts import Exchange, size_of, things
+from lucidcam.auditing import companions
+from lucidcam.auditing.contexts import Exchange, comparable, itself, size_of
 from lucidcam.auditing.findings import Evidence
-from lucidcam.auditing.places import bare
+from lucidcam.auditing.places import bare, off
 from lucidcam.auditing.probing import Prober
 from lucidcam.auditing.trials import spread
-from lucidcam.auditing.views import View, region_of, rim, seen
+from lucidcam.auditing.views import Grid, View
 from lucidcam.errors import DataError
 from lucidcam.explainer import Explainer, prepare
 from lucidcam.explanation import Explanation
@@ -32,6 +34,9 @@ SMALLEST = 128
 
 SHOWN = 4
 """Images of a finding."""
+
+NEAREST = 3
+"""Images of a kind of maps."""
 
 
 @dataclass(eq=False)
@@ -53,45 +58,56 @@ class Photographer:
         found = []
         for view in views[:SHOWN]:
             region = max(regions, key=lambda each: float(view.heat[bare(view, each)].sum()))
-            found.append(self._covering(view, bare(view, region), "covered"))
+            found.append(self._covering(view, partial(spread, bare(view, region)), "covered"))
         return found
 
     def companion(self, views: Sequence[View], label: str) -> list[Evidence]:
         """Images in which the companion is covered."""
-        pairs = [view for view in views if label in view.others][:SHOWN]
-        return [self._covering(view, None, f"without {label}", label) for view in pairs]
+        pairs = [view for view in views if view.own is not None and label in view.others][:SHOWN]
+        return [self._covering(view, partial(companions.beside, view, label), f"without {label}") for view in pairs]
 
     def context(self, views: Sequence[View]) -> list[Evidence]:
         """Images without their objects."""
-        marked = [view for view in views if view.sample.objects][:SHOWN]
-        return [self._covering(view, None, "object removed", view.label) for view in marked]
+        marked = [view for view in views if view.own is not None and view.own.any()][:SHOWN]
+        return [self._covering(view, partial(itself, view), "object removed") for view in marked]
 
-    def background(self, views: Sequence[View], givers: Sequence[View]) -> list[Evidence]:
-        """Images in the background of another class."""
+    def background(self, views: Sequence[View], givers: Sequence[View], hidden: Sequence[Mask] = ()) -> list[Evidence]:
+        """Images in the background of another class.
+
+        Args:
+            views: of the class.
+            givers: of the other classes.
+            hidden: regions that are covered first, as in the trial.
+        """
         found = []
-        for view, giver in zip(views[:SHOWN], givers, strict=False):
+        own, others, cut = comparable(views, givers)
+        for view, giver in zip(own[:SHOWN], others, strict=False):
             prepared, other = self._prepared(view), self._prepared(giver)
-            picture, beside = framed(prepared), framed(other).resize(framed(prepared).size)
-            size = (picture.height, picture.width)
-            if view.sample.objects and giver.sample.objects:
-                empty = _covered(self.prober, beside, things(giver, size))
-                mask = things(view, size)
-                changed = Image.fromarray(np.where(mask[..., None], np.asarray(picture), np.asarray(empty)))
-            else:
-                changed = shifted(picture, beside)
-            exchange = Exchange(self.prober, {view: prepared.tensor, giver: other.tensor}.__getitem__)
-            exchange.read([view, giver])
-            after = exchange.exchanged(view, giver)
-            if after is not None:
-                said = self.prober.scores([prepared.tensor, after]).probabilities()[:, view.id].tolist()
-                pictures = (*self._seen(view, prepared, picture), (f"other background: {said[1]:.2f}", changed))
-                found.append(Evidence(view.sample.name, pictures, (said[0], said[1])))
+            picture = framed(prepared)
+            shown, asked = (
+                self._exchanged(view, giver, pair, cut, hidden)
+                for pair in ((_pixels(picture), _pixels(framed(other).resize(picture.size))), (prepared.tensor, other.tensor))
+            )
+            if shown is not None and asked is not None:
+                before, after = self.prober.scores(asked).probabilities()[:, view.id].tolist()
+                covering = ((f"known places covered: {before:.2f}", _picture(shown[0])),) if hidden else ()
+                pictures = (*self._seen(view, prepared, picture), *covering, (f"other background: {after:.2f}", _picture(shown[1])))
+                found.append(Evidence(view.sample.name, pictures, (before, after)))
         return found
 
-    def confusion(self, views: Sequence[View], ids: Sequence[int]) -> list[Evidence]:
+    def _exchanged(
+        self, view: View, giver: View, pair: tuple[Tensor, Tensor], cut: bool, hidden: Sequence[Mask]
+    ) -> tuple[Tensor, Tensor] | None:
+        """What the trial does to an image: before and after; None where the two differ in size."""
+        exchange = Exchange(self.prober, dict(zip((view, giver), pair, strict=True)).__getitem__, hidden)
+        exchange.read([view, giver])
+        after = exchange.exchanged(view, giver, cut)
+        return None if after is None else (exchange.whole[view], after)
+
+    def confusion(self, views: Sequence[View], ids: Sequence[int], most: int = SHOWN) -> list[Evidence]:
         """Images with the maps of two classes."""
         found = []
-        for view in views[:SHOWN]:
+        for view in views[:most]:
             prepared = self._prepared(view)
             picture = framed(prepared)
             overlays = [
@@ -101,24 +117,28 @@ class Photographer:
             found.append(Evidence(view.sample.name, (("image", picture), *overlays)))
         return found
 
+    def cluster(self, views: Sequence[View], mean: Grid) -> list[Evidence]:
+        """Images of one kind of maps: the first beneath the mean of all of them, the others beneath their own."""
+        found = []
+        for number, view in enumerate(views[:NEAREST]):
+            picture = framed(self._prepared(view))
+            caption, heat = ("own map", off(view)) if number else ("mean map", mean)
+            found.append(Evidence(view.sample.name, (("image", picture), (caption, _overlay(picture, torch.from_numpy(heat))))))
+        return found
+
     def maps(self, view: View, id: int) -> Tensor:
         """The raw map of another class."""
         raw: Tensor = self._explained(self._prepared(view), id)[0].raw
         return raw
 
-    def _covering(self, view: View, region: Mask | None, caption: str, label: str = "") -> Evidence:
+    def _covering(self, view: View, region: Callable[[tuple[int, int]], Mask], caption: str) -> Evidence:
+        """An image without a region, which is told for any size of the input."""
         prepared = self._prepared(view)
         picture = framed(prepared)
         whole = prepared.tensor
-        pair = []
-        for size in (size_of(whole), (picture.height, picture.width)):
-            if region is not None:
-                pair.append(spread(region, size))
-            else:
-                pair.append(seen(region_of([each for each in view.sample.objects if each.label == label], view.frame), view.frame, size))
-        said = self.prober.scores([whole, *self.prober.covered([whole], [pair[0]])]).probabilities()[:, view.id].tolist()
-        changed = _covered(self.prober, picture, pair[1])
-        pictures = (*self._seen(view, prepared, picture), (f"{caption}: {said[1]:.2f}", changed))
+        said = self.prober.scores([whole, *self.prober.covered([whole], [region(size_of(whole))])]).probabilities()[:, view.id].tolist()
+        [changed] = self.prober.covered([_pixels(picture)], [region((picture.height, picture.width))])
+        pictures = (*self._seen(view, prepared, picture), (f"{caption}: {said[1]:.2f}", _picture(changed)))
         return Evidence(view.sample.name, pictures, (said[0], said[1]))
 
     def _seen(self, view: View, prepared: Prepared, picture: Image.Image) -> tuple[tuple[str, Image.Image], ...]:
@@ -147,18 +167,14 @@ def framed(prepared: Prepared) -> Image.Image:
     return prepared.image.convert("RGB").crop(box).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)  # type: ignore[arg-type]
 
 
-def shifted(picture: Image.Image, other: Image.Image) -> Image.Image:
-    """A picture whose rim is, on average, as bright and as coloured as another's."""
-    edge = spread(rim(), (picture.height, picture.width))
-    own, rest = (np.asarray(each, np.float32) for each in (picture, other))
-    return Image.fromarray((own + rest[edge].mean(0) - own[edge].mean(0)).clip(0, 255).astype(np.uint8))
-
-
 def _overlay(picture: Image.Image, raw: Tensor) -> Image.Image:
     return render.overlay(picture, maps.normalise(maps.finish(raw, (picture.height, picture.width))))
 
 
-def _covered(prober: Prober, picture: Image.Image, mask: Mask) -> Image.Image:
-    pixels = torch.from_numpy(np.asarray(picture, np.float32).copy()).permute(2, 0, 1)
-    [filled] = prober.covered([pixels], [mask])
-    return Image.fromarray(filled.permute(1, 2, 0).clamp(0, 255).byte().numpy())
+def _pixels(picture: Image.Image) -> Tensor:
+    """`[3, H, W]`, from 0 to 255."""
+    return torch.from_numpy(np.asarray(picture, np.float32).copy()).permute(2, 0, 1)
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    return Image.fromarray(pixels.permute(1, 2, 0).clamp(0, 255).byte().numpy())

@@ -15,7 +15,7 @@ from PIL import Image
 from lucidcam import render
 from lucidcam.auditing.statistics import Estimate
 from lucidcam.auditing.trials import Outcome, Trial
-from lucidcam.auditing.views import GRID
+from lucidcam.auditing.views import GRID, Grid
 from lucidcam.errors import DataError, OptionError
 from lucidcam.samples import Mask, Problem
 from lucidcam.storage import write_whole
@@ -49,6 +49,10 @@ class Evidence:
     name: str
     pictures: tuple[tuple[str, Image.Image], ...] = field(repr=False)
     changes: tuple[float, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the pictures, for JSON."""
+        return {"name": self.name, "changes": list(self.changes)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +105,34 @@ class Finding:
             "put_in": None if self.trial is None or not self.trial.give.n else _outcome(self.trial.give),
             "regions": [_box(region) for region in self.regions],
             "beside": self.beside,
-            "evidence": [{"name": each.name, "changes": list(each.changes)} for each in self.evidence],
+            "evidence": [each.to_dict() for each in self.evidence],
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Cluster:
+    """A kind of a class's maps: images in which the network looks at the same places, off the object where that is marked.
+
+    Attributes:
+        label: the class.
+        number: from 1, the kind of most images first.
+        images: that are of this kind.
+        of: images whose maps were compared, the half that suspicions arise on.
+        mean: their mean map `[GRID, GRID]`, over the network's input.
+        evidence: the images that are nearest to the mean; the first with the mean map, the others with their own.
+    """
+
+    label: str
+    number: int
+    images: int
+    of: int
+    mean: Grid = field(repr=False)
+    evidence: tuple[Evidence, ...] = field(default=(), repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the pictures, for JSON."""
+        told = {"label": self.label, "number": self.number, "images": self.images, "of": self.of}
+        return {**told, "evidence": [each.to_dict() for each in self.evidence]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,13 +143,14 @@ class Audit:
         findings: shortcuts first, each kind by the size of its effect.
         classes: each class in figures: images, accuracy, energy on the object, probability without object and without context.
         together: labels that occur in one image, with the attention that each gets.
-        confusions: label, predicted class, images.
+        confusions: label, predicted class, images; of those of most images evidence, with the maps of both classes.
         calibration: bins of confidence.
         tried: how many suspicions were tried, by kind.
         problems: images and labels that could not be used.
         images: how many images were.
         settings: of the run.
         needed: images of a class that trials take.
+        clusters: the kinds of maps of each class that was tried.
     """
 
     findings: tuple[Finding, ...]
@@ -132,6 +163,7 @@ class Audit:
     images: int
     settings: Mapping[str, Any] = field(repr=False)
     needed: int = 0
+    clusters: tuple[Cluster, ...] = field(default=(), repr=False)
 
     @property
     def shortcuts(self) -> tuple[Finding, ...]:
@@ -140,11 +172,13 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """What is to be said first: how many findings, that there is nothing, or that nothing could be tried."""
+        """What is to be said first: how many findings, that there is nothing, or that nothing was tried, and why."""
         images = f"{self.images} image{'s' if self.images != 1 else ''}"
         if self.shortcuts:
             return f"{len(self.shortcuts)} shortcut{'s' if len(self.shortcuts) > 1 else ''} found in {images}."
         if not sum(self.tried.values()):
+            if any(row["images"] >= self.needed for row in self.classes):
+                return f"No suspicion that can be tried arose in {images}."
             return f"No class has the {self.needed} images that a trial takes: nothing can be said of shortcuts in {images}."
         return f"No shortcut found in {images}." if self.findings else f"Nothing suspicious found in {images}."
 
@@ -161,6 +195,7 @@ class Audit:
             "findings": [each.to_dict() for each in self.findings],
             "classes": [_plain(each) for each in self.classes],
             "together": [_plain(each) for each in self.together],
+            "clusters": [each.to_dict() for each in self.clusters],
             "confusions": [_plain(each) for each in self.confusions],
             "calibration": [_plain(each) for each in self.calibration],
             "tried": dict(self.tried),
@@ -188,15 +223,14 @@ class Audit:
             raise OptionError(f"cannot keep an audit in {str(folder)!r}: {error.strerror or error}.") from None
         document = self.to_dict()
         for number, (finding, told) in enumerate(zip(self.findings, document["findings"], strict=True), start=1):
-            for shown, (each, entry) in enumerate(zip(finding.evidence, told["evidence"], strict=True), start=1):
-                entry["pictures"] = []
-                for place, (caption, picture) in enumerate(each.pictures, start=1):
-                    name = f"evidence/{number}-{shown}-{place}.png"
-                    _write_picture(picture, folder / name)
-                    entry["pictures"].append({"caption": caption, "file": name})
+            _write_evidence(finding.evidence, told["evidence"], folder, f"evidence/{number}")
             if finding.evidence:
                 told["picture"] = f"finding-{number}.png"
                 _write_picture(sheet(finding), folder / told["picture"])
+        for number, (cluster, told) in enumerate(zip(self.clusters, document["clusters"], strict=True), start=1):
+            _write_evidence(cluster.evidence, told["evidence"], folder, f"clusters/{number}")
+        for number, (row, told) in enumerate(zip(self.confusions, document["confusions"], strict=True), start=1):
+            _write_evidence(row["evidence"], told["evidence"], folder, f"confusions/{number}")
         write_whole(folder / AUDIT, (json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n").encode())
         return folder
 
@@ -214,12 +248,44 @@ def read(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise DataError(f"{str(folder)!r} holds no audit: {AUDIT} cannot be read ({error}).") from None
     if not isinstance(found, dict) or "findings" not in found:
         raise DataError(f"{str(path)!r} is no audit; expected the file that `lucidcam audit --out` writes.")
+    problem = _problem(found)
+    if problem:
+        raise DataError(f"{str(path)!r} is damaged, or of another version: {problem}; audit again.")
     return found
+
+
+def _problem(document: Mapping[str, Any]) -> str:
+    """What `Audit.to_dict` would not have written; "" where there is nothing."""
+    tables = ("findings", "classes", "together", "confusions", "calibration", "problems")
+    wanted = {**dict.fromkeys(tables, list), "tried": dict, "settings": dict, "images": int, "verdict": str}
+    for name, kind in wanted.items():
+        if not isinstance(document.get(name), kind):
+            return f"expected a {kind.__name__} as {name!r}, got {type(document.get(name)).__name__}"
+    for name in tables:
+        if not all(isinstance(row, dict) for row in document[name]):
+            return f"expected objects in {name!r}"
+    for number, each in enumerate(document["findings"], start=1):
+        lacking = [name for name in ("kind", "label", "words", "effect", "taken_out", "put_in", "beside", "evidence") if name not in each]
+        if lacking:
+            return f"finding {number} has no {', '.join(lacking)}"
+        if str(each["kind"]) not in KINDS:
+            return f"finding {number} is of the unknown kind {each['kind']!r}"
+    return ""
 
 
 def sheet(finding: Finding) -> Image.Image:
     """A finding's evidence as one picture: a row per image."""
     return render.panel([list(each.pictures) for each in finding.evidence], height=180)
+
+
+def _write_evidence(evidence: Sequence[Evidence], told: Sequence[dict[str, Any]], folder: Path, start: str) -> None:
+    """Write the pictures, and tell of each where it is."""
+    for shown, (each, entry) in enumerate(zip(evidence, told, strict=True), start=1):
+        entry["pictures"] = []
+        for place, (caption, picture) in enumerate(each.pictures, start=1):
+            name = f"{start}-{shown}-{place}.png"
+            _write_picture(picture, folder / name)
+            entry["pictures"].append({"caption": caption, "file": name})
 
 
 def _write_picture(picture: Image.Image, path: Path) -> None:
@@ -250,7 +316,10 @@ def _box(region: Mask) -> list[float]:
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: asdict(value) if isinstance(value, Estimate) else value for key, value in row.items()}
+    found = {key: asdict(value) if isinstance(value, Estimate) else value for key, value in row.items()}
+    if "evidence" in row:
+        found["evidence"] = [each.to_dict() for each in row["evidence"]]
+    return found
 
 
 def ranked(findings: Sequence[Finding]) -> Iterator[Finding]:

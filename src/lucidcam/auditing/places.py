@@ -61,12 +61,18 @@ def off(view: View) -> Grid:
     return view.heat if view.own is None else np.asarray(view.heat * (1 - view.own), np.float32)
 
 
-def suspects(views: Sequence[View], others: Sequence[View]) -> list[Place]:
+def kinds(views: Sequence[View]) -> npt.NDArray[np.int64]:
+    """Which kind each of a class's maps is, by where it looks off the object."""
+    return clusters(np.sqrt(np.stack([off(view) for view in views])).reshape(len(views), -1))
+
+
+def suspects(views: Sequence[View], others: Sequence[View], which: npt.NDArray[np.int64]) -> list[Place]:
     """Regions of one class's maps that are worth a trial.
 
     Args:
         views: of the class.
         others: of the other classes.
+        which: their `kinds`.
     """
     if len(views) < FEWEST:
         return []
@@ -75,7 +81,6 @@ def suspects(views: Sequence[View], others: Sequence[View]) -> list[Place]:
     found: list[tuple[str, Mask]] = []
     if others:
         found += [("contrast", region) for region in peaks(mean - np.stack([off(view) for view in others]).mean(0))]
-    which = clusters(np.sqrt(heat).reshape(len(heat), -1))
     for number in range(which.max() + 1):
         some = heat[which == number]
         if len(some) >= FEWEST:
@@ -174,6 +179,12 @@ def trial(
     return Trial.of(prober, take, list(_pasted(place, having, others, image, rng)), [view.sample.name for view in having])
 
 
+def another(view: View, some: Sequence[View], rng: np.random.Generator) -> View | None:
+    """One of some views, of another image; None where there is none."""
+    fitting = [each for each in some if each.sample.name != view.sample.name]
+    return fitting[int(rng.integers(len(fitting)))] if fitting else None
+
+
 def _covered(
     place: Place, views: Sequence[View], prober: Prober, image: Callable[[View], Tensor], rng: np.random.Generator
 ) -> list[Change]:
@@ -182,19 +193,26 @@ def _covered(
     asked = [(whole, spread(mask, (whole.shape[-2], whole.shape[-1]))) for whole, some in zip(wholes, masks, strict=True) for mask in some]
     filled = iter(prober.covered([whole for whole, _ in asked], [mask for _, mask in asked]))
     changed = [[next(filled) for _ in some] for some in masks]
-    return [Change(place.id, whole, after, tuple(rest)) for whole, (after, *rest) in zip(wholes, changed, strict=True) if rest]
+    return [
+        Change(view.sample.name, place.id, whole, after, tuple(rest))
+        for view, whole, (after, *rest) in zip(views, wholes, changed, strict=True)
+        if rest
+    ]
 
 
 def _pasted(
     place: Place, views: Sequence[View], others: Sequence[View], image: Callable[[View], Tensor], rng: np.random.Generator
 ) -> Iterator[Change]:
-    """Into images of other classes: the region of one that has it, and as a control that of one of yet another class."""
+    """Into images of other classes: the region of one that has it, and as a control that of yet another one that does not."""
     takers = [others[i] for i in rng.permutation(len(others))[: len(views)]]
     for taker, giver in zip(takers, (views[i] for i in rng.permutation(len(views))), strict=False):
-        whole, patch, plain = image(taker), image(giver), image(others[int(rng.integers(len(others)))])
+        beside = another(taker, others, rng)
+        if beside is None:
+            continue
+        whole, patch, plain = image(taker), image(giver), image(beside)
         if patch.shape == whole.shape == plain.shape:
             mask = spread(bare(giver, place.region), (whole.shape[-2], whole.shape[-1]))
-            yield Change(place.id, whole, _paste(whole, patch, mask), (_paste(whole, plain, mask),))
+            yield Change(taker.sample.name, place.id, whole, _paste(whole, patch, mask), (_paste(whole, plain, mask),))
 
 
 def _paste(whole: Tensor, patch: Tensor, mask: Mask) -> Tensor:

@@ -29,6 +29,16 @@ AT_ONCE = 32
 """Images that go through the network together."""
 
 
+def check_fill(fill: str) -> None:
+    """Refuse a filling that does not exist.
+
+    Raises:
+        OptionError: it is none of `FILLS`.
+    """
+    if fill not in FILLS:
+        raise OptionError(unknown("filling", fill, FILLS))
+
+
 @dataclass(frozen=True, eq=False)
 class Scores:
     """What a network says of some images.
@@ -70,8 +80,7 @@ class Prober:
     fill: str = INPAINT
 
     def __post_init__(self) -> None:
-        if self.fill not in FILLS:
-            raise OptionError(unknown("filling", self.fill, FILLS))
+        check_fill(self.fill)
 
     def scores(self, images: Sequence[Tensor]) -> Scores:
         """What the network says of pre-processed images `[C, H, W]` of any sizes."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam.auditing.statistics import RESAMPLES, Estimate, estimate
+from lucidcam.auditing.statistics import LEVEL, RESAMPLES, Estimate, estimate
 
 BINS = 10
 """Of confidence."""
@@ -118,25 +118,50 @@ def calibration(facts: Sequence[Fact]) -> list[dict[str, Any]]:
     return found
 
 
-def calibration_error(facts: Sequence[Fact], seed: int = 0) -> tuple[Estimate, Estimate]:
-    """Expected calibration error (Naeini et al., AAAI 2015) and mean confidence minus accuracy, with bootstrap intervals.
+@dataclass(frozen=True)
+class Calibration:
+    """How far confidence and accuracy are apart.
 
-    A bootstrap sample's error is larger than the truth, since noise in a bin counts as error whatever its sign: its interval is shifted
-    back by the mean of what that adds.
+    Attributes:
+        error: expected calibration error (Naeini et al., AAAI 2015), without what chance adds to it.
+        gap: mean confidence minus accuracy.
+        counted: the error as it is counted, with what chance adds.
+        chance: what a perfectly calibrated network stays below on images of these confidences, 19 times of 20.
+    """
+
+    error: Estimate
+    gap: Estimate
+    counted: float
+    chance: float
+
+
+def calibration_error(facts: Sequence[Fact], seed: int = 0) -> Calibration:
+    """The expected calibration error, beside that of a perfectly calibrated network.
+
+    Noise in a bin counts as error whatever its sign, so a perfectly calibrated network has an error too, the larger the fewer images
+    there are. How large it may be is drawn: each image is right with its confidence as the probability (consistency resampling: Bröcker
+    and Smith, Weather and Forecasting 2007). From each bin's squared gap the variance that it would have then is subtracted (as Kumar et
+    al., NeurIPS 2019, have it); what noise still adds to bootstrap samples is taken from their interval.
     """
     confidence = np.array([each.confidence for each in facts])
     right = np.array([each.predicted == each.id for each in facts], float)
-    which = _bins(confidence)
+    noise = confidence * (1 - confidence)
+    which, count = _bins(confidence), len(facts)
     rng = np.random.default_rng(seed)
 
-    def error(rows: Any) -> float:
-        gap = np.bincount(which[rows], (confidence - right)[rows], BINS)
-        return float(np.abs(gap).sum() / len(rows))
+    def counted(right: Any) -> float:
+        return float(np.abs(np.bincount(which, confidence - right, BINS)).sum() / count)
 
-    whole = error(np.arange(len(facts)))
-    drawn = np.array([error(rng.integers(0, len(facts), len(facts))) for _ in range(RESAMPLES // 4)])
-    low, high = np.quantile(drawn, [0.025, 0.975]) - (drawn.mean() - whole)
-    return Estimate(whole, max(0.0, float(low)), float(high), len(facts)), estimate(confidence - right)
+    def error(rows: Any) -> float:
+        gap, chance = (np.bincount(which[rows], values[rows], BINS) for values in (confidence - right, noise))
+        return float(np.sqrt(np.maximum(gap**2 - chance, 0)).sum() / count)
+
+    found = error(np.arange(count))
+    drawn = np.array([error(rng.integers(0, count, count)) for _ in range(RESAMPLES // 4)])
+    low, high = np.quantile(drawn, [0.025, 0.975]) - (drawn.mean() - found)
+    chance = np.quantile([counted(rng.random(count) < confidence) for _ in range(RESAMPLES // 4)], LEVEL)
+    whole = Estimate(found, min(found, max(0.0, float(low))), max(found, float(high)), count)
+    return Calibration(whole, estimate(confidence - right), counted(right), float(chance))
 
 
 def _bins(confidence: Any) -> Any:

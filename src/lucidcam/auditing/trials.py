@@ -21,12 +21,14 @@ class Change:
     """One image, changed.
 
     Attributes:
+        name: of the image.
         id: the class whose score is watched.
         before: the image `[C, H, W]` as it is.
         after: changed where the suspicion points.
         controls: changed as much, elsewhere or with something else; their mean counts.
     """
 
+    name: str
     id: int
     before: Tensor
     after: Tensor
@@ -43,6 +45,8 @@ class Outcome:
         control: in the controls.
         log_odds: how much further the log-odds moved than in the controls; positive: where the suspicion said.
         sign: −1 where the score was to fall, +1 where it was to rise.
+        names: of the images.
+        parts: what this is joined of.
     """
 
     before: Values = field(repr=False)
@@ -50,6 +54,8 @@ class Outcome:
     control: Values = field(repr=False)
     log_odds: Values = field(repr=False)
     sign: int
+    names: tuple[str, ...] = field(default=(), repr=False)
+    parts: tuple[Outcome, ...] = field(default=(), repr=False)
 
     @property
     def n(self) -> int:
@@ -63,7 +69,9 @@ class Outcome:
 
     @property
     def p(self) -> float:
-        """That the controls moved the log-odds as much, one-sided."""
+        """That the controls moved the log-odds as much, one-sided; of several parts the largest: each must stand."""
+        if self.parts:
+            return max(each.p for each in self.parts)
         return chance(self.log_odds) if self.n else 1.0
 
     @classmethod
@@ -74,11 +82,14 @@ class Outcome:
 
     @classmethod
     def joined(cls, outcomes: Sequence[Outcome]) -> Outcome:
-        """The same done to several sets of images."""
+        """Several things done to images of one data set: an image is one value, however many of them were done to it."""
+        names, rows = np.unique([name for each in outcomes for name in each.names], return_inverse=True)
+        times = np.bincount(rows, minlength=len(names))
         before, after, control, moved = (
-            np.concatenate([getattr(each, name) for each in outcomes]) for name in ("before", "after", "control", "log_odds")
+            np.bincount(rows, np.concatenate([getattr(each, name) for each in outcomes]), len(names)) / times
+            for name in ("before", "after", "control", "log_odds")
         )
-        return cls(before, after, control, moved, outcomes[0].sign)
+        return cls(before, after, control, moved, outcomes[0].sign, tuple(names.tolist()), tuple(each for each in outcomes if each.n))
 
     @classmethod
     def of(cls, prober: Prober, changes: Sequence[Change], sign: int) -> Outcome:
@@ -103,7 +114,7 @@ class Outcome:
                 control.append(probabilities[at + 2 : stop].mean())
                 moved.append(sign * (odds[at + 1] - odds[at + 2 : stop].mean()))
                 at = stop
-        return cls(np.array(before), np.array(after), np.array(control), np.array(moved), sign)
+        return cls(np.array(before), np.array(after), np.array(control), np.array(moved), sign, tuple(each.name for each in changes))
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from lucidcam.cli._common import (
     table,
 )
 from lucidcam.cli._common import out as screen
-from lucidcam.cli.report import ReportOption, command_line
+from lucidcam.cli.report import ReportOption, write_page
 
 if TYPE_CHECKING:
     from lucidcam import Audit
@@ -79,11 +79,13 @@ def audit(
     Exit code 0: done, whatever was found; 2: usage, or nothing could be audited.
     """
     import lucidcam
+    from lucidcam.auditing.probing import check_fill
 
     if page is not None:
         from lucidcam.reports import check
 
         check(page)
+    check_fill(fill)
     chosen, words = method_flags(audit, [method], data)
     [(kind, options)] = chosen
     dataset = open_words(words, data_format, split)
@@ -104,8 +106,7 @@ def audit(
     )
     _show(found, out)
     if page is not None:
-        lucidcam.report(found, page, command=command_line())
-        screen.print(f"{page}", soft_wrap=True, markup=False)
+        write_page(found, page)
 
 
 def _show(found: Audit, out: Path) -> None:

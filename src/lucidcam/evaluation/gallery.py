@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from lucidcam import maps, render
+from lucidcam.errors import DataError
 from lucidcam.evaluation.contenders import Contender, Judge, slug
 from lucidcam.evaluation.measure import Item, Measure
 from lucidcam.evaluation.report import Report
@@ -105,12 +107,30 @@ def save_gallery(report: Report, measure: Measure, samples: Iterable[Sample | Pr
 
 
 def read_gallery(folder: Path) -> list[Shot]:
-    """The shots that `save_gallery` kept; none where there are none."""
+    """The shots that `save_gallery` kept; none where there are none.
+
+    Raises:
+        DataError: the list of them is damaged, or of another version.
+    """
     try:
-        told = json.loads((folder / SHOTS).read_text(encoding="utf-8"))
+        return [_shot(each) for each in json.loads((folder / SHOTS).read_text(encoding="utf-8"))]
     except FileNotFoundError:
         return []
-    return [Shot(**{**each, "labels": tuple(each["labels"])}) for each in told]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder / SHOTS} cannot be read as the gallery of an evaluation: {type(error).__name__}: {error}; "
+            "remove the folder, or evaluate again."
+        ) from None
+
+
+def _shot(told: dict[str, Any]) -> Shot:
+    """A shot as `shots.json` has it."""
+    found = Shot(**{**told, "labels": tuple(told["labels"])})
+    texts = (found.method, found.group, found.image, found.metric, found.against, found.shown, found.photo, found.picture, *found.labels)
+    wrong = next((each for each in texts if not isinstance(each, str)), None)
+    if wrong is not None:
+        raise TypeError(f"expected text; got {wrong!r}")
+    return replace(found, value=float(found.value), theirs=None if found.theirs is None else float(found.theirs))
 
 
 def _save_sheet(label: str, shots: Sequence[Shot], metric: str, pictures: Mapping[tuple[str, str], Image.Image], folder: Path) -> None:

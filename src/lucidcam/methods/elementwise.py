@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lucidcam.engine.run import Run
+from lucidcam.engine.run import Capture, Run
 from lucidcam.methods._base import CHANNELS, Method, register, spatial_sum, weighted_sum
 
 
@@ -25,9 +25,13 @@ class XGradCAM(Method):
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
         c = run.capture(gradients=True)
+        return weighted_sum(self.weights(c), c.activations).relu()
+
+    @staticmethod
+    def weights(c: Capture) -> Tensor:
+        """What each channel is weighted with: `w_k`, `[B, T, C]`."""
         total = spatial_sum(c.activations)
-        weights = torch.where(total != 0, spatial_sum(c.activations * c.gradients) / total, 0)
-        return weighted_sum(weights, c.activations).relu()
+        return torch.where(total != 0, spatial_sum(c.activations * c.gradients) / total, 0)
 
 
 @register("hirescam")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lucidcam.engine.run import Run
+from lucidcam.engine.run import Capture, Run
 from lucidcam.errors import OptionError
 from lucidcam.methods._base import Method, over_grid, register, spatial_sum, weighted_sum
 from lucidcam.perturb.noise import noisy
@@ -28,9 +28,14 @@ class GradCAMPlusPlus(Method):
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
         c = run.capture(gradients=True)
+        return weighted_sum(self.weights(c), c.activations).relu()
+
+    @staticmethod
+    def weights(c: Capture) -> Tensor:
+        """What each channel is weighted with: `w_k`, `[B, T, C]`."""
         below = 2 + over_grid(spatial_sum(c.activations), c.gradients) * c.gradients
         alpha = torch.where((c.gradients != 0) & (below != 0), 1 / below, 0)
-        return weighted_sum(spatial_sum(alpha * c.gradients.relu()), c.activations).relu()
+        return spatial_sum(alpha * c.gradients.relu())
 
 
 @register("smoothgradcam++")

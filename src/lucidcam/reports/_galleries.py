@@ -11,6 +11,7 @@ from PIL import Image
 from lucidcam.evaluation.gallery import Shot as Kept
 from lucidcam.evaluation.report import Report
 from lucidcam.outputs.html import Fold, Gallery, Part, Section, Shot, Text
+from lucidcam.reports import _files as files
 from lucidcam.reports._made import short
 
 TITLES = {
@@ -26,11 +27,7 @@ def sections(shots: Sequence[Kept], folder: Path, report: Report) -> list[Sectio
 
     @cache
     def opened(name: str) -> Image.Image | None:
-        place = folder / name
-        if not name or not place.resolve().is_relative_to(folder.resolve()) or not place.is_file():
-            return None
-        with Image.open(place) as picture:
-            return picture.convert("RGB")
+        return files.kept(folder, name)
 
     found = []
     methods = [each for each in report.methods if any(shot.method == each for shot in shots)]
@@ -58,5 +55,6 @@ def _shot(kept: Kept, photo: Image.Image | None, picture: Image.Image | None) ->
     labels = [label for label, each in (("photo", photo), (short(kept.shown) or kept.method, picture)) if each is not None]
     value = f"{kept.metric.replace('_', ' ')} {kept.value:.3g}"
     theirs = "" if kept.theirs is None else f"; {kept.against} {kept.theirs:.3g}"
+    lost = "; not all of its pictures can be read any more" if len(pictures) < 2 else ""
     name = Path(kept.image).name
-    return Shot(pictures, name, f"{name}, {kept.method}", f"{value}{theirs}", labels)
+    return Shot(pictures, name, f"{name}, {kept.method}", f"{value}{theirs}{lost}", labels)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lucidcam.outputs.html import Facts, Section
+from lucidcam.outputs.html import Facts, Section, fixed
 
 if TYPE_CHECKING:
     from lucidcam.types import Model
@@ -58,4 +58,4 @@ def short(label: str) -> str:
 
 def chance(value: float | None) -> str:
     """A probability; a dash where there is none."""
-    return "–" if value is None else f"{value:.3f}"
+    return fixed(value, 3)

@@ -9,9 +9,10 @@ from typing import Any
 
 from PIL import Image
 
-from lucidcam.auditing import KINDS, Audit, read
+from lucidcam.auditing import KINDS, Audit, Evidence, read
 from lucidcam.auditing.findings import AUDIT
 from lucidcam.outputs.html import Bar, Bars, Cell, Facts, Fold, Gallery, Page, Part, Section, Shot, Table, Text
+from lucidcam.reports import _files as files
 from lucidcam.reports._base import Kind, kinds
 from lucidcam.reports._made import counted, short
 
@@ -48,34 +49,44 @@ class AuditPage(Kind):
 
         Args:
             result: of the audit.
+
+        Raises:
+            DataError: the folder's `audit.json` is damaged.
         """
-        document = result.to_dict() if isinstance(result, Audit) else result.document
-        found = document["findings"]
-        sections = [
-            Section(f"{number}. {_title(each)}", [*_finding(each), *_evidence(result, number - 1, each)], each["words"])
-            for number, each in enumerate(found, start=1)
-        ]
-        if len(found) > 1:
-            sections.insert(0, Section("Findings", (_overview(found),)))
-        sections += [section for section in (_classes(document), _together(document), _confusions(document)) if section.parts]
-        sections += _confidence(document)
-        if document["problems"]:
-            rows = [[each["name"], each["error"]] for each in document["problems"][:ROWS]]
-            sections.append(Section("Left out", (Table(["what", "why"], rows, "What could not be used"),)))
-        tried = ", ".join(f"{count} × {kind}" for kind, count in document["tried"].items())
-        sections.append(Section("Settings", (Facts({**document["settings"], "suspicions tried": tried}),)))
-        facts = {
-            "images": document["images"],
-            "classes": len(document["classes"]),
-            "findings": len(found),
-            "tried": sum(document["tried"].values()),
-        }
-        settings = document["settings"]
-        return Page(f"Audit of {settings['model']} on {settings['data']}", _lead(document), sections, facts)
+        if isinstance(result, Audit):
+            return _page(result, result.to_dict())
+        with files.reading(result.folder / self.file, "an audit"):
+            return _page(result, result.document)
 
     def read(self, folder: Path) -> Saved:
         """See `Kind.read`."""
         return Saved(read(folder), folder)
+
+
+def _page(result: Audit | Saved, document: Mapping[str, Any]) -> Page:
+    found = document["findings"]
+    sections = [
+        Section(f"{number}. {_title(each)}", [*_finding(each), *_evidence(result, number - 1, each)], each["words"])
+        for number, each in enumerate(found, start=1)
+    ]
+    if len(found) > 1:
+        sections.insert(0, Section("Findings", (_overview(found),)))
+    rest = (_classes(document), _clusters(result, document), _together(document), _confusions(result, document))
+    sections += [section for section in rest if section.parts]
+    sections += _confidence(document)
+    if document["problems"]:
+        rows = [[each["name"], each["error"]] for each in document["problems"][:ROWS]]
+        sections.append(Section("Left out", (Table(["what", "why"], rows, "What could not be used"),)))
+    tried = ", ".join(f"{count} × {kind}" for kind, count in document["tried"].items())
+    sections.append(Section("Settings", (Facts({**document["settings"], "suspicions tried": tried}),)))
+    facts = {
+        "images": document["images"],
+        "classes": len(document["classes"]),
+        "findings": len(found),
+        "tried": sum(document["tried"].values()),
+    }
+    settings = document["settings"]
+    return Page(f"Audit of {settings['model']} on {settings['data']}", _lead(document), sections, facts)
 
 
 def _lead(document: Mapping[str, Any]) -> str:
@@ -122,29 +133,31 @@ def _finding(finding: Mapping[str, Any]) -> Iterator[Part]:
 
 
 def _evidence(result: Audit | Saved, number: int, finding: Mapping[str, Any]) -> Iterator[Part]:
-    shots = []
-    for place, entry in enumerate(finding["evidence"]):
-        pictures = list(_pictures(result, number, place, entry))
-        if pictures:
-            labels = [caption for caption, _ in pictures]
-            alt = f"{entry['name']}: {', '.join(labels)}"
-            shots.append(Shot([picture for _, picture in pictures], Path(entry["name"]).name, alt, labels=labels))
+    kept = result.findings[number].evidence if isinstance(result, Audit) else ()
+    shots = _shots(result, kept, finding["evidence"])
     if shots:
         yield Gallery(shots, "Evidence")
     elif finding["evidence"]:
         yield Text("The pictures of this finding cannot be read any more.", "note")
 
 
-def _pictures(result: Audit | Saved, number: int, place: int, entry: Mapping[str, Any]) -> Iterator[tuple[str, Image.Image]]:
-    if isinstance(result, Audit):
-        yield from result.findings[number].evidence[place].pictures
-        return
+def _shots(result: Audit | Saved, kept: Sequence[Evidence], told: Sequence[Mapping[str, Any]], before: str = "") -> list[Shot]:
+    """Pictures that stand side by side: those in memory, or those in the folder; `before` stands before each caption."""
+    found = []
+    for place, entry in enumerate(told):
+        pictures = list(_pictures(result, entry) if isinstance(result, Saved) else kept[place].pictures)
+        if pictures:
+            labels = [caption for caption, _ in pictures]
+            name = f"{before}{Path(entry['name']).name}"
+            found.append(Shot([picture for _, picture in pictures], name, f"{name}: {', '.join(labels)}", labels=labels))
+    return found
+
+
+def _pictures(result: Saved, entry: Mapping[str, Any]) -> Iterator[tuple[str, Image.Image]]:
     for each in entry.get("pictures", ()):
-        try:
-            with Image.open(result.folder / each["file"]) as picture:
-                yield each["caption"], picture.convert("RGB")
-        except OSError:
-            continue
+        picture = files.kept(result.folder, each["file"])
+        if picture is not None:
+            yield each["caption"], picture
 
 
 def _classes(document: Mapping[str, Any]) -> Section:
@@ -173,11 +186,37 @@ def _together(document: Mapping[str, Any]) -> Section:
     return Section("Labels that occur together", (Table(head, rows, "And where the maps of the first look", numeric=(3,)),) if rows else ())
 
 
-def _confusions(document: Mapping[str, Any]) -> Section:
-    rows = [[short(row["label"]), short(row["predicted"]), row["images"]] for row in document["confusions"][:ROWS]]
+def _clusters(result: Audit | Saved, document: Mapping[str, Any]) -> Section:
+    """Where the maps of each class look: its kinds of maps, and images of each."""
+    told = document.get("clusters", ())
+    rows, by_class = [], dict[str, list[Shot]]()
+    for number, row in enumerate(told):
+        rows.append([short(row["label"]), row["number"], row["images"], f"{row['images'] / row['of']:.0%}"])
+        kept = result.clusters[number].evidence if isinstance(result, Audit) else ()
+        by_class.setdefault(row["label"], []).extend(_shots(result, kept, row["evidence"], f"kind {row['number']}: "))
+    if not rows:
+        return Section("Kinds of maps", ())
+    note = (
+        "Maps of one class that look at the same places, off the object where that is marked. A kind says where the network looks; "
+        "whether that decides is what the findings are about."
+    )
+    head = Table(["class", "kind", "images", "share"], rows[:ROWS], "Clusters of maps", note, numeric=(3,))
+    folds = [Fold(short(label), (Gallery(shots),)) for label, shots in by_class.items() if shots]
+    return Section("Kinds of maps", (head, *folds))
+
+
+def _confusions(result: Audit | Saved, document: Mapping[str, Any]) -> Section:
+    told = document["confusions"]
+    rows = [[short(row["label"]), short(row["predicted"]), row["images"]] for row in told[:ROWS]]
+    if not rows:
+        return Section("Confusions", ())
+    shots: list[Shot] = []
+    for number, row in enumerate(told):
+        kept = result.confusions[number]["evidence"] if isinstance(result, Audit) else ()
+        shots += _shots(result, kept, row.get("evidence", ()), f"{short(row['label'])} taken for {short(row['predicted'])}: ")
+    beside = (Gallery(shots, "The pairs of most images, with the maps of both classes"),) if shots else ()
     return Section(
-        "Confusions",
-        (Fold("All pairs", (Table(["label", "predicted", "images"], rows, "Images taken for another class"),)),) if rows else (),
+        "Confusions", (*beside, Fold("All pairs", (Table(["label", "predicted", "images"], rows, "Images taken for another class"),)))
     )
 
 

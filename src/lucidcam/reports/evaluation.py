@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam.errors import DataError
 from lucidcam.evaluation.gallery import read_gallery
 from lucidcam.evaluation.presets import Published
 from lucidcam.evaluation.report import Comparison, Report, Row
 from lucidcam.metrics._base import Curve, Figure
-from lucidcam.outputs.html import Bar, Bars, Cell, Curves, Facts, Fold, Page, Part, Section, Table, Text
+from lucidcam.outputs.html import Bar, Bars, Cell, Curves, Facts, Fold, Page, Part, Section, Table, Text, fixed
 from lucidcam.pipeline import ledger
 from lucidcam.reports import _galleries
 from lucidcam.reports._base import Kind, kinds
+from lucidcam.reports._files import reading
 from lucidcam.reports._made import counted, listed
 from lucidcam.samples import Problem
 
@@ -73,10 +73,8 @@ class Evaluation(Kind):
 
     def read(self, folder: Path) -> Report:
         """See `Kind.read`; the curves of versions that did not write them down are missing."""
-        try:
+        with reading(folder / self.file, "an evaluation"):
             return _read(folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{folder / self.file} cannot be read as an evaluation: {type(error).__name__}: {error}") from None
 
 
 def figures(report: Report) -> list[Section]:
@@ -332,11 +330,11 @@ def _heading(report: Report, name: str) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    return "–" if not math.isfinite(value) else (f"{value:.1f}" if unit == "%" else f"{value:.3f}").replace("-", "−")
+    return fixed(value, 1 if unit == "%" else 3)
 
 
 def _signed(value: float, unit: str) -> str:
-    return ("+" if value > 0 else "") + _number(value, unit)
+    return fixed(value, 1 if unit == "%" else 3, signed=True)
 
 
 def _p(value: float) -> str:

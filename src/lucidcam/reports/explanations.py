@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from PIL import Image
 
-from lucidcam.errors import DataError, LucidcamError, OptionError
+from lucidcam.errors import OptionError
 from lucidcam.explanation import Explanation
-from lucidcam.images import read as read_image
 from lucidcam.outputs.html import Cell, Facts, Fold, Gallery, Page, Part, Section, Shot, Table, Text
 from lucidcam.outputs.html.blocks import SIDE, reduced
 from lucidcam.reports._base import Kind, kinds
+from lucidcam.reports._files import opened, reading
 from lucidcam.reports._made import chance, counted, listed, of_model, short
 from lucidcam.types import Model
 
@@ -34,6 +36,18 @@ SMALL = 320
 
 PICTURES = ("png", "jpg", "webp", "gif")
 
+UNNAMED = ("image", "array", "tensor", "bytes")
+"""What `lucidcam.images.read` calls pictures in memory: of these, one that is given twice is two images; a file is one."""
+
+ENTRY: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("image", "method", "label", "layer"), (str,)),
+    "id": (int, NoneType),
+    "score": (int, float, NoneType),
+    "probability": (int, float, NoneType),
+    "box": (list, NoneType),
+}
+"""What a page needs of an entry of explanations.json, and what each is."""
+
 
 @dataclass(frozen=True, eq=False)
 class Seen:
@@ -48,6 +62,28 @@ class Seen:
     told: dict[str, Any]
     photo: Image.Image | None = field(default=None, repr=False)
     picture: Image.Image | None = field(default=None, repr=False)
+
+
+class _Names:
+    """Names of images as they come: with a number where another image has the name."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], str] = {}
+        self._used: Counter[str] = Counter()
+        self._asked: Counter[tuple[Any, ...]] = Counter()
+
+    def __call__(self, explanation: Explanation) -> str:
+        """The name of an explanation's image. Pictures in memory that look the same are one image until it is explained a second time."""
+        name = explanation.name
+        key: tuple[Any, ...] = (name, *_pixels(explanation.image))
+        if name in UNNAMED:
+            asked = (*key, *(getattr(explanation, each) for each in ("method", "layer", "target", "label", "time")))
+            key = (*key, self._asked[asked])
+            self._asked[asked] += 1
+        if key not in self._known:
+            self._used[name] += 1
+            self._known[key] = f"{name} ({self._used[name]})" if self._used[name] > 1 else name
+        return self._known[key]
 
 
 class Gathered:
@@ -74,7 +110,7 @@ class Gathered:
         self._side = SIDE if len(self._shown) <= MANY else SMALL
         self._look = {"colormap": colormap, "alpha": alpha}
         self._numbers: dict[str, int] = {}
-        self._names: dict[tuple[Any, ...], str] = {}
+        self._name_of = _Names()
         self.seen: list[Seen] = []
         self.failures: list[dict[str, str]] = []
 
@@ -102,12 +138,6 @@ class Gathered:
     def shown(self) -> set[str]:
         """Names of the images that are shown."""
         return {name for name, number in self._numbers.items() if number in self._shown}
-
-    def _name_of(self, explanation: Explanation) -> str:
-        """The image's name, with a number where another image has it: images in memory are all called "image"."""
-        key = (explanation.name, *_pixels(explanation.image))
-        taken = sum(name == explanation.name for name, *_ in self._names)
-        return self._names.setdefault(key, f"{explanation.name} ({taken + 1})" if taken else explanation.name)
 
     def _is_shown(self, name: str) -> bool:
         return self._numbers.setdefault(name, len(self._numbers)) in self._shown
@@ -165,13 +195,22 @@ class Explanations(Kind):
 
     def read(self, folder: Path) -> Explained:
         """See `Kind.read`."""
-        try:
-            entries = json.loads((folder / self.file).read_text(encoding="utf-8"))
-            told = folder / "failures.json"
-            failures = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else []
-            return Explained([dict(each) for each in entries], [dict(each) for each in failures], folder)
-        except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{folder / self.file} cannot be read: {error}") from None
+        with reading(folder / self.file, "explanations"):
+            entries = [_checked(each) for each in json.loads((folder / self.file).read_text(encoding="utf-8"))]
+        told = folder / "failures.json"
+        with reading(told, "a list of failures"):
+            failures = [dict(each) for each in json.loads(told.read_text(encoding="utf-8"))] if told.is_file() else []
+        return Explained(entries, failures, folder)
+
+
+def _checked(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of explanations.json that has what a page needs."""
+    for name, kinds_ in ENTRY.items():
+        if not isinstance(entry[name], kinds_):
+            raise TypeError(f"{name!r} is {entry[name]!r}")
+    if not all(isinstance(each, str) for each in entry.get("files", ())):
+        raise TypeError(f"'files' is {entry['files']!r}")
+    return entry
 
 
 def _gathered(result: Explanation | Sequence[Explanation] | Explained, images: int, colormap: str, alpha: float) -> Gathered:
@@ -182,7 +221,8 @@ def _gathered(result: Explanation | Sequence[Explanation] | Explained, images: i
         found.failures += result.failures
         return found
     explanations = [result] if isinstance(result, Explanation) else result
-    found = Gathered(len({(each.name, *_pixels(each.image)) for each in explanations}), images, colormap, alpha)
+    name_of = _Names()
+    found = Gathered(len({name_of(each) for each in explanations}), images, colormap, alpha)
     found.extend(explanations)
     return found
 
@@ -193,13 +233,9 @@ def _pixels(image: Image.Image) -> tuple[Any, ...]:
 
 
 def _opened(place: str | Path, side: int) -> Image.Image | None:
-    """A picture, reduced; None where there is none any more, or none that can be read."""
-    try:
-        if not Path(place).is_file():
-            return None
-        return reduced(read_image(place)[0], side)
-    except (LucidcamError, OSError, ValueError):
-        return None
+    """A picture, reduced; None where it cannot be read."""
+    picture = opened(place)
+    return None if picture is None else reduced(picture, side)
 
 
 def _page(seen: Sequence[Seen], shown: set[str], failures: Sequence[dict[str, str]], model: Model | None) -> Page:

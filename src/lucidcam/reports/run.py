@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 from bisect import insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -17,12 +18,12 @@ from lucidcam import maps, registry, render
 from lucidcam.errors import DataError, LucidcamError, OptionError
 from lucidcam.evaluation import Report
 from lucidcam.explanation import Explanation
-from lucidcam.images import read as read_image
 from lucidcam.outputs.html import Cell, Facts, Fold, Gallery, Page, Part, Section, Shot, Table, Text
 from lucidcam.outputs.html.blocks import SIDE
 from lucidcam.pipeline import Results
 from lucidcam.preprocess import Preprocess
 from lucidcam.reports._base import Kind, kinds
+from lucidcam.reports._files import opened, reading
 from lucidcam.reports._made import chance, counted, short
 from lucidcam.reports.evaluation import Evaluation, figures
 from lucidcam.storage import Folder
@@ -76,15 +77,17 @@ class Run(Kind):
         """
         if images < 1:
             raise OptionError(f"expected images ≥ 1; got {images}.")
-        tally = _tally(result, images, seed)
+        with reading(f"the index in {result.store}", "that of a run"):
+            tally = _tally(result, images, seed)
+        with reading(f"failures.jsonl in {result.store}", "a run's failures"):
+            failures = [[each["image"], each["error"]] for each in result.failures()]
         look = _Look(result, model, None if data is None else Path(data).expanduser(), colormap, alpha)
         sections = [Section("Images", [part for title, rows in tally.galleries() for part in _gallery(title, rows, look)])]
         sections.append(_classes(tally, look))
         judged = _judged(result)
         sections += [] if judged is None else figures(judged)
-        failures = result.failures()
         if failures:
-            rows = [[each["image"], each["error"]] for each in failures[:ROWS]]
+            rows = failures[:ROWS]
             more = "" if len(failures) <= ROWS else f"The first {ROWS} of {len(failures)}; failures.jsonl lists all."
             sections.append(Section("Failures", (Table(["image", "why"], rows, "Images that could not be explained", more),)))
         sections.append(Section("Settings", (Facts(_flat(result.manifest["settings"])),)))
@@ -94,7 +97,26 @@ class Run(Kind):
 
     def read(self, folder: Path) -> Results:
         """See `Kind.read`."""
-        return Results(folder)
+        with reading(folder / self.file, "a run"):
+            found = Results(folder)
+            _check(found.manifest)
+        return found
+
+
+def _check(manifest: Mapping[str, Any]) -> None:
+    """Raise where a manifest lacks what a page needs of it."""
+    settings, units = manifest["settings"], manifest["units"]
+    for part, name in (("model", "name"), ("model", "preprocess"), ("data", "name"), ("method", "name")):
+        settings[part][name]
+    for number in (
+        *(manifest[name] for name in ("images", "maps", "failed")),
+        *(each[name] for each in units for name in ("number", "maps")),
+    ):
+        if not isinstance(number, int):
+            raise TypeError(f"expected a count; got {number!r}")
+    if sum(each["maps"] for each in units) != manifest["maps"]:
+        raise ValueError(f"its units have {sum(each['maps'] for each in units)} maps; it says {manifest['maps']}")
+    manifest["complete"], settings["write"]
 
 
 def _judged(results: Results) -> Report | None:
@@ -105,21 +127,38 @@ def _judged(results: Results) -> Report | None:
 
 
 @dataclass
+class _Mean:
+    """The mean of what there is."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, value: float | None) -> None:
+        """Add a value, where there is one."""
+        if value is not None:
+            self.total, self.count = self.total + value, self.count + 1
+
+    @property
+    def value(self) -> float | None:
+        """The mean; None of nothing."""
+        return self.total / self.count if self.count else None
+
+
+@dataclass
 class _Class:
     """What is summed over a class's maps."""
 
     label: str
     maps: int = 0
-    sure: float = 0.0
-    inside: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    sure: _Mean = field(default_factory=_Mean)
+    inside: _Mean = field(default_factory=_Mean)
     rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
     def add(self, number: int, row: dict[str, Any]) -> None:
         """Add a map."""
         self.maps += 1
-        self.sure += row["probability"] or 0.0
-        if row["inside"] is not None:
-            self.inside = [self.inside[0] + row["inside"], self.inside[1] + 1]
+        self.sure.add(row["probability"])
+        self.inside.add(row["inside"])
         if len(self.rows) < EACH:
             self.rows.append((number, row))
 
@@ -202,20 +241,20 @@ class _Look:
         place = Path(name) if self._folder is None else self._folder / name
         if self._folder is not None and not place.is_file():
             place = self._folder / Path(name).name
-        try:
-            if place.is_file():
-                return read_image(place)[0]
-        except (LucidcamError, OSError, ValueError):
-            pass
-        self.told.add("Some photos are not found, or cannot be read: only their maps are shown; data= (--data) tells where they are.")
-        return None
+        photo = opened(place)
+        if photo is None:
+            self.told.add("Some photos are not found, or cannot be read: only their maps are shown; data= (--data) tells where they are.")
+        return photo
 
     def _map(self, number: int, row: dict[str, Any], photo: Image.Image | None) -> Image.Image | None:
         try:
             raw = self._results.map(number)
         except DataError:
             self.told.add("The run kept no maps; the boxes of its index are drawn instead.")
-            return None if photo is None or row["box"] is None else render.draw_boxes(photo, [tuple(row["box"])])
+            return _boxed(photo, row)
+        except (BadZipFile, EOFError, LookupError, OSError, ValueError):
+            self.told.add("Some maps cannot be read any more; the boxes of the index are drawn instead.")
+            return _boxed(photo, row)
         frame = self._frame(row)
         if photo is not None and frame is not None:
             found = Explanation(
@@ -242,6 +281,11 @@ class _Look:
             return None if frame is None else frame((row["width"], row["height"]))
         except LucidcamError:
             return None
+
+
+def _boxed(photo: Image.Image | None, row: dict[str, Any]) -> Image.Image | None:
+    """A photo with the box of its map; None where either is missing."""
+    return None if photo is None or row["box"] is None else render.draw_boxes(photo, [tuple(row["box"])])
 
 
 def _agrees(found: Explanation, row: dict[str, Any]) -> bool:
@@ -273,14 +317,14 @@ def _gallery(title: str, rows: Sequence[tuple[int, dict[str, Any]]], look: _Look
 
 def _classes(tally: _Tally, look: _Look) -> Section:
     ordered = sorted(tally.classes.values(), key=lambda each: (-each.maps, each.label))
-    marked = any(each.inside[1] for each in ordered)
+    marked = any(each.inside.count for each in ordered)
     head = ["class", "maps", "mean probability", *(["inside the boxes"] if marked else [])]
     rows: list[list[Any]] = [
         [
             Cell(each.label, to=f"class-{i}"),
             each.maps,
-            chance(each.sure / each.maps if each.sure else None),
-            *([chance(each.inside[0] / each.inside[1] if each.inside[1] else None)] if marked else []),
+            chance(each.sure.value),
+            *([chance(each.inside.value)] if marked else []),
         ]
         for i, each in enumerate(ordered, start=1)
     ]

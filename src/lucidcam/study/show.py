@@ -207,11 +207,11 @@ def _grid(*columns: str, title: str) -> Grid:
 
 
 def _number(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−") if isfinite(value) else "–"
+    return html.fixed(value, 2)
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−") if isfinite(value) else "–"
+    return html.fixed(value, 2, signed=True)
 
 
 def _span(interval: Interval, signed: bool = False) -> str:

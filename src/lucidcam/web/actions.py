@@ -20,7 +20,8 @@ from lucidcam.errors import InputError, LucidcamError, OptionError, unknown
 from lucidcam.explanation import Explanation
 from lucidcam.progress import Listener
 from lucidcam.web import judging, pixels, questions, showing, wording
-from lucidcam.web.photos import Upload
+from lucidcam.web.photos import MILLION, Upload
+from lucidcam.web.room import occupied
 from lucidcam.web.studio import Seen, Served, StoppedError, Studio, in_full
 
 TELL_EVERY = 0.2
@@ -141,10 +142,10 @@ class Actions:
         served = self.studio.model(model)
         if photo is None:
             raise InputError("expected a photo; got none: give one, or take an example.")
-        asked = tuple(dict.fromkeys(methods or ["gradcam"]))
-        for method in asked:
+        for method in methods or ():
             if method not in served.methods:
                 raise OptionError(unknown("method", str(method)[:80], served.methods))
+        asked = tuple(dict.fromkeys(methods or ["gradcam"]))
         chosen = questions.options(options or "", asked)
         served.place(layer)
         seen = self.studio.see(photo, served)
@@ -171,9 +172,7 @@ class Actions:
 
     def one(self, asked: Asked, which: float, tell: Listener) -> tuple[Explanation, Any]:
         """One of those maps, by its number, with its target."""
-        if not float(which).is_integer() or not 0 <= which < asked.count:
-            raise OptionError(f"expected the number of a map from 0 to {asked.count - 1}; got {which:g}.")
-        row, column = divmod(int(which), len(asked.targets))
+        row, column = divmod(questions.whole(which, "the number of a map", asked.count), len(asked.targets))
         method, target = asked.methods[row], asked.targets[column]
         return self.studio.explain(asked.seen, asked.served, asked.layer, method, asked.options[method], [target], tell)[0], target
 
@@ -311,7 +310,10 @@ class Actions:
         with self.visits.work(request, progress, "writing") as tell:
             one, _ = self.one(asked, which, tell)
         full = in_full(one, self.studio.photo(photo), asked.served.model)
-        folder = Path(tempfile.mkdtemp(prefix="made-", dir=gr.utils.get_upload_folder()))
+        files = Path(gr.utils.get_upload_folder())
+        if occupied(files) > self.studio.limits.room * MILLION:
+            raise OptionError("there is no more room for files on the server; try again in an hour.")
+        folder = Path(tempfile.mkdtemp(prefix="made-", dir=files))
         path = folder / f"{wording.stem(full)}.{format}"
         if format == "png":
             showing.picture(full, colormap, opacity, threshold, boxes, hide).save(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,23 @@ def _without_stubs() -> Iterator[None]:
         yield
     finally:
         component_meta.create_or_modify_pyi = write
+
+
+LARGEST = 1e300
+"""JSON has larger whole numbers, and also NaN and Infinity."""
+
+
+def checked(payload: Any) -> float:
+    """A number that was sent.
+
+    Raises:
+        gr.Error: it is something else, which Gradio would tell in the log alone.
+    """
+    if isinstance(payload, bool) or not isinstance(payload, (int, float)) or not -LARGEST < payload < LARGEST:
+        raise gr.Error(
+            f"Expected a number; got {html.escape(str(payload)[:80], quote=False)}.", title="Not possible", print_exception=False
+        )
+    return payload
 
 
 with _without_stubs():
@@ -50,7 +68,7 @@ with _without_stubs():
 
         def preprocess(self, payload: Any) -> list[str]:
             """The chosen ids as text; what they mean is checked later, with the model."""
-            return [str(each) for each in payload or []]
+            return [str(each) for each in (payload if isinstance(payload, list) else [] if payload is None else [payload])]
 
         def api_info(self) -> dict[str, Any]:
             """Class ids as text."""
@@ -61,9 +79,27 @@ with _without_stubs():
 
         is_template = True
 
-        def preprocess(self, payload: Any) -> float:
+        def preprocess(self, payload: Any) -> Any:
+            """What was sent."""
+            return payload
+
+    class Number(gr.Number):  # type: ignore[misc]
+        """A number, and nothing else."""
+
+        is_template = True
+
+        def preprocess(self, payload: Any) -> Any:
             """The number."""
-            return float(payload)
+            return super().preprocess(checked(payload))
+
+    class Slider(gr.Slider):  # type: ignore[misc]
+        """A number within its bounds, and nothing else."""
+
+        is_template = True
+
+        def preprocess(self, payload: Any) -> Any:
+            """The number."""
+            return super().preprocess(checked(payload))
 
     class Viewer(gr.HTML):  # type: ignore[misc]
         """The photo with its maps, drawn by the browser."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
+
+from lucidcam.web.room import occupied
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -82,15 +83,23 @@ class Gate:
         app: behind the gate.
         folder: the only one files are read from.
         file_bytes: of an upload.
+        folder_bytes: that may lie in the folder at a time; uploads beyond them are refused.
         hosts: names the server is called by; empty: any. Where it listens on this machine alone, other names in a request mean that a
             page from elsewhere has made the browser ask (DNS rebinding).
         auth: name and password that every request must bring (HTTP basic authentication); None: nobody is asked.
     """
 
     def __init__(
-        self, app: App, folder: Path, file_bytes: int, hosts: frozenset[str] = frozenset(), auth: tuple[str, str] | None = None
+        self,
+        app: App,
+        folder: Path,
+        file_bytes: int,
+        folder_bytes: int,
+        hosts: frozenset[str] = frozenset(),
+        auth: tuple[str, str] | None = None,
     ) -> None:
-        self.app, self.folder, self.file_bytes, self.hosts, self.auth = app, folder.resolve(), file_bytes, hosts, auth
+        self.app, self.folder, self.hosts, self.auth = app, folder.resolve(), hosts, auth
+        self.file_bytes, self.folder_bytes = file_bytes, folder_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -121,7 +130,7 @@ class Gate:
         """
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
-        if self.hosts and urlsplit(f"//{host}").hostname not in self.hosts:
+        if self.hosts and _split(f"//{host}").hostname not in self.hosts:
             raise RefusedError(403, "this server answers for this machine alone")
         method, path = scope["method"], scope["path"]
         if self.auth is not None and path != OPEN:
@@ -136,14 +145,18 @@ class Gate:
         if method != "POST":
             return receive
         length = headers.get("content-length", "")
-        if length and not length.isdigit():
+        if length and not (length.isascii() and length.isdigit() and len(length) < 20):
             raise RefusedError(400, "the length of the request is no number")
         if path.rstrip("/") == "/gradio_api/upload":
-            if int(length or 0) > self.file_bytes + FORM:
+            if not length or "transfer-encoding" in headers:  # the web server holds a request to its length, where it tells one
+                raise RefusedError(411, "expected an upload that tells its length")
+            if int(length) > self.file_bytes + FORM:
                 raise RefusedError(413, f"expected a file of at most {self.file_bytes / 1e6:g} MB")
+            if await asyncio.to_thread(occupied, self.folder) + int(length) > self.folder_bytes:
+                raise RefusedError(507, "there is no more room for photos on the server; try again in an hour")
             return receive
         body = await _body(receive, int(length or 0))
-        check_body(body, host)
+        check_body(body, host, self.folder)
         return _again(body, receive)
 
     async def _check_password(self, given: str) -> None:
@@ -151,7 +164,7 @@ class Gate:
         kind, _, words = given.partition(" ")
         try:
             name, _, password = base64.b64decode(words, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # not base64, not ASCII, or not UTF-8 inside
             name = password = ""
         same = [secrets.compare_digest(mine.encode(), theirs.encode()) for mine, theirs in zip((name, password), self.auth, strict=True)]
         if kind.lower() != "basic" or not all(same):
@@ -160,20 +173,17 @@ class Gate:
             raise RefusedError(401, "a name and a password are needed", (b"www-authenticate", b'Basic realm="lucidcam", charset="UTF-8"'))
 
     def _check_file(self, name: str) -> None:
-        try:
-            found = not SCHEME.match(name) and Path(name).resolve(strict=True).is_relative_to(self.folder)
-        except (OSError, ValueError):
-            found = False
-        if not found:
+        if SCHEME.match(name) or not _lies_in(self.folder, name, strict=True):
             raise RefusedError(404, "there is no such file")
 
 
-def check_body(body: bytes, host: str) -> None:
-    """Refuse a request that names a file by its address: the server fetches nothing.
+def check_body(body: bytes, host: str, folder: Path) -> None:
+    """Refuse a request that names a file by its address, or one that was not uploaded: the server fetches nothing, and tells nothing.
 
     Args:
         body: JSON.
-        host: the name this server was called by; addresses of its own are allowed where the file lies here.
+        host: the name this server was called by; addresses of its uploads are allowed.
+        folder: where uploads lie.
 
     Raises:
         RefusedError: with why.
@@ -189,8 +199,28 @@ def check_body(body: bytes, host: str) -> None:
             path, url = thing.get("path"), thing.get("url")
             if isinstance(path, str) and SCHEME.match(path):
                 raise RefusedError(400, "expected an uploaded photo; addresses are not fetched: upload the file")
-            if isinstance(url, str) and SCHEME.match(url) and urlsplit(url.strip()).netloc != host:
+            if isinstance(path, str) and "meta" in thing and not _lies_in(folder, path):
+                raise RefusedError(400, "expected an uploaded photo; got a path that no upload has: upload the file")
+            if isinstance(url, str) and SCHEME.match(url) and not _is_upload(_split(url.strip()), host):
                 raise RefusedError(400, "expected an uploaded photo; addresses are not fetched: upload the file")
+
+
+def _lies_in(folder: Path, name: str, strict: bool = False) -> bool:
+    try:
+        return Path(name).resolve(strict=strict).is_relative_to(folder)
+    except (OSError, ValueError, RuntimeError):  # not there, no path at all, a link to itself
+        return False
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:
+        raise RefusedError(400, "expected addresses as hosts and browsers write them") from None
+
+
+def _is_upload(address: SplitResult, host: str) -> bool:
+    return address.scheme in ("http", "https") and address.netloc == host and address.path.startswith(FILE)
 
 
 async def _body(receive: Receive, length: int) -> bytes:

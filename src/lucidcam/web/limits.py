@@ -19,6 +19,7 @@ class Limits:
         long: computations of many forward passes (Score-CAM, curves) that may run or wait; one runs at a time for each model.
         maps: that are shown side by side.
         seconds: after which a computation is ended.
+        room: megabytes of all uploaded and made files at a time; what is beyond them is refused.
         kept: seconds that uploaded and made files stay on the disk.
     """
 
@@ -29,6 +30,7 @@ class Limits:
     long: int = 4
     maps: int = 12
     seconds: float = 600.0
+    room: float = 2000.0
     kept: int = 3600
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import gradio as gr
 
 from lucidcam.web import judging, questions, showing
 from lucidcam.web.actions import BLANK, Actions
-from lucidcam.web.components import Classes, Layer, Photo, Viewer
+from lucidcam.web.components import Classes, Layer, Number, Photo, Slider, Viewer
 from lucidcam.web.examples import write_examples
 from lucidcam.web.studio import Studio
 
@@ -45,8 +45,8 @@ def build(studio: Studio) -> gr.Blocks:
                 )
                 note = gr.Markdown("", label="layer", elem_id="lucid-note")
                 with gr.Group(), gr.Row(elem_id="lucid-style"):
-                    opacity = gr.Slider(0, 1, 0.5, step=0.01, label="Opacity", elem_id="lucid-opacity", min_width=150)
-                    threshold = gr.Slider(0, 1, 0.2, step=0.01, label="Threshold", elem_id="lucid-threshold", min_width=150)
+                    opacity = Slider(0, 1, 0.5, step=0.01, label="Opacity", elem_id="lucid-opacity", min_width=150)
+                    threshold = Slider(0, 1, 0.2, step=0.01, label="Threshold", elem_id="lucid-threshold", min_width=150)
                     colormap = gr.Dropdown(list(showing.COLORMAPS), value="turbo", label="Colours", elem_id="lucid-colormap", min_width=110)
                     with gr.Column(min_width=150):
                         boxes = gr.Checkbox(True, label="Boxes at the threshold", elem_id="lucid-boxes")
@@ -90,8 +90,8 @@ def build(studio: Studio) -> gr.Blocks:
                 options = gr.Textbox("", visible=False, label="Options of methods, as JSON")
                 with gr.Accordion("Options of the methods", open=False, elem_id="lucid-options"):
                     _options(page, methods, options)
-                    steps = gr.Slider(8, 224, judging.STEPS, step=8, label="Points of the curves of a judgement", elem_id="lucid-steps")
-        which, x, y = (gr.Number(value, visible=False, label=name) for name, value in (("map", 0), ("x", 0.5), ("y", 0.5)))
+                    steps = Slider(8, 224, judging.STEPS, step=8, label="Points of the curves of a judgement", elem_id="lucid-steps")
+        which, x, y = (Number(value, visible=False, label=name) for name, value in (("map", 0), ("x", 0.5), ("y", 0.5)))
         format = gr.Textbox("png", visible=False, label="format")
         made = gr.File(visible=False, label="file")
         told, judged, listed = (gr.JSON(visible=False, label=name) for name in ("channels", "metrics", "layers"))

@@ -22,6 +22,10 @@ SHOWN_SIDE = 768
 
 MILLION = 1_000_000
 
+SLENDER = 20
+"""How many times as long as wide a photo may be. Networks get the short side in a fixed length: of a line of few pixels, the long one would
+become millions."""
+
 
 @dataclass(frozen=True, eq=False)
 class Upload:
@@ -120,5 +124,7 @@ def _check(content: bytes, name: str, limits: Limits) -> None:
         raise InputError(
             f"{expected} has {width}×{height} pixels, more than {limits.megapixels:g} million: make it smaller. Nothing of it was decoded."
         )
+    if max(width, height) > SLENDER * min(width, height):
+        raise InputError(f"{expected} has {width}×{height} pixels, one side more than {SLENDER} times the other: give a part of it.")
     if frames > 1:
         raise InputError(f"{expected} is an animation of {frames} pictures: give one of them.")

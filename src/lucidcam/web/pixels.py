@@ -13,7 +13,9 @@ from lucidcam.engine.run import Capture, Run, open_run
 from lucidcam.errors import LucidcamError, OptionError
 from lucidcam.explanation import Explanation
 from lucidcam.maps import finish, normalise
-from lucidcam.methods._base import over_grid, spatial_mean, spatial_sum
+from lucidcam.methods._base import over_grid, spatial_mean
+from lucidcam.methods.elementwise import XGradCAM
+from lucidcam.methods.gradcam_plus_plus import GradCAMPlusPlus
 from lucidcam.types import Model, Prepared
 
 Terms = Callable[[Capture], Tensor]
@@ -28,16 +30,11 @@ def _gradcam(c: Capture) -> Tensor:
 
 
 def _gradcam_plus_plus(c: Capture) -> Tensor:
-    g = c.gradients
-    below = 2 + over_grid(spatial_sum(c.activations), g) * g
-    alpha = torch.where((g != 0) & (below != 0), 1 / below, 0)
-    return over_grid(spatial_sum(alpha * g.relu()), g) * c.activations
+    return over_grid(GradCAMPlusPlus.weights(c), c.gradients) * c.activations
 
 
 def _xgradcam(c: Capture) -> Tensor:
-    total = spatial_sum(c.activations)
-    weights = torch.where(total != 0, spatial_sum(c.activations * c.gradients) / total, 0)
-    return over_grid(weights, c.gradients) * c.activations
+    return over_grid(XGradCAM.weights(c), c.gradients) * c.activations
 
 
 def _hirescam(c: Capture) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, fields
@@ -52,10 +53,10 @@ class Choice:
             OptionError: it is outside them.
         """
         if self.kind in ("int", "float") and isinstance(value, (int, float)) and not isinstance(value, bool):
-            if self.kind == "int" and float(value).is_integer():
+            if self.kind == "int" and isinstance(value, float) and value.is_integer():
                 value = int(value)
             if not (self.low or 0) <= value <= (self.high or 0):
-                raise OptionError(f"expected {self.name} between {self.low:g} and {self.high:g} here; got {value:g}.")
+                raise OptionError(f"expected {self.name} between {self.low:g} and {self.high:g} here; got {str(value)[:80]}.")
         if self.kind == "str" and len(str(value)) > 20:
             raise OptionError(f"expected a short text as {self.name}; got {len(str(value))} letters.")
         if self.kind == "one of" and value not in self.among:
@@ -111,10 +112,30 @@ def _typed(choice: Choice, value: Any) -> Any:
     """A text that is a number as one, where an option may be either (baselines)."""
     if choice.kind == "str" and isinstance(value, str):
         try:
-            return float(value)
+            value = float(value)
         except ValueError:
             return value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise OptionError(f"expected a number that is finite as {choice.name}; got {value}.")
     return value
+
+
+def whole(number: Any, what: str, count: int) -> int:
+    """A whole number from 0, below a count.
+
+    Args:
+        number: as it was sent.
+        what: it is, for the message.
+        count: of those there are.
+
+    Raises:
+        OptionError: it is something else.
+    """
+    # JSON has whole numbers that are too large for a float.
+    fits = isinstance(number, int) or (isinstance(number, float) and number.is_integer())
+    if not fits or not 0 <= number < count:
+        raise OptionError(f"expected {what} from 0 to {count - 1}; got {str(number)[:80]}.")
+    return int(number)
 
 
 def targets(model: Model, chosen: Sequence[str], others: str, against: str) -> list[Any]:

@@ -117,7 +117,8 @@ class Server:
         from lucidcam.web import page
 
         hosts = LOOPBACK if self.host in LOOPBACK else frozenset[str]()
-        gate = Middleware(Gate, folder=files(), file_bytes=int(self.limits.megabytes * MILLION), hosts=hosts, auth=self.auth)
+        sizes = {"file_bytes": int(self.limits.megabytes * MILLION), "folder_bytes": int(self.limits.room * MILLION)}
+        gate = Middleware(Gate, folder=files(), hosts=hosts, auth=self.auth, **sizes)
         try:
             _, address, _ = self.page.launch(
                 server_name=self.host,

@@ -29,7 +29,7 @@ from lucidcam.targets import Classes, Contrast, Several, TopK, logits
 from lucidcam.types import Frame, Model, Prepared
 from lucidcam.web.limits import Limits
 from lucidcam.web.photos import Photo, Upload, content_of, decode
-from lucidcam.web.questions import NOT_HERE
+from lucidcam.web.questions import NOT_HERE, whole
 from lucidcam.web.shelf import Shelf
 
 PHOTOS, MAPS = 24, 128
@@ -118,16 +118,18 @@ class Served:
         noise = torch.rand(256, 320, 3, generator=torch.Generator().manual_seed(0)).numpy()
         example = model.prepare(noise)[0].tensor[None].to(model.device, model.dtype)
         infos = describe(model.module, example)
+        trace = settled(plain(model.module), Inputs.of(example))
+        layouts = {call.name: call.layout for call in trace.calls if call.layout is not None}
         places = [
-            Place(each, info.shape[1] if info.shape else 0, (info.grid[0], info.grid[1]))
+            Place(each, info.shape[1 if layouts[each].kind == "channels_first" else -1], (info.grid[0], info.grid[1]))
             for each, info in infos.items()
-            if info.grid is not None and len(info.grid) == 2 and max(info.grid) > 1 and not info.passive
+            if info.shape and info.grid is not None and len(info.grid) == 2 and max(info.grid) > 1 and not info.passive
         ]
         if not places:
             raise ModelError(f"no layer of {name} holds a spatial map, so there is nothing to look at.")
         usual = model.layer or next((each for each, info in infos.items() if info.default), places[-1].name)
         default = next((i for i, place in enumerate(places) if place.name == usual), len(places) - 1)
-        attends = bool(settled(plain(model.module), Inputs.of(example)).attentions)
+        attends = bool(trace.attentions)
         methods = tuple(each for each in registry.methods if each not in NOT_HERE and (attends or not _attention(each)))
         return cls(name, model, replace(model, module=twin(model.module)), tuple(places), default, methods)
 
@@ -137,9 +139,7 @@ class Served:
         Raises:
             OptionError: there is no such layer.
         """
-        if not float(number).is_integer() or not 0 <= number < len(self.places):
-            raise OptionError(f"expected a layer from 0 to {len(self.places) - 1} of {self.name}; got {number:g}.")
-        return self.places[int(number)]
+        return self.places[whole(number, "a layer", len(self.places))]
 
     def layer_for(self, method: str, number: float) -> str | None:
         """Where a method looks: at the layer, or None where it goes down to the image."""
@@ -204,7 +204,7 @@ class Studio:
         Raises:
             OptionError: with those there are.
         """
-        if name not in self.served:
+        if not isinstance(name, str) or name not in self.served:
             raise OptionError(unknown("model", str(name)[:80], self.served))
         return self.served[name]
 

@@ -21,6 +21,7 @@ from lucidcam.outputs.html.blocks import (
     Table,
     Text,
 )
+from lucidcam.outputs.html.charts import fixed
 from lucidcam.outputs.html.explanation import write as write_explanation
 from lucidcam.outputs.html.page import render, write
 
@@ -38,6 +39,7 @@ __all__ = [
     "Shot",
     "Table",
     "Text",
+    "fixed",
     "render",
     "write",
     "write_explanation",

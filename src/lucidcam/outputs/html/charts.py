@@ -133,7 +133,18 @@ def bar_places(bars: Bars) -> list[BarPlace]:
 
 
 def _digits(value: float, digits: int | None) -> str:
-    return number(value) if digits is None or not math.isfinite(value) else f"{value:.{digits}f}".replace("-", "−")
+    return number(value) if digits is None else fixed(value, digits)
+
+
+def fixed(value: float | None, digits: int, signed: bool = False) -> str:
+    """A figure with so many digits behind the point, and a plus where it is signed and positive; a dash where there is none.
+
+    >>> fixed(-0.25, 1), fixed(0.25, 2, signed=True), fixed(math.nan, 2)
+    ('−0.2', '+0.25', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{'+' if signed and value > 0 else ''}{value:.{digits}f}".replace("-", "−")
 
 
 def number(value: object) -> str:
