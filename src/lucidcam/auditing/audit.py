@@ -161,7 +161,7 @@ def audit(
         together=tuple(tables.together(survey.facts, survey.labels)),
         clusters=tuple(court.clusters()),
         confusions=tuple(court.confusions()) if survey.single else (),
-        calibration=tuple(tables.calibration(survey.facts)) if survey.single else (),
+        calibration=tuple(tables.calibration(survey.facts)) if survey.single and survey.labelled else (),
         tried=court.tried,
         problems=tuple(problems),
         images=survey.images,

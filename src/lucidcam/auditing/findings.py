@@ -17,6 +17,7 @@ from lucidcam.auditing.statistics import Estimate
 from lucidcam.auditing.trials import Outcome, Trial
 from lucidcam.auditing.views import GRID, Grid
 from lucidcam.errors import DataError, OptionError
+from lucidcam.explainer import PREDICTED
 from lucidcam.samples import Mask, Problem
 from lucidcam.storage import write_whole
 
@@ -29,7 +30,7 @@ KINDS = {
     "context": "the surroundings more than the object",
     "companion": "another class that stands beside it",
     "confusion": "taken for another class",
-    "calibration": "confidence that is not earned",
+    "calibration": "confidence that is not the accuracy",
 }
 """Kinds of findings, in words. The first five are shortcuts, and reported only where changing the images confirms them."""
 
@@ -171,8 +172,16 @@ class Audit:
         return tuple(each for each in self.findings if each.shortcut)
 
     @property
+    def labelled(self) -> bool:
+        """Whether the classes are the images' own labels; else they are those that the network predicts, and cannot be wrong."""
+        return self.settings.get("target") != PREDICTED
+
+    @property
     def verdict(self) -> str:
         """What is to be said first: how many findings, that there is nothing, or that nothing was tried, and why."""
+        return self._found() if self.labelled else f"{self._found()} The classes are the predicted ones: no labels were used."
+
+    def _found(self) -> str:
         images = f"{self.images} image{'s' if self.images != 1 else ''}"
         if self.shortcuts:
             return f"{len(self.shortcuts)} shortcut{'s' if len(self.shortcuts) > 1 else ''} found in {images}."

@@ -121,15 +121,16 @@ def _show(found: Audit, out: Path) -> None:
     untried = f"; classes with fewer than {found.needed} images were not tried" if few else ""
     if tried:
         screen.print(f"Tried: {tried}{untried}.\n", markup=False)
-    listing = table("class", "images", "predicted", "on object", "no object", "no context")
+    right = ["predicted"] if found.labelled else []
+    listing = table("class", "images", *right, "on object", "whole", "no object", "no context")
     for row in found.classes[:SHOWN]:
-        values = [row.get(name) for name in ("inside", "object_removed", "context_removed")]
+        values = [row.get(name) for name in ("inside", "whole", "object_removed", "context_removed")]
         shown = ["–" if value is None else f"{value.mean:.2f}" for value in values]
-        listing.add_row(row["label"].split(",")[0], str(row["images"]), f"{row['predicted']:.0%}", *shown)
+        listing.add_row(row["label"].split(",")[0], str(row["images"]), *(f"{row[name]:.0%}" for name in right), *shown)
     screen.print(listing)
     if len(found.classes) > SHOWN:
         screen.print(f"… and {len(found.classes) - SHOWN} more classes")
-    screen.print("on object: share of the map's energy; no object, no context: the class's probability", style="dim")
+    screen.print("on object: share of the map's energy; whole, no object, no context: its probability", style="dim")
     untold = found.settings["images without a label"]
     beside = f", {untold} more have no label" if untold else ""
     screen.print(f"\n{found.images} images{beside}; audit.json and the evidence are in\n{out}", soft_wrap=True, markup=False)

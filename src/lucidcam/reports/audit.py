@@ -11,6 +11,7 @@ from PIL import Image
 
 from lucidcam.auditing import KINDS, Audit, Evidence, read
 from lucidcam.auditing.findings import AUDIT
+from lucidcam.explainer import PREDICTED
 from lucidcam.outputs.html import Bar, Bars, Cell, Facts, Fold, Gallery, Page, Part, Section, Shot, Table, Text
 from lucidcam.reports import _files as files
 from lucidcam.reports._base import Kind, kinds
@@ -161,20 +162,30 @@ def _pictures(result: Saved, entry: Mapping[str, Any]) -> Iterator[tuple[str, Im
 
 
 def _classes(document: Mapping[str, Any]) -> Section:
-    rows = []
+    rows, labelled = [], document["settings"].get("target") != PREDICTED
     for row in document["classes"][:ROWS]:
         cells = []
         for name in ("inside", "whole", "object_removed", "context_removed"):
             value = row.get(name)
             cells.append("–" if value is None else Cell(f"{value['mean']:.2f}", small=f"{value['low']:.2f} to {value['high']:.2f}"))
-        rows.append([short(row["label"]), row["images"], f"{row['predicted']:.0%}", f"{row['probability']:.2f}", *cells])
-    head = ["class", "images", "predicted", "probability", "energy on object", "whole image", "object removed", "context removed"]
+        right = [f"{row['predicted']:.0%}"] if labelled else []
+        rows.append([short(row["label"]), row["images"], *right, f"{row['probability']:.2f}", *cells])
+    head = [
+        "class",
+        "images",
+        *(["predicted"] if labelled else []),
+        "probability",
+        "energy on object",
+        "whole image",
+        "object removed",
+        "context removed",
+    ]
     note = (
         "Energy: share of the map on the class's own objects. The last three: the class's probability in a sample of images, as they are, "
         f"with the object filled in ({document['settings']['fill']}), and with all but the object at the input's zero; – where nothing is "
         "marked."
     )
-    return Section("Classes", (Table(head, rows, "Each class in figures", note, numeric=(2, 3, 4, 5, 6, 7)),))
+    return Section("Classes", (Table(head, rows, "Each class in figures", note, numeric=range(2, len(head))),))
 
 
 def _together(document: Mapping[str, Any]) -> Section:
@@ -229,9 +240,9 @@ def _confidence(document: Mapping[str, Any]) -> list[Section]:
             f"{row['from']:.1f} to {row['to']:.1f}",
             row["images"],
             *(f"{row[name]:.2f}" for name in ("confidence", "accuracy")),
-            row["inside"],
+            "–" if row["inside"] is None else f"{row['inside']:.2f}",
         ]
         for row in bins
     ]
     head = ["confidence", "images", "mean confidence", "accuracy", "energy on object"]
-    return [Section("Confidence", (Table(head, rows, "Confidence, accuracy and maps", numeric=(2, 3)),))]
+    return [Section("Confidence", (Table(head, rows, "Confidence, accuracy and maps", numeric=(2, 3, 4)),))]
