@@ -29,6 +29,7 @@ from lucidcam.methods._base import Method
 from lucidcam.progress import bar
 from lucidcam.samples import Mask, Problem
 from lucidcam.types import Model
+from lucidcam.wording import short
 
 STAGES = 4
 """Families of trials, among which the level is shared: places, backgrounds, companions, confusions."""
@@ -497,7 +498,7 @@ class _Court:
             if yes:
                 label, whole = some[0].label, totals[some[0].label]
                 effect = estimate([float(fact.predicted == predicted) for fact in whole])
-                other = self.survey.model.label(predicted).split(",")[0]
+                other = short(self.survey.model.label(predicted))
                 words = describe.confusion(label, other, effect, len(some), len(whole), trial)
                 evidence = tuple(self.photographer.confusion(here, [some[0].id, predicted]))
                 found.append(Finding("confusion", label, words, effect, len(whole), effect.mean, trial.p, trial, (), other, evidence))

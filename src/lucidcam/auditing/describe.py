@@ -10,6 +10,7 @@ from lucidcam.auditing.statistics import Estimate
 from lucidcam.auditing.trials import Outcome, Trial
 from lucidcam.auditing.views import GRID, View
 from lucidcam.samples import Mask
+from lucidcam.wording import listed
 
 CHANNELS = ("red", "green", "blue")
 NOTABLE = 8.0
@@ -31,11 +32,6 @@ def where(regions: Sequence[Mask]) -> str:
     elif corners:
         rest.insert(0, f"the {listed(corners)} corner{'s' if len(corners) > 1 else ''}")
     return listed(rest)
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words with commas, and "and" before the last."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _place(region: Mask) -> str:

@@ -29,6 +29,7 @@ from lucidcam.cli._common import (
 )
 from lucidcam.cli._common import out as screen
 from lucidcam.cli.report import ReportOption, write_page
+from lucidcam.wording import short
 
 if TYPE_CHECKING:
     from lucidcam import Audit
@@ -126,7 +127,7 @@ def _show(found: Audit, out: Path) -> None:
     for row in found.classes[:SHOWN]:
         values = [row.get(name) for name in ("inside", "whole", "object_removed", "context_removed")]
         shown = ["–" if value is None else f"{value.mean:.2f}" for value in values]
-        listing.add_row(row["label"].split(",")[0], str(row["images"]), *(f"{row[name]:.0%}" for name in right), *shown)
+        listing.add_row(short(row["label"]), str(row["images"]), *(f"{row[name]:.0%}" for name in right), *shown)
     screen.print(listing)
     if len(found.classes) > SHOWN:
         screen.print(f"… and {len(found.classes) - SHOWN} more classes")

@@ -29,6 +29,7 @@ from lucidcam.cli._common import (
     table,
 )
 from lucidcam.cli._common import out as screen
+from lucidcam.wording import short
 
 if TYPE_CHECKING:
     from lucidcam.localization.discover import Discovery
@@ -104,7 +105,7 @@ def _show(found: Discovery, out: Path) -> None:
     listing = table("class", "images", "score", "probability", "box", "best region in")
     often = sorted(found.concepts, key=lambda concept: -concept.images)
     for concept in often[:SHOWN]:
-        label, images = concept.label.split(",")[0], str(concept.images)
+        label, images = short(concept.label), str(concept.images)
         if not concept.parts:
             listing.add_row(label, images, "none", "", "", "")
             continue

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image, ImageDraw, ImageFont
 
 from lucidcam import maps, render
+from lucidcam.wording import short
 
 Order = Literal["gradient", "increase", "cam", "here"]
 """What channels are ordered by."""
@@ -129,7 +130,7 @@ def picture(found: Channels, count: int) -> Image.Image:
         cells = [_cell(found, row) for row in found.top(by, count)]
         captions = [f"{MARK + ' ' if row.misleads else ''}channel {row.index}" for row in found.top(by, count)]
         lines.append((f"top channels of {found.layer} by {ORDERS[by]}", list(zip(captions, cells))))
-    return rows(lines, found.label.split(",")[0])
+    return rows(lines, short(found.label))
 
 
 def rows(lines: list[tuple[str, list[tuple[str, Image.Image]]]], title: str) -> Image.Image:

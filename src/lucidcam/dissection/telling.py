@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from lucidcam.dissection import sheets
+from lucidcam.wording import short
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -25,7 +26,7 @@ LISTED = 40
 
 def sentence(found: Words) -> str:
     """What speaks for the class and against it."""
-    label = found.label.split(",")[0]
+    label = short(found.label)
     because = _listed(found.because) or "nothing that this bank has a name for"
     against = _listed(found.against)
     rest = f" {found.unnamed:.0%} of the evidence has no name in this bank." if found.unnamed else ""
@@ -85,7 +86,7 @@ def words_picture(found: Words) -> Image.Image:
             rows.append((title, cells))
     rest = sheets.cell(sheets.over(found.image, found.frame, found.nameless), [f"{found.unnamed:.0%} of the evidence", "without a name"])
     rows.append(("the rest", [("unnamed channels, for", rest)]))
-    return sheets.rows(rows, found.label.split(",")[0])
+    return sheets.rows(rows, short(found.label))
 
 
 def _numbers(word: Word) -> list[str]:

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from lucidcam import render
 from lucidcam.localization.parts import Concept, Part
 from lucidcam.types import fold
+from lucidcam.wording import short
 
 TILE, SMALL_TILE = 240, 150
 """Sides of the pictures, in pixels, on the sheet of a class and on the overview."""
@@ -110,13 +111,8 @@ def _counted(concept: Concept) -> str:
 
 def _title(concept: Concept) -> str:
     """The class as the data calls it, and the model's word for it where that says more."""
-    label, meaning = _short(concept.label), _short(concept.meaning)
+    label, meaning = short(concept.label), short(concept.meaning)
     return textwrap.shorten(label if fold(meaning) == fold(label) else f"{label} ({meaning})", 60, placeholder="…")
-
-
-def _short(label: str) -> str:
-    """A label without its synonyms."""
-    return label.split(",")[0]
 
 
 def _files(labels: Sequence[str]) -> list[str]:
@@ -128,7 +124,7 @@ def _files(labels: Sequence[str]) -> list[str]:
     taken: set[str] = set()
     found = []
     for label in labels:
-        stem = re.sub(r"[^\w.=+-]+", "_", _short(label))[:80].strip("._") or "class"
+        stem = re.sub(r"[^\w.=+-]+", "_", short(label))[:80].strip("._") or "class"
         name, count = stem, 1
         while name.casefold() in taken:
             count += 1

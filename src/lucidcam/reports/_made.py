@@ -33,29 +33,6 @@ def of_model(model: Model) -> dict[str, object]:
     return {"model": model.name, "weights' fingerprint": model.fingerprint(), "preprocessing": repr(model.preprocess)}
 
 
-def counted(count: int, one: str, many: str | None = None) -> str:
-    """A count with its noun.
-
-    >>> counted(1, "image"), counted(3, "class", "classes")
-    ('1 image', '3 classes')
-    """
-    return f"{count:,} {one if count == 1 else many or one + 's'}".replace(",", "\u202f")
-
-
-def listed(words: list[str]) -> str:
-    """Words as a list in a sentence.
-
-    >>> listed(["a", "b", "c"])
-    'a, b and c'
-    """
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
-
-
-def short(label: str) -> str:
-    """A label without its synonyms."""
-    return label.split(",")[0]
-
-
 def chance(value: float | None) -> str:
     """A probability; a dash where there is none."""
     return fixed(value, 3)

@@ -15,7 +15,7 @@ from lucidcam.explainer import PREDICTED
 from lucidcam.outputs.html import Bar, Bars, Cell, Facts, Fold, Gallery, Page, Part, Section, Shot, Table, Text
 from lucidcam.reports import _files as files
 from lucidcam.reports._base import Kind, kinds
-from lucidcam.reports._made import counted, short
+from lucidcam.wording import counted, short
 
 ROWS = 200
 """Rows of each table; audit.json has all."""

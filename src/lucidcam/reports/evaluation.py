@@ -20,8 +20,8 @@ from lucidcam.pipeline import ledger
 from lucidcam.reports import _galleries
 from lucidcam.reports._base import Kind, kinds
 from lucidcam.reports._files import reading
-from lucidcam.reports._made import counted, listed
 from lucidcam.samples import Problem
+from lucidcam.wording import counted, listed
 
 ROWS = 1_000
 """Rows of a table of classes or skipped samples; results.json has all."""

@@ -19,8 +19,9 @@ from lucidcam.outputs.html import Cell, Facts, Fold, Gallery, Page, Part, Sectio
 from lucidcam.outputs.html.blocks import SIDE, reduced
 from lucidcam.reports._base import Kind, kinds
 from lucidcam.reports._files import opened, reading
-from lucidcam.reports._made import chance, counted, listed, of_model, short
+from lucidcam.reports._made import chance, of_model
 from lucidcam.types import Model
+from lucidcam.wording import counted, listed, short
 
 SHOWN = 500
 """Images that are shown, unless told otherwise."""

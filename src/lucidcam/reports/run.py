@@ -24,10 +24,11 @@ from lucidcam.pipeline import Results
 from lucidcam.preprocess import Preprocess
 from lucidcam.reports._base import Kind, kinds
 from lucidcam.reports._files import opened, reading
-from lucidcam.reports._made import chance, counted, short
+from lucidcam.reports._made import chance
 from lucidcam.reports.evaluation import Evaluation, figures
 from lucidcam.storage import Folder
 from lucidcam.types import Frame, Model
+from lucidcam.wording import counted, short
 
 SHOWN = 12
 """Images per gallery, unless told otherwise."""

@@ -13,6 +13,7 @@ from lucidcam import images, render
 from lucidcam.data import ClassMap
 from lucidcam.samples import Mask, Sample
 from lucidcam.types import Model
+from lucidcam.wording import short
 
 SIDE = 320
 """Pixels per side of each of two photos that are joined."""
@@ -75,7 +76,7 @@ def known(sample: Sample, classes: ClassMap) -> dict[str, int]:
 def spoken(label: str, *asked: tuple[Model, int]) -> str:
     """A label as people say it: for a number or a synset's id the word of a model that has one, with the class's id there."""
     if re.fullmatch(r"n\d{8}|\d+", label):
-        return next((model.label(id).split(",")[0] for model, id in asked if model.labels is not None), label)
+        return next((short(model.label(id)) for model, id in asked if model.labels is not None), label)
     return label.replace("_", " ")
 
 

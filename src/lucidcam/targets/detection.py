@@ -12,6 +12,7 @@ from torch import Tensor
 from lucidcam.errors import AbsentError, TargetError
 from lucidcam.targets._base import Bound, Label, Target, kind_of, part
 from lucidcam.types import Frame
+from lucidcam.wording import short
 
 _SHOWN = 5
 
@@ -99,7 +100,7 @@ class Detection(Target):
 
     def word(self, label: int) -> str:
         """A class in words, as far as they are known."""
-        return f"class {label}" if self.names is None or not 0 <= label < len(self.names) else self.names[label].split(",")[0]
+        return f"class {label}" if self.names is None or not 0 <= label < len(self.names) else short(self.names[label])
 
 
 @dataclass(frozen=True)

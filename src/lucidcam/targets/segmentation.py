@@ -16,6 +16,7 @@ from torch import Tensor
 from lucidcam.errors import AbsentError, TargetError
 from lucidcam.targets._base import Bound, Label, Target, kind_of, part
 from lucidcam.types import Frame
+from lucidcam.wording import short
 
 HALF = 128
 """From this grey on a pixel of a mask's picture is meant."""
@@ -100,7 +101,7 @@ class Segmentation(Target):
             return (chosen * weights[which].to(chosen)).flatten(1).sum(1)[:, None]
 
         def say(image: int, target: int, label: Label) -> str:
-            return label(labels[image]).split(",")[0] + ("" if given is None else " in the region")
+            return short(label(labels[image])) + ("" if given is None else " in the region")
 
         return Bound(read, 1, say=say)
 

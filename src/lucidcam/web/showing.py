@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lucidcam import maps, render
 from lucidcam.explanation import Explanation
 from lucidcam.maps import Array
+from lucidcam.wording import short
 
 COLORMAPS = ("turbo", "viridis", "magma", "inferno", "cividis", "jet", "gray")
 """Those the page offers."""
@@ -109,7 +110,7 @@ def address(image: Image.Image) -> str:
 def _told(one: Explanation) -> dict[str, Any]:
     """What a map is, in words and numbers."""
     return {
-        "label": one.label.split(",")[0] if one.target is not None else one.label,
+        "label": short(one.label) if one.target is not None else one.label,
         "id": one.target,
         "score": one.score,
         "probability": one.probability,

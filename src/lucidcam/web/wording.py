@@ -13,6 +13,7 @@ from lucidcam.explanation import Explanation
 from lucidcam.web import pixels, showing
 from lucidcam.web.judging import Verdict
 from lucidcam.web.studio import Place
+from lucidcam.wording import short
 
 SMALL = 120
 """Pixels across of a channel's picture."""
@@ -70,5 +71,5 @@ def verdict(found: Sequence[Verdict], one: Explanation) -> str:
 
 def stem(one: Explanation) -> str:
     """A name for a file about a map, of plain letters."""
-    words = "-".join((Path(one.name).stem, one.method.replace("+", "p"), one.label.split(",")[0]))
+    words = "-".join((Path(one.name).stem, one.method.replace("+", "p"), short(one.label)))
     return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "_" for letter in words)[:80]

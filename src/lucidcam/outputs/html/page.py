@@ -9,16 +9,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lucidcam.outputs.html import charts
 from lucidcam.outputs.html.blocks import Cell, Fold, Gallery, Page, Section, Shot, Table
 from lucidcam.outputs.html.pictures import BUDGET, encoded
 from lucidcam.storage import write_whole
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def write(page: Page, path: str | os.PathLike[str], budget: int = BUDGET) -> Path:
@@ -69,6 +71,8 @@ def _resource(environment: Environment, name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # when a page is made, not when lucidcam is imported
+
     environment = Environment(
         loader=PackageLoader("lucidcam.outputs.html"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
