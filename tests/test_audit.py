@@ -23,6 +23,7 @@ from lucidcam.auditing.statistics import chance, estimate, holm
 from lucidcam.auditing.tables import Fact
 from lucidcam.auditing.trials import Outcome
 from lucidcam.auditing.views import GRID, Drawer, View, covered, heat_of, order_of, rim, seen
+from lucidcam.class_scores import ClassScores
 from lucidcam.errors import DataError, OptionError
 from lucidcam.explainer import Explainer
 from lucidcam.perturb.imputation import impute
@@ -405,8 +406,8 @@ def test_clusters_are_those_that_were_planted():
 
 def test_log_odds_equal_their_definition():
     logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).double()
-    for multi_label in (False, True):
-        said = Scores(logits, multi_label)
+    for kind in ("softmax", "sigmoid", "probabilities"):
+        said = Scores(logits.softmax(1) if kind == "probabilities" else logits, ClassScores(kind))
         p = said.probabilities()[torch.arange(5), torch.tensor([0, 1, 2, 3, 0])].numpy()
         np.testing.assert_allclose(said.log_odds([0, 1, 2, 3, 0]), np.log(p / (1 - p)))
 
@@ -423,10 +424,10 @@ def test_windows_change_nothing_of_the_filling():
     everything = np.ones((40, 56), bool)
     assert prober.covered([images[0]], [everything])[0].flatten(1).std(1).max() < 1e-6
     for fill in ("mean", "blur", "zeros"):
-        [found] = Prober(network(*HONEST), False, fill).covered([images[0]], [masks[0]])
+        [found] = Prober(network(*HONEST), fill).covered([images[0]], [masks[0]])
         assert torch.equal(found[:, ~torch.from_numpy(masks[0])], images[0][:, ~torch.from_numpy(masks[0])])
     with pytest.raises(OptionError, match="filling"):
-        Prober(network(*HONEST), False, "inpainted")
+        Prober(network(*HONEST), "inpainted")
 
 
 def test_a_region_is_seen_where_the_input_lies():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lucidcam
 from lucidcam import Contrast, Detection, Head, LogProbability, Segmentation, Several, Similarity, Tokens
-from lucidcam.errors import AbsentError, TargetError
+from lucidcam.errors import TargetError, TargetNotFoundError
 from lucidcam.targets import Caption, Prompt, Question, leaves
 from lucidcam.types import Frame
 from talkers import SIDE, Answerer, Captioner, Lister, Querier, Segmenter, Towers, ids_of
@@ -233,7 +233,7 @@ def test_queries_of_no_object_are_not_meant() -> None:
     bound = asked.bind(outputs, 1)
     assert float(bound.scores(outputs)) == 6.0
     assert bound.name(0, 0, str).startswith("0 at")
-    with pytest.raises(AbsentError, match="no query's box touches the box 90,90,99,99; the surest is class 0"):
+    with pytest.raises(TargetNotFoundError, match="no query's box touches the box 90,90,99,99; the surest is class 0"):
         Detection((90, 90, 99, 99), size=(100, 100)).bind(outputs, 1)
 
 

@@ -22,7 +22,7 @@ class TargetError(LucidcamError, ValueError):
     """A target that the model's output cannot answer."""
 
 
-class AbsentError(TargetError):
+class TargetNotFoundError(TargetError):
     """A target that this image's outputs have nothing of: no such detection, no pixel of the class. Other images may."""
 
 

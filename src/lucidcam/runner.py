@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lucidcam.class_scores import ClassScores
 from lucidcam.engine.inputs import all_finite
 from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.masked import out_of_memory
 from lucidcam.engine.optimize import optimize as optimized_copy
 from lucidcam.engine.run import Run, open_run
 from lucidcam.engine.session import session
-from lucidcam.errors import AbsentError, LayerError, MissingExtraError, ModelError, OptionError, TargetError
+from lucidcam.errors import LayerError, MissingExtraError, ModelError, OptionError, TargetError, TargetNotFoundError
 from lucidcam.explanation import Explanation
 from lucidcam.films import over_time
 from lucidcam.fingerprints import stands_for
@@ -27,7 +28,8 @@ from lucidcam.methods._base import Method
 from lucidcam.methods._pixel import PixelMethod
 from lucidcam.methods._wrap import augmented, fused, smoothed
 from lucidcam.settings import Settings, resolve_method
-from lucidcam.targets import Classes, Spoken, Target, as_target, by_word, local, logits
+from lucidcam.targets import Classes, Spoken, Target, as_target, by_word, local
+from lucidcam.targets._base import Label
 from lucidcam.types import Frame, Model, Prepared
 
 _room: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
@@ -81,7 +83,7 @@ def attribute(
         torch.Size([2, 10, 30, 30])
     """
     chosen, settings = resolve_method(method, options)
-    with _opened(module, inputs, chosen, settings, target, chosen.layer_of(module, layer)) as run:
+    with _opened(module, inputs, chosen, settings, target, chosen.layer_of(module, layer), settings.class_scores()) as run:
         found = compute(run, chosen, settings)
         if isinstance(chosen, PixelMethod):
             found = chosen.reduced(found)
@@ -104,7 +106,7 @@ def together(items: Sequence[T], work: Callable[[Sequence[T]], list[R]], lost: C
     try:
         return work(items)
     except Exception as error:
-        if isinstance(error, (OptionError, LayerError, TargetError, MissingExtraError)) and not isinstance(error, AbsentError):
+        if isinstance(error, (OptionError, LayerError, TargetError, MissingExtraError)) and not isinstance(error, TargetNotFoundError):
             raise
         if len(items) == 1:
             lost(items[0], error)
@@ -174,7 +176,7 @@ def explain(
             if model.task is not None:
                 with session(model.module):  # it may write a caption, or read a text
                     inputs, asked = model.task.ask(inputs, asked, model)
-            with _opened(model.module, inputs, chosen, settings, asked, layer) as run:
+            with _opened(model.module, inputs, chosen, settings, asked, layer, settings.class_scores(model.class_scores)) as run:
                 for i, explained in zip(rows, _explanations(run, chosen, settings, model, [prepared[i] for i in rows]), strict=True):
                     found[i] = explained
         except (RuntimeError, MemoryError) as error:
@@ -247,9 +249,19 @@ def compute(run: Run, method: Method, settings: Settings) -> Tensor:
     return found
 
 
-def _opened(module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any) -> AbstractContextManager[Run]:
+def _opened(
+    module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any, stated: ClassScores
+) -> AbstractContextManager[Run]:
     return open_run(
-        module, inputs, target, layer, batch_size=settings.batch_size, seed=settings.seed, progress=settings.progress, title=method.name
+        module,
+        inputs,
+        target,
+        layer,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        progress=settings.progress,
+        title=method.name,
+        stated=stated,
     )
 
 
@@ -268,9 +280,13 @@ def _parts(run: Run, method: Method) -> Iterator[slice]:
 def _explanations(run: Run, method: Method, settings: Settings, model: Model, prepared: list[Prepared]) -> Iterator[list[Explanation]]:
     found = compute(run, method, settings)
     bound, scores = run.bound.on_host(), run.clean_scores().tolist()
-    chosen = run.probabilities(logits(run.outputs())) if bound.ids is not None else None
-    if chosen is not None and model.labels is not None and len(model.labels) != chosen.shape[1]:
-        raise ModelError(f"{model.name} has {len(model.labels)} labels for {chosen.shape[1]} classes; give one label per class.")
+    chosen = run.class_probabilities() if bound.ids is not None else None
+    label: Label = model.label
+    if bound.ids is not None:
+        columns = run.class_columns().shape[1]
+        model.check_labels(columns)
+        if columns == 1 and model.labels is None and model.outputs != "none":
+            label = _single_column_label
     ids = None if bound.ids is None else bound.ids.tolist()
     probabilities = None if chosen is None or bound.ids is None else chosen.gather(1, bound.ids.to(chosen.device)).tolist()
     at_layer = method.layered == "always" or (method.layered == "optional" and run.named_layers)
@@ -288,7 +304,7 @@ def _explanations(run: Run, method: Method, settings: Settings, model: Model, pr
                     image=one.image,
                     frame=one.frame,
                     target=None if ids is None else ids[i][t],
-                    label=bound.name(i, t, model.label),
+                    label=bound.name(i, t, label),
                     score=scores[i][t],
                     probability=None if probabilities is None else probabilities[i][t],
                     method=method.name,
@@ -300,6 +316,11 @@ def _explanations(run: Run, method: Method, settings: Settings, model: Model, pr
                 )
             )
         yield [over_time(each, one.film, one.times) for each in explained] if one.film else explained
+
+
+def _single_column_label(class_id: int) -> str:
+    """The two classes of a network with one output column and no labels, in words."""
+    return "class 0" if class_id == 0 else "not class 0"
 
 
 def _batches(model: Model, prepared: Sequence[Prepared], targets: Sequence[Any], most: int) -> Iterator[list[int]]:

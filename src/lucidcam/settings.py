@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
 from lucidcam import registry
+from lucidcam.class_scores import ClassScores, OutputKind
 from lucidcam.errors import OptionError, unknown
 from lucidcam.methods._base import Method
 from lucidcam.methods._wrap import Fusion
@@ -30,6 +31,9 @@ class Settings:
         augment: average over changed copies: "hflip", "vflip", "gain", separated by commas; "": none.
         smooth: average over this many noisy copies; 0: none.
         smooth_noise: their noise, as a fraction of each image's value range.
+        outputs: what the network's outputs mean: "softmax" (logits of classes that exclude each other), "sigmoid" (a logit for each
+            class), "probabilities" or "none" (no class scores); None: what the model says of itself, else found by value.
+        threshold: of a network with one output column: the probability above which its class is predicted; None: the model's own, or 0.5.
     """
 
     batch_size: int | None = None
@@ -40,6 +44,8 @@ class Settings:
     augment: str = ""
     smooth: int = 0
     smooth_noise: float = 0.1
+    outputs: OutputKind | None = None
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         if self.fusion not in ("mean", "max", "product"):
@@ -48,6 +54,18 @@ class Settings:
             raise OptionError(f"expected batch_size ≥ 1; got {self.batch_size}.")
         if self.images_at_once < 1:
             raise OptionError(f"expected images_at_once ≥ 1; got {self.images_at_once}.")
+        self.class_scores()
+
+    def class_scores(self, model: ClassScores | None = None) -> ClassScores:
+        """What is said of the network's outputs: by these options, else by the model.
+
+        Raises:
+            OptionError: for an unknown kind of outputs, or a threshold that is no probability.
+        """
+        scores = model or ClassScores()
+        if self.outputs is not None:
+            scores = replace(scores, kind=self.outputs)
+        return scores if self.threshold is None else replace(scores, threshold=self.threshold)
 
 
 def resolve_method(method: str | Method, options: dict[str, Any]) -> tuple[Method, Settings]:

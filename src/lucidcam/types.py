@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lucidcam import clips, images
+from lucidcam.class_scores import BINARY_CLASSES, ClassScores, OutputKind
 from lucidcam.errors import InputError, ModelError, OptionError, TargetError, nearest
 from lucidcam.fingerprints import fingerprint
 
@@ -133,6 +134,9 @@ class Model:
         name: how the model is called in reports.
         synsets: the classes' WordNet ids ("n02123045"), by id, for models trained on ImageNet; None: not known.
         task: what it can be asked where it is no plain classifier; see `lucidcam.tasks`.
+        outputs: what its outputs mean: "softmax" (logits of classes that exclude each other), "sigmoid" (a logit for each class by itself),
+            "probabilities" (it ends in a softmax or sigmoid) or "none" (no class scores); None: found by value whenever it is run.
+        threshold: of a network with one output column: the probability above which its class is predicted.
     """
 
     module: nn.Module = field(repr=False)
@@ -142,6 +146,35 @@ class Model:
     name: str = "model"
     synsets: tuple[str, ...] | None = field(default=None, repr=False)
     task: Task | None = field(default=None, repr=False)
+    outputs: OutputKind | None = None
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        _ = self.class_scores  # refuses what is not known
+
+    @property
+    def class_scores(self) -> ClassScores:
+        """What is said of its outputs. With two labels a single output column scores the second of them, else the first class."""
+        return ClassScores(
+            self.outputs, positive=int(self.labels is not None and len(self.labels) == BINARY_CLASSES), threshold=self.threshold
+        )
+
+    @property
+    def class_labels(self) -> tuple[str, ...] | None:
+        """A label for every class: `labels`, and of a network with one output column and one label its complement ("not tumour")."""
+        if self.labels is not None and len(self.labels) == 1 and self.outputs != "none":
+            return (*self.labels, f"not {self.labels[0].split(',')[0]}")
+        return self.labels
+
+    def check_labels(self, columns: int) -> None:
+        """Compare the labels with the number of output columns.
+
+        Raises:
+            ModelError: there is not one label per class; a single column stands for two classes, and takes one label or two.
+        """
+        if self.labels is None or len(self.labels) == columns or (columns == 1 and len(self.labels) == BINARY_CLASSES):
+            return
+        raise ModelError(f"{self.name} has {len(self.labels)} labels for {columns} classes; give one label per class.")
 
     @property
     def device(self) -> torch.device:
@@ -199,7 +232,8 @@ class Model:
 
     def label(self, id: int) -> str:
         """Return a class in words; "class 7" where the model has no word for it. Never fails."""
-        return self.labels[id] if self.labels is not None and 0 <= id < len(self.labels) else f"class {id}"
+        labels = self.class_labels
+        return labels[id] if labels is not None and 0 <= id < len(labels) else f"class {id}"
 
     def find_label(self, text: str, exact: bool = False) -> int:
         """Return the id of the class that is meant by `text`, case aside.
@@ -222,11 +256,11 @@ class Model:
             if wanted in self.synsets:
                 return self.synsets.index(wanted)
             raise TargetError(f"no class is the synset {text!r}; {self.name} knows {len(self.synsets)}, for instance {self.synsets[0]}.")
-        if self.labels is None:
+        if self.class_labels is None:
             raise TargetError(f"{self.name} has no labels, so {text!r} cannot be found; give the class id, or labels=… to wrap or load.")
         if not wanted:
             raise TargetError("expected a class label or id; got empty text.")
-        labels = [fold(label) for label in self.labels]
+        labels = [fold(label) for label in self.class_labels]
         word = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)")
         loose = [i for i, label in enumerate(labels) if word.search(label)]
         for fits in (
@@ -282,14 +316,14 @@ class Model:
         return Prepared(tensor.detach().to("cpu", torch.float32), film[0], self._frame(film[0]), clip.name, film, times)
 
     def _check_id(self, id: int) -> int:
-        if id < 0 or (self.labels is not None and id >= len(self.labels)):
-            known = "0 or more" if self.labels is None else f"0 to {len(self.labels) - 1}"
+        if id < 0 or (self.class_labels is not None and id >= len(self.class_labels)):
+            known = "0 or more" if self.class_labels is None else f"0 to {len(self.class_labels) - 1}"
             raise TargetError(f"class id {id} is out of range; {self.name} has ids {known}.")
         return id
 
     def _listed(self, ids: list[int]) -> str:
-        assert self.labels is not None
-        shown = ", ".join(f"{i} ({self.labels[i]})" for i in ids[:_SHOWN])
+        assert self.class_labels is not None
+        shown = ", ".join(f"{i} ({self.class_labels[i]})" for i in ids[:_SHOWN])
         return f"{shown}, …" if len(ids) > _SHOWN else shown
 
     def _suggestion(self, wanted: str, labels: list[str]) -> str:

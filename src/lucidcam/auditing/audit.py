@@ -99,8 +99,8 @@ def audit(
         images_per_class: that suspicions arise on and are tried on; of more a random sample. Figures count all images.
         min_effect: on the class's probability, for a shortcut to be reported.
         level: the chance that any false shortcut passes the tests.
-        multi_label: each class has a probability of its own (sigmoid), else a softmax shares it out; None: what the network says of itself
-            (`multi_label`, as those of `lucidcam.train` do), else a softmax.
+        multi_label: each class has a probability of its own (sigmoid), else a softmax shares it out; None: what
+            the model's `outputs` say, or what is found by value.
         limit: at most so many samples.
         out: a folder to `save` to; None: nothing is written.
         seed: of pairs and control regions.
@@ -118,9 +118,9 @@ def audit(
     _check(images_per_class, min_effect, level, limit, out)
     for library in ("sklearn.cluster", "scipy.stats"):
         import_optional(library, "audit", "an audit")  # told before the pass over the data
-    if multi_label is None:
-        multi_label = bool(getattr(model.module, "multi_label", False))
-    prober = Prober(model, multi_label, fill)
+    if multi_label is not None:
+        model = replace(model, outputs="sigmoid" if multi_label else "softmax")
+    prober = Prober(model, fill)
     dataset = open_data(data, format).first(limit)
     asked = asked_of(target, dataset)
     if asked not in (None, LABEL):
@@ -152,7 +152,7 @@ def audit(
         "images_per_class": images_per_class,
         "min_effect": min_effect,
         "level": level,
-        "multi_label": multi_label,
+        "outputs": survey.outputs,
         "seed": seed,
         **{name: value for name, value in options.items() if isinstance(value, (str, int, float, bool))},
     }
@@ -198,6 +198,7 @@ class _Survey:
     untold: int = 0
     method: str = ""
     layer: str = ""
+    outputs: str = ""
     single: bool = True
 
     def add(self, batch: Sequence[Explained]) -> None:
@@ -206,19 +207,19 @@ class _Survey:
         self.untold += len(batch) - len(some)
         if not some:
             return
-        probabilities = self.prober.scores([each.prepared.tensor for each in some]).probabilities()
+        scores = self.prober.scores([each.prepared.tensor for each in some])
+        probabilities, predicted, self.outputs = scores.probabilities(), scores.predicted(), scores.meaning.kind or ""
         for row, each in enumerate(some):
             try:
-                self._image(each, probabilities[row].numpy())
+                self._image(each, probabilities[row].numpy(), predicted[row])
             except LucidcamError as error:
                 self.problems.append(Problem.of(each.sample.name, error))
 
-    def _image(self, each: Explained, probabilities: Any) -> None:
+    def _image(self, each: Explained, probabilities: Any, predicted: int) -> None:
         frame = each.prepared.frame
         sample = each.sample.fitted(frame.width, frame.height)
         ids = {label: self.class_of.resolve(label) for label in dict.fromkeys(thing.label for thing in sample.objects)}
         sample = replace(sample, objects=tuple(thing for thing in sample.objects if ids[thing.label] is not None))
-        predicted = int(np.argmax(probabilities))
         present = frozenset(explanation.target for _, explanation in each.maps if explanation.target is not None)
         drawn: list[View] = []
         for label, explanation in each.maps:

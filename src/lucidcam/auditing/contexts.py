@@ -168,7 +168,7 @@ def reliance(views: Sequence[View], prober: Prober, image: Callable[[View], Tens
         return {}
     whole = [image(view) for view in marked]
     masks = [itself(view, size_of(full)) for view, full in zip(marked, whole, strict=True)]
-    neutral = Prober(prober.model, prober.multi_label, NEUTRAL)
+    neutral = Prober(prober.model, NEUTRAL)
     versions = {
         "whole": whole,
         "object removed": prober.covered(whole, masks),

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lucidcam.class_scores import ClassScores
 from lucidcam.engine.run import open_run
 from lucidcam.errors import OptionError, unknown
 from lucidcam.perturb.baselines import BASELINES, baseline
 from lucidcam.perturb.imputation import impute
 from lucidcam.samples import Mask
-from lucidcam.targets import logits
 from lucidcam.types import Model
 
 INPAINT = "inpaint"
@@ -44,25 +44,24 @@ class Scores:
     """What a network says of some images.
 
     Attributes:
-        logits: `[N, K]`, float64, on the CPU.
-        multi_label: each class has a probability of its own (sigmoid), else a softmax shares it out.
+        columns: what it returned, `[N, K]`, float64, on the CPU.
+        meaning: what these numbers mean.
     """
 
-    logits: Tensor
-    multi_label: bool
+    columns: Tensor
+    meaning: ClassScores
 
     def probabilities(self) -> Tensor:
-        """`[N, K]`."""
-        return self.logits.sigmoid() if self.multi_label else self.logits.softmax(1)
+        """The probability of every class `[N, K]`."""
+        return self.meaning.probabilities(self.columns)
+
+    def predicted(self) -> list[int]:
+        """The predicted class of each image."""
+        return [int(class_id) for class_id in self.meaning.predicted(self.columns)]
 
     def log_odds(self, ids: Sequence[int]) -> npt.NDArray[np.float64]:
         """`log(p / (1 − p))` of one class per image `[N]`: unlike a probability it still moves where that is nearly 1."""
-        chosen = torch.as_tensor(list(ids))[:, None]
-        own = self.logits.gather(1, chosen)
-        if self.multi_label:
-            return np.asarray(own[:, 0].numpy())
-        rest = self.logits.scatter(1, chosen, -torch.inf).logsumexp(1, keepdim=True)
-        return np.asarray((own - rest)[:, 0].numpy())
+        return np.asarray(self.meaning.log_odds(self.columns, torch.as_tensor(list(ids))).numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +70,10 @@ class Prober:
 
     Attributes:
         model: the network.
-        multi_label: see `Scores`.
         fill: one of `FILLS`.
     """
 
     model: Model
-    multi_label: bool = False
     fill: str = INPAINT
 
     def __post_init__(self) -> None:
@@ -85,6 +82,7 @@ class Prober:
     def scores(self, images: Sequence[Tensor]) -> Scores:
         """What the network says of pre-processed images `[C, H, W]` of any sizes."""
         found: list[Tensor | None] = [None] * len(images)
+        meaning = self.model.class_scores
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for i, image in enumerate(images):
             by_shape.setdefault(tuple(image.shape), []).append(i)
@@ -92,11 +90,12 @@ class Prober:
             for start in range(0, len(rows), AT_ONCE):
                 some = rows[start : start + AT_ONCE]
                 batch = torch.stack([images[i] for i in some]).to(self.model.device, self.model.dtype)
-                with open_run(self.model.module, batch, progress=False) as run, torch.no_grad():
-                    said = logits(run.outputs(), len(some)).detach().double().cpu()
+                with open_run(self.model.module, batch, progress=False, stated=self.model.class_scores) as run, torch.no_grad():
+                    said = run.class_columns().detach().double().cpu()
+                    meaning = run.class_scores()
                 for i, row in zip(some, said, strict=True):
                     found[i] = row
-        return Scores(torch.stack([each for each in found if each is not None]), self.multi_label)
+        return Scores(torch.stack([each for each in found if each is not None]), meaning)
 
     def covered(self, images: Sequence[Tensor], masks: Sequence[Mask]) -> list[Tensor]:
         """Images `[C, H, W]` without the pixels of a mask `[H, W]` each."""

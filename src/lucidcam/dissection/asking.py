@@ -60,7 +60,9 @@ def asked(
         with session(model.module):
             inputs, wanted = model.task.ask(inputs, wanted, model)
     at = layer if layer is not None else model.layer
-    with open_run(model.module, inputs, wanted, at, batch_size=batch_size, progress=progress, title=title) as run:
+    with open_run(
+        model.module, inputs, wanted, at, batch_size=batch_size, progress=progress, title=title, stated=model.class_scores
+    ) as run:
         if run.count != 1:
             raise TargetError(f"expected one target; {target!r} asks for {run.count}.")
         yield run, one

@@ -26,7 +26,6 @@ from lucidcam.methods._channels import Channels as Masks
 from lucidcam.methods.cam import head_weights
 from lucidcam.metrics.sanity import spearman
 from lucidcam.perturb.baselines import baseline as replacing
-from lucidcam.targets import logits
 from lucidcam.types import Frame, Model
 
 if TYPE_CHECKING:
@@ -290,7 +289,7 @@ def channels(
         bound, scores = run.bound.on_host(), run.clean_scores()
         probability = None
         if bound.ids is not None:
-            probability = float(run.probabilities(logits(run.outputs()))[0, int(bound.ids[0, 0])])
+            probability = run.class_probability(0, int(bound.ids[0, 0]))
         shares, spots = _shares(evidence), None if spot is None else _shares(spot)
         misleading = set() if floor is None else _misleading(gradients, alone, top)
         rows = tuple(

@@ -94,5 +94,5 @@ def _similarities(clip: Model, images: Tensor, prompts: list[str]) -> Tensor:
     moved = images.to(clip.device, clip.dtype)
     with session(clip.module):
         inputs, target = clip.task.ask(moved, named(prompts, clip), clip)
-    with open_run(clip.module, inputs, target, progress=False) as run:
+    with open_run(clip.module, inputs, target, progress=False, stated=clip.class_scores) as run:
         return run.clean_scores().double().cpu()

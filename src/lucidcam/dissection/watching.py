@@ -120,4 +120,4 @@ def _opened(model: Model, images: Tensor, layer: Any) -> AbstractContextManager[
     inputs: Any = images.to(model.device, model.dtype)
     if model.task is not None:
         inputs = model.task.example(inputs, model)
-    return open_run(model.module, inputs, layer=model.layer if layer is None else layer, progress=False)
+    return open_run(model.module, inputs, layer=model.layer if layer is None else layer, progress=False, stated=model.class_scores)

@@ -19,7 +19,6 @@ from lucidcam.dissection.names import Names
 from lucidcam.dissection.naming import concepts
 from lucidcam.errors import LayerError, OptionError, unknown
 from lucidcam.methods._base import spatial_mean
-from lucidcam.targets import logits
 from lucidcam.types import Frame, Model
 
 if TYPE_CHECKING:
@@ -205,7 +204,7 @@ def words(
         parts = importances[:, None, None].float().cpu() * activations
         bound, scores = run.bound.on_host(), run.clean_scores()
         id = None if bound.ids is None else int(bound.ids[0, 0])
-        probability = None if id is None else float(run.probabilities(logits(run.outputs()))[0, id])
+        probability = None if id is None else run.class_probability(0, id)
         label, score = bound.name(0, 0, model.label), float(scores[0, 0])
     evidence = parts.sum((1, 2)).double()
     total = float(evidence.abs().sum()) or 1.0

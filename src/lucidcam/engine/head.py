@@ -70,14 +70,14 @@ def _weight(args: Any, kwargs: Any) -> Tensor:
     return found
 
 
-def head_of(last: tuple[Head, Tensor] | None, outputs: Any) -> Head:
+def head_of(last: tuple[Head, Tensor] | None, outputs: Any, batch: int | None = None) -> Head:
     """The head, given the last linear operation and what the module returned.
 
     Raises:
         ModelError: when the class scores are not what the last linear operation gave (or its global average).
     """
     try:
-        scores = logits(outputs)
+        scores = logits(outputs, batch)
     except LucidcamError as error:
         raise ModelError(f"CAM needs class scores: {error}") from None
     if last is None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lucidcam.class_scores import ClassScores, ScoreReader
 from lucidcam.engine import layers as layers_
 from lucidcam.engine.attention import Attention, Wants, attend
 from lucidcam.engine.capture import Done, ForceGrad, cut, gradients_of
@@ -17,6 +18,7 @@ from lucidcam.engine.head import Head, HeadHook, HeadWatch, head_of, owner
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.masked import Stream, Substitute
+from lucidcam.engine.output_activation import is_probability_output
 from lucidcam.engine.recall import Memory, memory, recalled
 from lucidcam.engine.recording import depends_on
 from lucidcam.engine.rules import Rule, refuse
@@ -57,6 +59,7 @@ class _Pass:
     asked: Target
     layers: tuple[Layer, ...]
     by_default: bool
+    stated: ClassScores = field(default_factory=ClassScores)
     bound: Bound | None = None
     done: dict[bool, Done] = field(default_factory=dict)
     above: dict[int, Substitute] = field(default_factory=dict)
@@ -109,8 +112,16 @@ class _Pass:
     def bind(self, outputs: Any) -> Bound:
         """The target, bound to the first clean outputs that were seen."""
         if self.bound is None:
-            self.bound = self.asked.bind(outputs, self.inputs.batch)
+            self.bound = self.asked.reading(self.reader(outputs)).bind(outputs, self.inputs.batch)
         return self.bound
+
+    def reader(self, outputs: Any) -> ScoreReader:
+        """What finds the meaning of class scores among the module's outputs."""
+
+        def is_probability(columns: Tensor) -> bool | None:
+            return is_probability_output(self.module, self.inputs, outputs, columns)
+
+        return ScoreReader(self.stated, is_probability, bool(getattr(self.module, "multi_label", False)))
 
 
 @dataclass(frozen=True)
@@ -157,6 +168,11 @@ class Run:
     def image(self) -> Tensor:
         """The images `[B, C, *spatial]`."""
         return self.inputs.image
+
+    @property
+    def stated(self) -> ClassScores:
+        """What is said of the meaning of the module's outputs."""
+        return self._pass.stated
 
     @property
     def named_layers(self) -> int:
@@ -235,13 +251,13 @@ class Run:
             hook = HeadHook(self.module.get_submodule(known["head"]))
             with hooks([(hook.module, hook)]):
                 done = cut(self.module, self.inputs, layers, gradients=False)
-            if hook.last is not None and hook.last[1].data_ptr() == logits(done.outputs).data_ptr():
+            if hook.last is not None and hook.last[1].data_ptr() == logits(done.outputs, self.inputs.batch).data_ptr():
                 self._pass.done[False] = done
-                return head_of(hook.last, done.outputs)
+                return head_of(hook.last, done.outputs, self.inputs.batch)
         with HeadWatch() as watch:
             self._pass.done[False] = cut(self.module, self.inputs, layers, gradients=False)
-        head = head_of(watch.last, self._pass.outputs())
-        if watch.last is not None and watch.last[1].data_ptr() == logits(self._pass.outputs()).data_ptr():
+        head = head_of(watch.last, self._pass.outputs(), self.inputs.batch)
+        if watch.last is not None and watch.last[1].data_ptr() == self.class_columns().data_ptr():
             known["head"] = owner(self.module, head)
         return head
 
@@ -262,12 +278,36 @@ class Run:
         return self._chosen(bound, run_forward(self.module, self.inputs.repeated(image, rows)), rows)
 
     def as_probability(self) -> Run:
-        """The same question about probabilities, where the target is a class logit."""
-        return replace(self, _pass=replace(self._pass, bound=self.bound.probability(self.probabilities)))
+        """The same question about probabilities, where the target is a class score."""
+        if not self.bound.logit:
+            return self
+        return replace(self, _pass=replace(self._pass, bound=self.bound.probability(self.class_scores().probabilities)))
 
-    def probabilities(self, scores: Tensor) -> Tensor:
-        """Probabilities of class logits `[B, K]`: softmax, or a sigmoid for each class of a network that says it is `multi_label`."""
-        return scores.sigmoid() if getattr(self.module, "multi_label", False) else scores.softmax(1)
+    def class_columns(self) -> Tensor:
+        """The columns `[B, K]` of class scores that the module returns for the clean images.
+
+        Raises:
+            TargetError: it returns none.
+        """
+        return logits(self._pass.outputs(), self.inputs.batch)
+
+    def class_scores(self) -> ClassScores:
+        """What the module's class scores mean, as stated or found by value.
+
+        Raises:
+            TargetError: it returns none.
+        """
+        return self._pass.reader(self._pass.outputs())(self.class_columns())
+
+    def class_probabilities(self) -> Tensor | None:
+        """The probability of every class for the clean images `[B, K]`; None where outputs are no class scores (`outputs="none"`)."""
+        scores = self.class_scores()
+        return None if scores.kind == "none" else scores.probabilities(self.class_columns())
+
+    def class_probability(self, image: int, class_id: int) -> float | None:
+        """The probability of one class for one of the clean images; None where outputs are no class scores."""
+        probabilities = self.class_probabilities()
+        return None if probabilities is None else float(probabilities[image, class_id])
 
     def about(self, target: Target) -> Run:
         """Another question about the same images; forward passes are shared."""
@@ -375,8 +415,21 @@ def open_run(
     seed: int = 0,
     progress: bool | None = None,
     title: str = "explaining",
+    stated: ClassScores | None = None,
 ) -> Iterator[Run]:
-    """Open a session on the module and yield a run on it."""
+    """Open a session on the module and yield a run on it.
+
+    Args:
+        module: the user's.
+        inputs: what it takes.
+        target: whatever `lucidcam.attribute` takes.
+        layer: a layer, several, or None for the default one.
+        batch_size: masked images at a time; None: by the device.
+        seed: of every random draw.
+        progress: whether long streams show a bar; None: when standard error is a terminal.
+        title: what the bar says.
+        stated: what is said of the meaning of the module's outputs (`Model.class_scores`); None: nothing, it is found by value.
+    """
     module = plain(module)
     for name, parameter in module.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
@@ -387,7 +440,13 @@ def open_run(
         asked = as_target(target)
         found = tuple(layers_.resolve(module, spec, given, local(asked)) for spec in specs)
         stream = Stream(batch_size or _batch(given.image), progress, title)
-        yield Run(module, given, stream, seed, _Pass(module, given, asked, found, by_default=not found, memory=memory()))
+        yield Run(
+            module,
+            given,
+            stream,
+            seed,
+            _Pass(module, given, asked, found, by_default=not found, stated=stated or ClassScores(), memory=memory()),
+        )
 
 
 def _batch(image: Tensor) -> int:

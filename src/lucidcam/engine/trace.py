@@ -229,7 +229,7 @@ def _trace(module: nn.Module, inputs: Inputs) -> Trace:
 def _classes(outputs: Any) -> tuple[int | None, int | None]:
     """How many classes there are scores of: of the image, or of each place or query."""
     with suppress(LucidcamError):
-        return logits(outputs).shape[1], None
+        return logits(outputs, 1).shape[1], None  # the first image alone was run
     with suppress(LucidcamError):
         return None, dense(outputs).shape[1]
     queries = None if isinstance(outputs, Tensor) else part(outputs, "logits", "pred_logits")

@@ -39,10 +39,19 @@ class Contender:
     trivial: Trivial | None = None
     layer: Any = None
 
-    def open(self, module: nn.Module, inputs: Tensor, ids: Tensor) -> AbstractContextManager[Run]:
-        """A run about the classes `ids`, `[B]` or `[B, T]`."""
+    def open(self, model: Model, inputs: Tensor, ids: Tensor, module: nn.Module | None = None) -> AbstractContextManager[Run]:
+        """A run about the classes `ids`, `[B]` or `[B, T]`, of the model's module or of another one with the same outputs."""
         settings = self.settings
-        return open_run(module, inputs, ids, self.layer, batch_size=settings.batch_size, seed=settings.seed, progress=False)
+        return open_run(
+            model.module if module is None else module,
+            inputs,
+            ids,
+            self.layer,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            progress=False,
+            stated=settings.class_scores(model.class_scores),
+        )
 
     def maps(self, run: Run, names: Sequence[str]) -> Tensor:
         """Raw maps `[B, T, h, w]` whose zero is "no evidence"."""

@@ -120,6 +120,8 @@ def evaluate(
         "version": _version(),
         "model": model.name,
         "weights": model.fingerprint(),
+        "outputs": model.outputs,
+        "threshold": model.threshold,
         "preprocess": repr(model.preprocess),
         "prepared": _probe(model),
         "data": dataset.name,

@@ -198,7 +198,7 @@ def _picture(contender: Contender, measure: Measure, judge: Judge, item: Item) -
     """The class that was asked for, and its map over the photo; the objects of that class are framed."""
     inputs = item.prepared.tensor[None].to(measure.model.device, measure.model.dtype)
     number = measure.class_shown(judge, item, inputs)
-    with contender.open(measure.model.module, inputs, torch.tensor([number], device=inputs.device)) as run:
+    with contender.open(measure.model, inputs, torch.tensor([number], device=inputs.device)) as run:
         raw = contender.maps(run, [item.sample.name])[0, 0].float().cpu()
     image = item.prepared.image
     heatmap = maps.normalise(maps.finish(raw, image.size[::-1], item.prepared.frame.box))

@@ -18,7 +18,6 @@ from lucidcam.evaluation.journal import Part
 from lucidcam.metrics import Batch, Comparative, FaithfulnessMetric, LocalizationMetric, Located, MosaicMetric, Record
 from lucidcam.runner import together
 from lucidcam.samples import Problem, Sample
-from lucidcam.targets import logits
 from lucidcam.types import Model, Prepared
 
 Records = dict[tuple[str, str], list[list[Record]]]
@@ -135,18 +134,17 @@ class Measure:
             return marked[0]
         if item.asked is not None:
             return item.asked
-        with open_run(self.model.module, inputs, progress=False) as run:
-            return int(logits(run.outputs(), 1).argmax())
+        with open_run(self.model.module, inputs, progress=False, stated=self.model.class_scores) as run:
+            return int(run.class_scores().predicted(run.class_columns()))
 
     def _measured(self, items: Sequence[Item], advance: Callable[[float], None]) -> Part:
-        module = self.model.module
         inputs = torch.stack([item.prepared.tensor for item in items]).to(self.model.device, self.model.dtype)
-        with open_run(module, inputs, progress=False) as run:
-            scores = logits(run.outputs(), len(items)).cpu().double()
-        order = scores.argsort(dim=1, descending=True, stable=True)
+        with open_run(self.model.module, inputs, progress=False, stated=self.model.class_scores) as run:
+            columns, scores = run.class_columns().cpu().double(), run.class_scores()
+        order = scores.order(columns)
         predicted = order[:, 0]
         ids = [int(predicted[i]) if item.asked is None else item.asked for i, item in enumerate(items)]
-        confidence = scores.softmax(1)
+        confidence = scores.of(columns) if scores.kind == "none" else scores.probabilities(columns)
         records: Records = {}
         for contender in self.contenders:
             for judge, found in self._judged(contender, inputs, items, ids, order.argsort(1)).items():
@@ -171,7 +169,7 @@ class Measure:
         ):
             if not metrics:
                 continue
-            with contender.open(module, inputs, target) as run:
+            with contender.open(self.model, inputs, target, module) as run:
                 made = contender.maps(run, names)[:, 0]
                 maps = {(i, each): made[i].float().cpu() for i, each in enumerate(ids)}
                 wide = made if made.dtype == torch.float64 else made.float()
@@ -201,7 +199,7 @@ class Measure:
         for group in groups.values():
             rows = [i for i, _ in group]
             target = torch.tensor([classes for _, classes in group], device=inputs.device)
-            with contender.open(self.model.module, inputs[rows], target) as run:
+            with contender.open(self.model, inputs[rows], target) as run:
                 made = contender.maps(run, [items[i].sample.name for i in rows]).float().cpu()
             for (i, classes), ours in zip(group, made, strict=True):
                 found |= {(i, each): ours[t] for t, each in enumerate(classes)}

@@ -85,7 +85,7 @@ class Mosaics:
         ids = torch.tensor([[number for _, number, _ in mosaic]], device=image.device)
         records: dict[tuple[str, str], list[list[Record]]] = {}
         for contender in measure.contenders:
-            with contender.open(measure.model.module, image[None], ids) as run:
+            with contender.open(measure.model, image[None], ids) as run:
                 made = contender.maps(run, [name])[0]
             values = self.metric.measure(maps_.resize(made.float(), (image.shape[1], image.shape[2]))).cpu().double().numpy()
             records[contender.label, self.judge.label] = [[Record(row) for row in values]]

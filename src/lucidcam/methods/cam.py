@@ -12,7 +12,6 @@ from lucidcam.engine.head import Head
 from lucidcam.engine.run import Run
 from lucidcam.errors import ModelError, TargetError
 from lucidcam.methods._base import CHANNELS, Method, register, spatial_mean, weighted_sum
-from lucidcam.targets import logits
 
 SHARPNESS = 1e-2, 1e6
 """Between which log-sum-exp's sharpness is looked for, in units of one over what lies between mean and maximum."""
@@ -117,7 +116,7 @@ def _pooled(pixels: Tensor, sharpness: float) -> Tensor:
 def _weights(run: Run, weight: Tensor) -> Tensor:
     """Channel weights `[B or 1, T, C]` of each target: those of its class, or what the chain rule makes of the classes'."""
     bound = run.bound
-    if bound.logit and bound.ids is not None:
+    if bound.logit and bound.ids is not None and len(weight) > 1:  # a single column stands for two classes
         ids = bound.ids[:, run.targets]
         if ids.stride(0) == 0 or len(ids) == 1:  # the same classes for every image: nothing to gather
             return weight[ids[:1]] if ids.shape[1] < len(weight) else weight.unsqueeze(0)
@@ -126,7 +125,7 @@ def _weights(run: Run, weight: Tensor) -> Tensor:
     if bound.ids is None and not isinstance(outputs, Tensor):
         raise TargetError("CAM explains class scores; give a class id, or use gradcam for a callable target.")
     with torch.enable_grad():
-        scores_of = logits(outputs).detach().to(weight.dtype).requires_grad_()
+        scores_of = run.class_columns().detach().to(weight.dtype).requires_grad_()
         chosen = bound.scores(scores_of)[:, run.targets].sum(0)
         if not chosen.requires_grad:
             raise TargetError("the target does not depend on the class scores through differentiable operations.")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lucidcam import maps, registry
+from lucidcam.class_scores import ClassScores, OutputKind
 from lucidcam.engine.run import Run, open_run
 from lucidcam.errors import InputError
 
@@ -146,7 +147,7 @@ class Batch:
 
     @cached_property
     def probability(self) -> Run:
-        """The same question, about the class's softmax probability."""
+        """The same question, about the class's probability (`lucidcam.class_scores`)."""
         return self.run.as_probability()
 
     @cached_property
@@ -174,6 +175,7 @@ class FaithfulnessMetric(Metric):
         black: float | Sequence[float] | Tensor = 0.0,
         batch_size: int | None = None,
         seed: int = 0,
+        outputs: OutputKind | None = None,
     ) -> dict[str, Tensor]:
         """Judge maps of pre-processed images.
 
@@ -187,11 +189,12 @@ class FaithfulnessMetric(Metric):
             black: a black pixel in the network's input space, one number or one per channel: `(0 − mean) / std` for normalised inputs.
             batch_size: masked images at a time.
             seed: of random draws.
+            outputs: what the network's outputs mean, see `lucidcam.wrap`; None: found by value.
 
         Returns:
             Each figure by name, one value per image `[B]`, float64.
         """
-        with open_run(module, inputs, target, batch_size=batch_size, seed=seed, title=self.name) as run:
+        with open_run(module, inputs, target, batch_size=batch_size, seed=seed, title=self.name, stated=ClassScores(outputs)) as run:
             classes = run.bound.ids
             if classes is None or classes.shape[1] != 1:
                 raise InputError(f"{self.name} judges one class per image: give target as None, an int or [B] class ids.")

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lucidcam import maps
+from lucidcam.class_scores import ClassScores, OutputKind
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.masked import out_of_memory
 from lucidcam.engine.run import open_run
@@ -102,7 +103,13 @@ class GridPointingGame(MosaicMetric):
         return 100 * torch.stack(shares)[:, None]
 
     def __call__(
-        self, module: nn.Module, images: Tensor, explain: Callable[[nn.Module, Tensor, Tensor], Tensor], *, seed: int = 0
+        self,
+        module: nn.Module,
+        images: Tensor,
+        explain: Callable[[nn.Module, Tensor, Tensor], Tensor],
+        *,
+        seed: int = 0,
+        outputs: OutputKind | None = None,
     ) -> dict[str, Tensor]:
         """Play the game with pre-processed images.
 
@@ -111,6 +118,7 @@ class GridPointingGame(MosaicMetric):
             images: `[N, C, h, w]`; those that the network is sure of take part.
             explain: `(module, mosaics [B, C, H, W], classes [B]) → maps [B, h, w]`.
             seed: of the choice.
+            outputs: what the network's outputs mean, see `lucidcam.wrap`; None: found by value.
 
         Returns:
             The share for every cell of every mosaic, `[mosaics · grid²]`, float64.
@@ -118,8 +126,11 @@ class GridPointingGame(MosaicMetric):
         Raises:
             InputError: when there are too few classes for one mosaic.
         """
-        with open_run(module, images) as run:
-            sure, classes = logits(run.outputs(), len(images)).softmax(1).max(1)
+        with open_run(module, images, stated=ClassScores(outputs)) as run:
+            probabilities, classes = run.class_probabilities(), run.class_scores().predicted(run.class_columns())
+        if probabilities is None:
+            raise InputError('a mosaic is made of images of different classes, and these outputs are no class scores (outputs="none").')
+        sure = probabilities.gather(1, classes[:, None])[:, 0]
         listed = [(f"{i:08d}", number, probability) for i, (number, probability) in enumerate(zip(classes.tolist(), sure.tolist()))]
         mosaics = self.choose(listed, seed)
         if not mosaics:

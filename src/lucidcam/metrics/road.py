@@ -85,8 +85,10 @@ class ROAD(FaithfulnessMetric):
         assert ids is not None
         scores = run.masked(len(image) * 2 * len(shares), make).reshape(len(image), 2 * len(shares), -1)
         scores = torch.cat([run.clean_scores()[:, None], scores], dim=1)  # [B, 1 + 2P, classes]
-        confidence = scores.softmax(2).gather(2, ids[:, None].expand(-1, scores.shape[1], -1))[..., 0]
-        return torch.cat([confidence, (scores.argmax(2) == ids).to(confidence)], dim=1)
+        meaning, is_single_column = run.class_scores(), run.class_columns().shape[1] == 1
+        confidence = meaning.to_probabilities(scores, 2).gather(2, ids[:, None].expand(-1, scores.shape[1], -1))[..., 0]
+        predicted = meaning.predicted_by(scores, is_single_column, 2)
+        return torch.cat([confidence, (predicted == ids).to(confidence)], dim=1)
 
     def _drawn(self, batch: Batch) -> Tensor:
         """The noise of each image, `[B, C, H, W]`."""

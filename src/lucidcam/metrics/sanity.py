@@ -216,7 +216,9 @@ def _explained(batch: Batch, copy: nn.Module) -> Tensor:
     assert run.bound.ids is not None
     names = [layer.name if layer.call is None else f"{layer.name}#{layer.call}" for layer in run.layers] if run.named_layers else None
     try:
-        with open_run(copy, run.inputs, run.bound.ids[:, 0], names, batch_size=run.stream.batch, seed=run.seed, progress=False) as other:
+        with open_run(
+            copy, run.inputs, run.bound.ids[:, 0], names, batch_size=run.stream.batch, seed=run.seed, progress=False, stated=run.stated
+        ) as other:
             found = batch.explain(other)
     except ModelError:  # the method works on the network as it is, so the random one gave NaN or infinite numbers
         return torch.full_like(batch.maps, torch.nan)

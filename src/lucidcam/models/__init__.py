@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lucidcam import compat, registry
+from lucidcam.class_scores import OutputKind
 from lucidcam.errors import LayerError, LucidcamError, ModelError, OptionError, nearest, unknown
 from lucidcam.models._card import Card
 from lucidcam.preprocess import Clips, Fit, Preprocess, Probed, from_timm
@@ -32,6 +33,8 @@ def load(
     dtype: str | torch.dtype | None = None,
     fit: Fit | None = None,
     pretrained: bool = True,
+    outputs: OutputKind | None = None,
+    threshold: float | None = None,
     **options: Any,
 ) -> Model:
     """Load a model, in eval mode.
@@ -45,6 +48,8 @@ def load(
         fit: how photos come into the input: "crop", "squash" or "whole" (see `Preprocess`); None: as the model was
             evaluated.
         pretrained: False: random weights, nothing is downloaded.
+        outputs: what the outputs mean, see `wrap`; None: what the source says of them, else found by value.
+        threshold: see `wrap`; None: 0.5, or what a card says.
         options: the source's own: `num_classes`, `labels`, `architecture`, … .
 
     Raises:
@@ -61,6 +66,10 @@ def load(
         if not isinstance(model.preprocess, (Preprocess, Clips)):
             raise OptionError(f"fit={fit!r} needs a preprocessing of known steps; {model.name} brings its own code or none.")
         model = replace(model, preprocess=model.preprocess.refit(fit))
+    if outputs is not None:
+        model = replace(model, outputs=outputs)
+    if threshold is not None:
+        model = replace(model, threshold=threshold)
     return model.to(device, dtype)
 
 
@@ -71,6 +80,8 @@ def wrap(
     layer: str | nn.Module | None = None,
     name: str | None = None,
     task: Task | None = None,
+    outputs: OutputKind | None = None,
+    threshold: float = 0.5,
 ) -> Model:
     """Make a model of your own module. The module is neither copied nor changed.
 
@@ -83,11 +94,17 @@ def wrap(
         layer: the default layer, as module or dotted name; None: the last spatial one.
         name: how to call it in reports; None: its class's name.
         task: what it can be asked where it is no plain classifier, see `lucidcam.tasks`.
+        outputs: what the outputs mean: "softmax" (logits of classes that exclude each other), "sigmoid" (a logit for each class by itself),
+            "probabilities" (the module ends in a softmax or sigmoid) or "none" (no class scores: a regression, values of actions). None: it
+            is found whenever the module is run: rows that are not negative and add up to one, and values that come out of a
+            sigmoid, are probabilities; one column is a sigmoid's logit; several are a softmax's. Logits of several classes that do not
+            exclude each other cannot be told from a softmax's: say "sigmoid".
+        threshold: of a module with one output column: the probability above which its class is predicted.
 
     Raises:
         ModelError: `module` is not a torch module.
         LayerError: the module has no such layer.
-        OptionError: `preprocess` cannot be called, or `labels` are not texts.
+        OptionError: `preprocess` cannot be called, `labels` are not texts, or `outputs` or `threshold` are none that there are.
     """
     if not isinstance(module, nn.Module):
         raise ModelError(f"expected a torch.nn.Module; got {type(module).__name__}. Names and paths go to lucidcam.load.")
@@ -98,7 +115,16 @@ def wrap(
         raise OptionError(f"expected preprocess as a callable from PIL image to tensor; got {type(preprocess).__name__}.")
     elif not any(callable(getattr(preprocess, each, None)) for each in ("frame", "numbers")):  # those know, or take clips
         preprocess = Probed(preprocess)
-    return Model(module, preprocess, _labels(labels), _layer(module, layer), name or type(module).__name__, task=task)
+    return Model(
+        module,
+        preprocess,
+        _labels(labels),
+        _layer(module, layer),
+        name or type(module).__name__,
+        task=task,
+        outputs=outputs,
+        threshold=threshold,
+    )
 
 
 def names(search: str = "") -> list[str]:
@@ -159,7 +185,14 @@ def _check_options(source: str, loader: Callable[..., Any], options: Mapping[str
     parameters = inspect.signature(loader).parameters
     if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         return
-    known = ["device", "dtype", "fit", *(name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY)]
+    known = [
+        "device",
+        "dtype",
+        "fit",
+        "outputs",
+        "threshold",
+        *(name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY),
+    ]
     for name in options:
         if name not in known:
             raise OptionError(f"{source}: {unknown('option', name, known)}")

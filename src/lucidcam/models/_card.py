@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from lucidcam.class_scores import OutputKind
 from lucidcam.errors import ModelError, OptionError
 from lucidcam.preprocess import Preprocess
 from lucidcam.storage import write_whole
@@ -28,6 +29,8 @@ class Card:
         layer: the default layer.
         preprocess: from photo to input.
         multi_label: whether an image may hold several classes, each with a probability of its own (sigmoid).
+        outputs: what its outputs mean, see `lucidcam.wrap`; None: not said (cards of before 0.2), so that `multi_label` decides.
+        threshold: of one output column: the probability above which its class is predicted.
         metrics: on the validation data.
         training: the settings it was trained with.
     """
@@ -38,6 +41,8 @@ class Card:
     layer: str | None
     preprocess: Preprocess
     multi_label: bool = False
+    outputs: OutputKind | None = None
+    threshold: float = 0.5
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
 
@@ -49,6 +54,11 @@ class Card:
         """
         text = json.dumps({"kind": KIND, "weights": WEIGHTS, **asdict(self)}, indent=2, default=str)
         write_whole(folder / NAME, text.encode() + b"\n")
+
+    @property
+    def output_kind(self) -> OutputKind:
+        """What its outputs mean: as the card says, or by `multi_label`."""
+        return self.outputs or ("sigmoid" if self.multi_label else "softmax")
 
     @classmethod
     def beside(cls, path: Path) -> Card | None:

@@ -39,7 +39,7 @@ def load(name: str = "", *, pretrained: bool = True) -> Model:
     if pretrained:
         module.load_state_dict(_weights(module.state_dict()))
     info = timm.data.ImageNetInfo()
-    return Model(module.eval(), PREPROCESS, tuple(info.label_descriptions()), None, "demo", tuple(info.label_names()))
+    return Model(module.eval(), PREPROCESS, tuple(info.label_descriptions()), None, "demo", tuple(info.label_names()), outputs="softmax")
 
 
 def _weights(expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -134,6 +134,8 @@ def load(
         model.labels if labels is None else _read_labels(labels),
         layer if layer is not None or card is None else card.layer,
         path.resolve().name,
+        outputs=model.outputs if card is None else card.output_kind,
+        threshold=model.threshold if card is None else card.threshold,
     )
 
 

@@ -45,7 +45,7 @@ def load(name: str, *, pretrained: bool = True, **options: Any) -> Model:
     config = timm.data.resolve_model_data_config(module)
     preprocess = from_timm(config) or Probed(timm.data.create_transform(**config, is_training=False))
     labels, synsets = _labels(timm, module)
-    return Model(module.eval(), preprocess, labels, None, f"timm:{name}", synsets)
+    return Model(module.eval(), preprocess, labels, None, f"timm:{name}", synsets, outputs=None if labels is None else "softmax")
 
 
 def _check_name(timm: Any, name: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from lucidcam.class_scores import OutputKind
 from lucidcam.compat import first_line, impatient_downloads, import_timm, import_torchvision
 from lucidcam.errors import LucidcamError, ModelError, OptionError, unknown
 from lucidcam.models._video import video_classifier
@@ -69,7 +70,8 @@ def load(name: str, *, pretrained: bool = True, weights: str = "DEFAULT", **opti
     count = options.get("num_classes", len(categories))
     labels = categories if categories and count == len(categories) else None
     preprocess, layer, task = FAMILIES[family](name, module.eval(), chosen.transforms())
-    return Model(module, preprocess, labels, layer, f"torchvision:{name}", _synsets(models, labels), task)
+    outputs: OutputKind | None = "softmax" if labels is not None and task is None else None
+    return Model(module, preprocess, labels, layer, f"torchvision:{name}", _synsets(models, labels), task, outputs)
 
 
 def names() -> list[str]:

@@ -311,6 +311,8 @@ def _told(job: Job, formats: tuple[str, ...], dataset: Dataset, size: int) -> di
             "fingerprint": job.model.fingerprint(),
             "architecture": architecture(job.model.module),
             "preprocess": steady(job.model.preprocess),
+            "outputs": job.model.outputs,
+            "threshold": job.model.threshold,
         },
         "method": {"name": job.method.name, **own, **job.method.identity()},
         "options": {name: value for name, value in job.options.items() if name not in ("progress", "images_at_once")},

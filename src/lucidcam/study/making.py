@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from lucidcam.data import ClassMap, Dataset
-from lucidcam.engine.session import session
-from lucidcam.errors import DataError, LayerError, LucidcamError, MissingExtraError, OptionError, RuleError
+from lucidcam.engine.run import open_run
+from lucidcam.errors import DataError, LayerError, LucidcamError, MissingExtraError, ModelError, OptionError, RuleError
 from lucidcam.explanation import Explanation
 from lucidcam.progress import bar
 from lucidcam.runner import explain
@@ -31,7 +31,6 @@ from lucidcam.study.config import read as read_config
 from lucidcam.study.plan import PICTURES, PLAN, Block, Item, Plan
 from lucidcam.study.scenes import Scene, joined, known, spoken, two_classed
 from lucidcam.study.sources import data_of, labelled, method_of, model_of
-from lucidcam.targets import logits
 from lucidcam.types import Model, Prepared
 
 LARGEST = 640
@@ -335,10 +334,13 @@ class _Workshop:
 
 def predicted(model: Model, prepared: Prepared) -> tuple[int, float]:
     """The class that a model gives an image, and its probability."""
-    with session(model.module), torch.no_grad():
-        scores = logits(model.module(prepared.tensor[None].to(model.device, model.dtype)), 1).float().softmax(1)[0]
-    best = int(scores.argmax())
-    return best, float(scores[best])
+    inputs = prepared.tensor[None].to(model.device, model.dtype)
+    with open_run(model.module, inputs, progress=False, stated=model.class_scores) as run:
+        best = int(run.class_scores().predicted(run.class_columns()))
+        probability = run.class_probability(0, best)
+    if probability is None:
+        raise ModelError(f'{model.name} returns no class scores (outputs="none"), so it predicts no class.')
+    return best, probability
 
 
 def _compared(names: Sequence[str], right: Sequence[Sequence[bool]]) -> dict[str, Any]:

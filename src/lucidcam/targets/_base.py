@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lucidcam.class_scores import ScoreReader
 from lucidcam.errors import ModelError, TargetError
 from lucidcam.types import Frame
 
@@ -26,7 +28,7 @@ class Bound:
         count: T, targets per image.
         ids: class ids `[B, T]`, or None where a target is not one class.
         squeeze: whether the user asked for one target per image, so that maps are `[B, h, w]` rather than `[B, T, h, w]`.
-        logit: the scores are the logits of `ids`, nothing else.
+        logit: the scores are the class scores of `ids`, nothing else.
         against: the classes a contrast subtracts, like `ids`.
         say: the words for target t of image i, given i, t and the words for class ids; None: those of `ids`.
     """
@@ -52,8 +54,16 @@ class Bound:
         return f"{words.split(',')[0]} rather than {other.split(',')[0]}"  # without the synonyms
 
     def probability(self, of: Callable[[Tensor], Tensor]) -> Bound:
-        """The same target read from probabilities that are made of logits, where it is a class logit; else itself."""
-        return replace(self, read=lambda out, rows: self.read(of(logits(out)), rows), logit=False) if self.logit else self
+        """The same target read from probabilities `of` the network's columns, where it is a class score; else itself."""
+        if not self.logit:
+            return self
+        return replace(self, read=lambda out, rows: self.read(of(logits(out, self.rows(rows))), rows), logit=False)
+
+    def rows(self, rows: Tensor | None) -> int | None:
+        """How many rows outputs have, given the image each was made from; None: it is not known."""
+        if rows is not None:
+            return len(rows)
+        return None if self.ids is None else len(self.ids)
 
     def on_host(self) -> Bound:
         """The same target with its class ids in the host's memory, where asking for one waits for no device."""
@@ -90,6 +100,21 @@ class Target(ABC):
     """
 
     local: ClassVar[bool] = False
+    _reader: ClassVar[ScoreReader] = ScoreReader()
+
+    @property
+    def reader(self) -> ScoreReader:
+        """What finds the meaning of class scores; without a network's own, by their values alone."""
+        return self._reader
+
+    def reading(self, reader: ScoreReader) -> Target:
+        """The same target, and those that it is made of, with what finds the meaning of the network's class scores."""
+        from lucidcam.targets._as import as_target
+
+        changed = self.over(lambda part: as_target(part).reading(reader))
+        changed = copy.copy(self) if changed is self else changed
+        object.__setattr__(changed, "_reader", reader)
+        return changed
 
     def over(self, change: Callable[[Any], Any]) -> Target:
         """The same target with `change` applied to each of those that it is made of; one that is made of none is returned as it is."""
@@ -132,7 +157,13 @@ def local(target: Any) -> bool:
 
 
 def logits(outputs: Any, batch: int | None = None) -> Tensor:
-    """Find the class scores `[B, K]` in a module's outputs: a tensor, or the `logits` of a mapping or object.
+    """Find the columns of class scores `[B, K]` in a module's outputs: a tensor, or the `logits` of a mapping or object.
+
+    Outputs without the axes of size one (`[K]` or `[]` of one image, `[B]` of one column) get them back.
+
+    Args:
+        outputs: what the module returned.
+        batch: how many rows there are; None: not known, so that one axis is taken for the rows.
 
     Raises:
         TargetError: when there are none; a callable target then says what to explain.
@@ -144,13 +175,16 @@ def logits(outputs: Any, batch: int | None = None) -> Tensor:
     if not isinstance(found, Tensor):
         keys = f" with {', '.join(map(str, outputs))}" if isinstance(outputs, Mapping) else ""
         raise TargetError(f"the model returned a {type(outputs).__name__}{keys} without class scores 'logits'; {how}")
+    shape = list(found.shape)
     if found.ndim > 2 and found[0, 0].numel() == 1:
         found = found.flatten(1)
-    if found.ndim == 1:
-        found = found[:, None]
+    if found.ndim == 0:
+        found = found.reshape(1, 1)
+    elif found.ndim == 1:
+        found = found[None] if batch == 1 else found[:, None]
     if found.ndim != 2 or not found.is_floating_point() or (batch is not None and len(found) != batch):
         expected = "[B, classes]" if batch is None else f"[{batch}, classes]"
-        raise TargetError(f"expected class scores {expected} from the model; got {str(found.dtype)[6:]} {list(found.shape)}; {how}")
+        raise TargetError(f"expected class scores {expected} from the model; got {str(found.dtype)[6:]} {shape}; {how}")
     return found
 
 

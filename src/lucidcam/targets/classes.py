@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lucidcam.class_scores import ClassScores
 from lucidcam.errors import TargetError
 from lucidcam.targets._base import Bound, Target, logits
 
@@ -16,6 +17,14 @@ from lucidcam.targets._base import Bound, Target, logits
 @dataclass(frozen=True)
 class Classes(Target):
     """Class scores (logits).
+
+    A network with one output column has two classes: the one that the column scores, and its complement, whose score is the negative.
+
+        >>> outputs = torch.tensor([[2.0], [-3.0]])
+        >>> Classes().bind(outputs, 2).ids.tolist()                   # the side of 0
+        [[0], [1]]
+        >>> Classes(1).bind(outputs, 2).scores(outputs).tolist()      # the complement
+        [[-2.0], [3.0]]
 
     Args:
         ids: an int (the same class for every image), `[B]` (one class per image), `[B, T]` (T classes per image), or None for
@@ -26,12 +35,13 @@ class Classes(Target):
 
     def bind(self, outputs: Any, batch: int) -> Bound:
         """See `Target.bind`."""
-        scores = logits(outputs, batch)
+        columns = logits(outputs, batch)
+        scores = self.reader(columns)
         if self.ids is None:
-            return _gather(scores.argmax(1, keepdim=True), squeeze=True)
-        ids = _ids(self.ids, batch, scores.device)
-        _check_range(ids, scores.shape[1])
-        return _gather(ids if ids.ndim == 2 else ids[:, None], squeeze=ids.ndim == 1)
+            return _gather(scores, scores.predicted(columns)[:, None], squeeze=True)
+        ids = _ids(self.ids, batch, columns.device)
+        _check_range(ids, scores.count(columns.shape[1]))
+        return _gather(scores, ids if ids.ndim == 2 else ids[:, None], squeeze=ids.ndim == 1)
 
 
 @dataclass(frozen=True)
@@ -46,10 +56,12 @@ class TopK(Target):
 
     def bind(self, outputs: Any, batch: int) -> Bound:
         """See `Target.bind`."""
-        scores = logits(outputs, batch)
-        if not 1 <= self.k <= scores.shape[1]:
-            raise TargetError(f"top-k needs 1 ≤ k ≤ {scores.shape[1]} (the model's classes); got {self.k}.")
-        return _gather(scores.topk(self.k, dim=1).indices, squeeze=False)
+        columns = logits(outputs, batch)
+        scores = self.reader(columns)
+        count = scores.count(columns.shape[1])
+        if not 1 <= self.k <= count:
+            raise TargetError(f"top-k needs 1 ≤ k ≤ {count} (the model's classes); got {self.k}.")
+        return _gather(scores, scores.order(columns)[:, : self.k], squeeze=False)
 
 
 @dataclass(frozen=True)
@@ -58,15 +70,21 @@ class All(Target):
 
     def bind(self, outputs: Any, batch: int) -> Bound:
         """See `Target.bind`."""
-        scores = logits(outputs, batch)
-        ids = torch.arange(scores.shape[1], device=scores.device).expand(batch, -1)
-        return Bound(lambda out, rows: logits(out, None if rows is None else len(rows)), scores.shape[1], ids, squeeze=False, logit=True)
+        columns = logits(outputs, batch)
+        scores = self.reader(columns)
+        count = scores.count(columns.shape[1])
+        ids = torch.arange(count, device=columns.device).expand(batch, -1)
+
+        def read(out: Any, rows: Tensor | None) -> Tensor:
+            return scores.of(logits(out, batch if rows is None else len(rows)))
+
+        return Bound(read, count, ids, squeeze=False, logit=True)
 
 
-def _gather(ids: Tensor, squeeze: bool) -> Bound:
+def _gather(scores: ClassScores, ids: Tensor, squeeze: bool) -> Bound:
     def read(outputs: Any, rows: Tensor | None) -> Tensor:
-        chosen = ids if rows is None else ids[rows]
-        return logits(outputs, len(chosen)).gather(1, chosen)
+        row_ids = ids if rows is None else ids[rows]
+        return scores.of(logits(outputs, len(row_ids))).gather(1, row_ids)
 
     return Bound(read, ids.shape[1], ids, squeeze, logit=True)
 

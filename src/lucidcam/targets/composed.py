@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from lucidcam.class_scores import ScoreReader
 from lucidcam.errors import TargetError
 from lucidcam.targets._as import as_target
 from lucidcam.targets._base import Bound, Label, Target, kind_of, logits
@@ -46,7 +48,7 @@ class Contrast(Target):
 
 @dataclass(frozen=True)
 class Probability(Target):
-    """The softmax probability of a target instead of its logit."""
+    """The probability of a class instead of its logit: a softmax's, a sigmoid's, or the network's own (see `ClassScores`)."""
 
     target: Any = None
 
@@ -56,13 +58,12 @@ class Probability(Target):
 
     def bind(self, outputs: Any, batch: int) -> Bound:
         """See `Target.bind`."""
-        inner = as_target(self.target).bind(outputs, batch)
-        return replace(inner, read=lambda out, rows: inner.read(logits(out).softmax(1), rows), logit=False)
+        return _through(as_target(self.target).bind(outputs, batch), self.reader(logits(outputs, batch)).probabilities, batch)
 
 
 @dataclass(frozen=True)
 class LogProbability(Target):
-    """The log-softmax of a class score: what a policy's gradient is made of, `log π(a | s)`.
+    """The logarithm of a class's probability: what a policy's gradient is made of, `log π(a | s)`.
 
         >>> outputs = torch.tensor([[0.0, 0.0]])
         >>> LogProbability(1).bind(outputs, 1).scores(outputs).exp()
@@ -80,8 +81,16 @@ class LogProbability(Target):
 
     def bind(self, outputs: Any, batch: int) -> Bound:
         """See `Target.bind`."""
-        inner = as_target(self.target).bind(outputs, batch)
-        return replace(inner, read=lambda out, rows: inner.read(logits(out).log_softmax(1), rows), logit=False)
+        return _through(as_target(self.target).bind(outputs, batch), self.reader(logits(outputs, batch)).log_probabilities, batch)
+
+
+def _through(inner: Bound, change: Callable[[Tensor], Tensor], batch: int) -> Bound:
+    """A target read from class scores that are changed first."""
+
+    def read(outputs: Any, rows: Tensor | None) -> Tensor:
+        return inner.read(change(logits(outputs, batch if rows is None else len(rows))), rows)
+
+    return replace(inner, read=read, logit=False)
 
 
 @dataclass(frozen=True)
@@ -107,12 +116,17 @@ class Head(Target):
         """See `Target.over`."""
         return Head(self.where, change(self.target))
 
+    def reading(self, reader: ScoreReader) -> Target:
+        """See `Target.reading`; what was said of the network's outputs is not about this one."""
+        return super().reading(reader.of_part())
+
     def bind(self, outputs: Any, batch: int) -> Bound:
         """See `Target.bind`."""
-        inner = as_target(self.target).bind(self._of(outputs), batch)
+        part = self._of(outputs)
+        number = self.target is None and isinstance(part, Tensor) and logits(part, batch).shape[1] == 1
+        inner = as_target(0 if number else self.target).reading(self.reader).bind(part, batch)
         steps = self.where if isinstance(self.where, tuple) else (self.where,)
         title = ".".join(map(str, steps))
-        number = inner.logit and logits(self._of(outputs)).shape[1] == 1
         return replace(
             inner,
             read=lambda out, rows: inner.read(self._of(out), rows),

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lucidcam.errors import AbsentError, TargetError
+from lucidcam.errors import TargetError, TargetNotFoundError
 from lucidcam.targets._base import Bound, Label, Target, kind_of, part
 from lucidcam.types import Frame
 from lucidcam.wording import short
@@ -117,13 +117,13 @@ class _Listed:
         where = every if asked.label is None else every[self.labels.eq(int(asked.label))]
         if not len(where):
             what = "at all" if asked.label is None else f"of {asked.word(int(asked.label))}"
-            raise AbsentError(f"no detection {what}; {self._told(asked)}")
+            raise TargetNotFoundError(f"no detection {what}; {self._told(asked)}")
         if asked.box is None:
             best = where[self.scores[where].argmax()]
         else:
             overlap = _iou(self.boxes[where], self.boxes.new_tensor(asked.box))
             if not float(overlap.max()) > 0:
-                raise AbsentError(f"no such detection touches the box {asked.sides(asked.box)}; {self._told(asked)}")
+                raise TargetNotFoundError(f"no such detection touches the box {asked.sides(asked.box)}; {self._told(asked)}")
             best = where[overlap.argmax()]
         return int(self.labels[best]), self.boxes[best].detach()
 
@@ -165,7 +165,7 @@ class _Queries:
             if not float(overlap.max()) > 0:
                 best = int(fit.argmax())
                 seen = f"{asked.word(int(sure[best].argmax()))} ({float(fit[best]):.2f}) at {asked.sides(self.boxes[best])}"
-                raise AbsentError(f"no query's box touches the box {asked.sides(asked.box)}; the surest is {seen}.")
+                raise TargetNotFoundError(f"no query's box touches the box {asked.sides(asked.box)}; the surest is {seen}.")
             query = int((overlap * fit).argmax())
         label = int(sure[query].argmax()) if asked.label is None else int(asked.label)
         return label, self.boxes[query].detach()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from lucidcam.errors import AbsentError, TargetError
+from lucidcam.errors import TargetError, TargetNotFoundError
 from lucidcam.targets._base import Bound, Label, Target, kind_of, part
 from lucidcam.types import Frame
 from lucidcam.wording import short
@@ -26,7 +26,8 @@ HALF = 128
 class Segmentation(Target):
     """The sum of a class's logits over a region (Seg-Grad-CAM, Vinogradova et al., AAAI 2020, Eq. 2).
 
-    Reads `[B, K, h, w]`, by itself or as `logits` or `out`; and queries with masks (Mask2Former), which make each pixel's.
+    Reads `[B, K, h, w]`, by itself or as `logits` or `out`, or the finest of a list (deep supervision); and queries with masks
+    (Mask2Former), which make each pixel's. One channel has two classes: the pixels above the threshold, and the others (the background).
 
         >>> outputs = torch.zeros(1, 2, 4, 4)
         >>> outputs[0, 1, :2] = 3.0                                            # the upper half is class 1
@@ -38,7 +39,10 @@ class Segmentation(Target):
         region: a mask: for `explain` `[H, W]` of the photo's size (an array, a picture or its path: white is meant), for `attribute` one
             that covers the input, whatever its resolution, `[H, W]` or one of each image `[B, H, W]`; None: where the clean image is of the
             class.
-        ignored: classes that None does not mean, the background say.
+        ignored: classes that None does not mean, the background say; of one channel always the background.
+
+    Raises:
+        TargetNotFoundError: no pixel of an image is of the class.
     """
 
     label: int | str | None = None
@@ -66,34 +70,43 @@ class Segmentation(Target):
         seen = region[rows.long().clamp(0, height - 1)][:, columns.long().clamp(0, width - 1)] > 0
         seen &= ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
         if not bool(seen.any()):
-            raise AbsentError("the region lies outside what the network sees of the photo, or is empty; fit='squash' shows it all.")
+            raise TargetNotFoundError("the region lies outside what the network sees of the photo, or is empty; fit='squash' shows it all.")
         return replace(self, region=seen)
 
     def bind(self, outputs: Any, batch: int) -> Bound:
         """See `Target.bind`."""
         if isinstance(self.label, str):
             raise TargetError(f"the label {self.label!r} needs a model with labels: use lucidcam.explain, or give a class id.")
-        scores = dense(outputs).detach()
-        if len(scores) != batch:
-            raise TargetError(f"expected class scores [{batch}, K, h, w] for {batch} images; got {list(scores.shape)}.")
-        if self.label is not None and not 0 <= self.label < scores.shape[1]:
-            count = scores.shape[1]
+        columns = dense(outputs, batch).detach()
+        if len(columns) != batch:
+            raise TargetError(f"expected class scores [{batch}, K, h, w] for {batch} images; got {list(columns.shape)}.")
+        meaning = self.reader(columns)
+        count = meaning.count(columns.shape[1])
+        if self.label is not None and not 0 <= self.label < count:
             raise TargetError(f"class id {self.label} is out of range: the model has {count} classes, 0 to {count - 1}.")
-        given = None if self.region is None else self._weights(batch, scores)
-        winners = scores.argmax(1)
+        given = None if self.region is None else self._weights(batch, columns)
+        winners = meaning.predicted(columns)
         parts = [None] * batch if given is None else list(given)
-        labels = [self._commonest(scores[i], parts[i]) if self.label is None else self.label for i in range(batch)]
-        ids = torch.tensor(labels, device=scores.device)
-        weights = (winners == ids[:, None, None]).to(scores) if given is None else given
+        ignored = {1 - meaning.positive} if columns.shape[1] == 1 else set(self.ignored)  # what a single column does not mark is background
+        labels = [self._commonest(winners[i], count, parts[i], ignored) if self.label is None else self.label for i in range(batch)]
+        ids = torch.tensor(labels, device=columns.device)
+        weights = meaning.holds(columns, ids).to(columns) if given is None else given
         empty = [i for i in range(batch) if not bool(weights[i].any())]
+        if self.label is None and columns.shape[1] == 1:  # nothing is marked
+            empty += [i for i in range(batch) if labels[i] != meaning.positive and i not in empty]
         if empty:
-            seen = ", ".join(map(str, sorted(set(winners[empty[0]].flatten().tolist()))[:10]))
-            raise AbsentError(
-                f"no pixel of image {empty[0]} is of class {labels[empty[0]]}, but of {seen}; give a region, or another class."
-            )
+            row = empty[0]
+            if columns.shape[1] == 1 and (self.label is None or self.label == meaning.positive):
+                highest = float(meaning.probabilities(columns[row : row + 1])[:, meaning.positive].max())
+                raise TargetNotFoundError(
+                    f"no pixel of image {row} is above the threshold {meaning.threshold:g} (the highest probability is {highest:.3g}); "
+                    "give a region, or a lower threshold."
+                )
+            seen = ", ".join(map(str, sorted(set(winners[row].flatten().tolist()))[:10]))
+            raise TargetNotFoundError(f"no pixel of image {row} is of class {labels[row]}, but of {seen}; give a region, or another class.")
 
         def read(out: Any, rows: Tensor | None) -> Tensor:
-            found = dense(out)
+            found = meaning.of(dense(out, batch if rows is None else len(rows)))
             which = torch.arange(batch, device=found.device) if rows is None else rows.to(found.device)
             chosen = found[torch.arange(len(found), device=found.device), ids[which]]
             if chosen.dtype in (torch.float16, torch.bfloat16):
@@ -113,12 +126,11 @@ class Segmentation(Target):
             raise TargetError(f"expected the region as a mask [H, W] or [{batch}, H, W]; got {list(region.shape)}.")
         return F.interpolate((region > 0).to(scores)[:, None], size=scores.shape[2:], mode="area")[:, 0]
 
-    def _commonest(self, scores: Tensor, weights: Tensor | None) -> int:
-        """The class of most pixels `[K, h, w]`, an ignored one only where there is no other."""
-        winners = scores.argmax(0)
-        counts = torch.bincount(winners.flatten(), None if weights is None else weights.flatten(), minlength=len(scores)).float()
+    def _commonest(self, winners: Tensor, count: int, weights: Tensor | None, ignored: Collection[int]) -> int:
+        """The class of most pixels, of the classes that win them `[h, w]`; an ignored one only where there is no other."""
+        counts = torch.bincount(winners.flatten(), None if weights is None else weights.flatten(), minlength=count).float()
         others = counts.clone()
-        others[[id for id in self.ignored if id < len(others)]] = 0
+        others[[id for id in ignored if id < len(others)]] = 0
         return int((others if bool(others.any()) else counts).argmax())
 
 
@@ -140,13 +152,27 @@ def _mask(region: Any) -> Tensor:
         raise TargetError(f"expected the region as a mask [H, W] of numbers; got {type(region).__name__}.") from None
 
 
-def dense(outputs: Any) -> Tensor:
+def dense(outputs: Any, batch: int | None = None) -> Tensor:
     """Find the class scores of each pixel `[B, K, h, w]` in a module's outputs.
 
+    A list or tuple of several such tensors (deep supervision) is read where one of them has the highest resolution. Outputs without the
+    axes of size one (`[B, h, w]` of one class, `[K, h, w]` or `[h, w]` of one image) get them back where `batch` is given.
+
+    Args:
+        outputs: what the module returned.
+        batch: how many rows there are; None: outputs must have all four axes.
+
     Raises:
-        TargetError: there are none; a callable target then says what to explain.
+        TargetError: there are none, or several of the same resolution; a callable target then says what to explain.
     """
     found = outputs if isinstance(outputs, Tensor) else part(outputs, "logits", "out")
+    if isinstance(outputs, (list, tuple)) and found is None:
+        found = _finest(outputs)
+    if isinstance(found, Tensor) and found.is_floating_point() and batch is not None:
+        if found.ndim == 3:
+            found = found[:, None] if len(found) == batch and batch > 1 else found[None] if batch == 1 else found
+        elif found.ndim == 2 and batch == 1 and len(found) > 1:  # one row would be scores of the image
+            found = found[None, None]
     if isinstance(found, Tensor) and found.ndim == 4 and found.is_floating_point():
         return found
     kinds = ("class_queries_logits", "masks_queries_logits")
@@ -158,3 +184,23 @@ def dense(outputs: Any) -> Tensor:
         f"got {kind_of(found if isinstance(found, Tensor) else outputs)}; for other outputs give a callable: target=lambda outputs: …, "
         "one score per image."
     )
+
+
+def _finest(outputs: Sequence[Any]) -> Tensor | None:
+    """Of the per-pixel scores that deep supervision returns, those of the highest resolution; None where there are none.
+
+    Raises:
+        TargetError: several have it.
+    """
+    maps = [(i, each) for i, each in enumerate(outputs) if isinstance(each, Tensor) and each.is_floating_point() and each.ndim == 4]
+    if not maps:
+        return None
+    largest = max(each.shape[2] * each.shape[3] for _, each in maps)
+    finest = [(i, each) for i, each in maps if each.shape[2] * each.shape[3] == largest]
+    if len(finest) > 1:
+        listed = ", ".join(f"{i}: {list(each.shape)}" for i, each in finest)
+        raise TargetError(
+            f"the model returned {len(finest)} maps of class scores of the same size ({listed}); say which one is meant: "
+            "lucidcam.Head(0, lucidcam.Segmentation(…)) for the first."
+        )
+    return finest[0][1]

@@ -154,6 +154,6 @@ def _empty(path: Path, shape: tuple[int, ...]) -> Any:
 
 
 def _activations(model: Model, inputs: Tensor, layer: str | None) -> tuple[npt.NDArray[np.float32], str]:
-    with open_run(model.module, inputs.to(model.device, model.dtype), layer=layer, progress=False) as run:
+    with open_run(model.module, inputs.to(model.device, model.dtype), layer=layer, progress=False, stated=model.class_scores) as run:
         found = run.capture().activations[:, 0]
         return found.float().cpu().numpy(), run.layer.name

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from lucidcam.class_scores import OutputKind
 from lucidcam.errors import DataError, OptionError, unknown
 from lucidcam.fingerprints import fingerprint
 from lucidcam.metrics import State
@@ -149,12 +150,25 @@ def train_gap(
     task = GAPTask(network, check, how, train.class_weights() if class_weights else None, freeze, 1.0 if fresh else BACKBONE_RATE)
     fitted = fit(task, *loaders(train, check, steps_of(model), augment, sampling, how), how, folder, "network")
     network.load_state_dict(fitted.weights("network"))
-    card = Card(architecture, built, train.classes, network.layer, steps_of(model), train.multi_label, fitted.metrics, settings)
+    outputs: OutputKind = "sigmoid" if train.multi_label else "softmax"
+    card = Card(
+        architecture,
+        built,
+        train.classes,
+        network.layer,
+        steps_of(model),
+        train.multi_label,
+        outputs,
+        metrics=fitted.metrics,
+        training=settings,
+    )
     network.requires_grad_()
     if leads():
         _export(network, card, folder)
     fitted.check(folder)
-    found = replace(model, module=network.cpu().eval(), labels=train.classes, layer=network.layer, name=folder.resolve().name)
+    found = replace(
+        model, module=network.cpu().eval(), labels=train.classes, layer=network.layer, name=folder.resolve().name, outputs=outputs
+    )
     return Trained(found, folder, fitted.metrics, (*everything.problems, *task.problems.values()))
 
 

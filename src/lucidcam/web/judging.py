@@ -59,7 +59,7 @@ def judge(model: Model, prepared: Prepared, one: Explanation, tell: Listener, st
     metrics: list[FaithfulnessMetric] = [AverageDrop(), IncreaseInConfidence(), Deletion(steps=steps), Insertion(steps=steps)]
     inputs = prepared.tensor[None].to(model.device, model.dtype)
     found = []
-    with open_run(model.module, inputs, one.target, title="judging", progress=False) as run:
+    with open_run(model.module, inputs, one.target, title="judging", progress=False, stated=model.class_scores) as run:
         batch = Batch(run, one.raw[None].to(run.image.device), explainer("judging", None), black(model), ("0",))
         for number, metric in enumerate(metrics):
             with listening(lambda share, number=number: tell(None if share is None else (number + share) / len(metrics))):  # type: ignore[misc]

@@ -163,7 +163,7 @@ def _terms(model: Model, prepared: Prepared, one: Explanation, target: Any) -> t
         return f"{one.method} is not a sum over channels with weights that one pass tells; {', '.join(TERMS)} are."
     inputs = prepared.tensor[None].to(model.device, model.dtype)
     try:
-        with open_run(model.module, inputs, target, one.layer) as run:
+        with open_run(model.module, inputs, target, one.layer, stated=model.class_scores) as run:
             terms, activations = _captured(run, TERMS[one.method])
     except LucidcamError as error:
         return str(error)

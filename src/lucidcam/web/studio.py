@@ -25,7 +25,7 @@ from lucidcam.explanation import Explanation
 from lucidcam.progress import Listener, listening
 from lucidcam.runner import explain
 from lucidcam.settings import resolve_method
-from lucidcam.targets import Classes, Contrast, Several, TopK, logits
+from lucidcam.targets import Classes, Contrast, Several
 from lucidcam.types import Frame, Model, Prepared
 from lucidcam.web.limits import Limits
 from lucidcam.web.photos import Photo, Upload, content_of, decode
@@ -233,12 +233,12 @@ class Studio:
         """The classes of highest score, best first."""
         model = served.model
         inputs = seen.prepared.tensor[None].to(model.device, model.dtype)
-        with open_run(model.module, inputs, Classes()) as run:
-            scores = logits(run.outputs())
-            ids = TopK(min(count, scores.shape[1])).bind(run.outputs(), 1).ids
-            assert ids is not None
-            shares = run.probabilities(scores)[0]
-            return [Score(each, model.label(each), float(shares[each])) for each in ids[0].tolist()]
+        with open_run(model.module, inputs, Classes(), stated=model.class_scores) as run:
+            columns, scores = run.class_columns(), run.class_scores()
+            values = scores.of(columns)[0] if scores.kind == "none" else scores.probabilities(columns)[0]
+            return [
+                Score(class_id, model.label(class_id), float(values[class_id])) for class_id in scores.order(columns)[0, :count].tolist()
+            ]
 
     def explain(
         self, seen: Seen, served: Served, layer: float, method: str, options: Mapping[str, Any], targets: Sequence[Any], tell: Listener

@@ -9,6 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lucidcam.class_scores import OutputKind
 from lucidcam.engine.session import session
 from lucidcam.errors import OptionError
 from lucidcam.models.hf._repository import Repository
@@ -40,7 +41,9 @@ def load(repository: Repository, config: Any, auto: str, labels: Sequence[str] |
         scale = float(_number(module, "logit_scale").detach().double().exp())
         return Model(Images(module).eval(), pictures, None, None, repository.spec, task=Prompts(texts, scale))
     words = _checked(labels, prompt)
-    return Model(Labelled(module, texts([prompt.format(word) for word in words])).eval(), pictures, words, None, repository.spec)
+    classifier = Labelled(module, texts([prompt.format(word) for word in words]))
+    outputs: OutputKind = "sigmoid" if classifier.multi_label else "softmax"
+    return Model(classifier.eval(), pictures, words, None, repository.spec, outputs=outputs)
 
 
 class Images(nn.Module):
