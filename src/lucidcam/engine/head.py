@@ -1,16 +1,17 @@
-"""The operation that makes class scores: the last linear layer, or a 1×1 convolution before global pooling."""
+"""The operation that makes class scores, known by its values: a linear layer, or a 1×1 convolution before global pooling."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lucidcam.errors import LucidcamError, ModelError
-from lucidcam.targets import logits
+from lucidcam.engine.pooling import matching, same
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Head:
         input: features `[B, C]`, or `[B, C, *grid]` for a 1×1 convolution.
         weight: `[K, C]`.
         bias: `[K]` or None.
+        output: `[B, K]` or `[B, K, *grid]`, as it was before anything changed it in place.
     """
 
     input: Tensor
     weight: Tensor
     bias: Tensor | None
+    output: Tensor
 
 
 @dataclass
@@ -33,21 +36,31 @@ class HeadHook:
     """Notes what one module, known to be the head, takes and gives: cheaper than watching every operation."""
 
     module: nn.Module
-    last: tuple[Head, Tensor] | None = None
+    heads: list[Head] = field(default_factory=list)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """The forward hook."""
         weight, bias = module.weight, module.bias
         if args and isinstance(weight, Tensor):
-            self.last = Head(args[0], weight.flatten(1), bias if isinstance(bias, Tensor) else None), output
+            self.heads.append(Head(args[0], weight.flatten(1), bias if isinstance(bias, Tensor) else None, output.clone()))
 
 
 class HeadWatch(TorchFunctionMode):
-    """Notes the last linear operation and the last 1×1 convolution of a forward pass, functional or in modules."""
+    """Notes linear operations and 1×1 convolutions of a forward pass, functional or in modules.
 
-    def __init__(self) -> None:
+    Args:
+        classes: only those that give so many numbers are kept.
+
+    Attributes:
+        heads: those, in the order in which they ran.
+        entering: what entered the last linear operation or 1×1 convolution of any width.
+    """
+
+    def __init__(self, classes: int | None = None) -> None:
         super().__init__()
-        self.last: tuple[Head, Tensor] | None = None
+        self.classes = classes
+        self.heads: list[Head] = []
+        self.entering: Tensor | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -56,13 +69,14 @@ class HeadWatch(TorchFunctionMode):
         if name == "linear" or (name in ("conv1d", "conv2d", "conv3d") and prod(_weight(args, kwargs).shape[2:]) == 1):
             weight = _weight(args, kwargs)
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
-            features = args[0] if args else kwargs["input"]
-            self.last = Head(features, weight.flatten(1), bias), output
+            self.entering = args[0] if args else kwargs["input"]
+            if len(weight) == self.classes and (name != "linear" or output.ndim == 2):
+                self.heads.append(Head(self.entering, weight.flatten(1), bias, output.clone()))
         return output
 
     def features(self) -> list[Tensor]:
         """What entered the last linear operation, if that was one vector per image."""
-        return [] if self.last is None or self.last[0].input.ndim != 2 else [self.last[0].input]
+        return [] if self.entering is None or self.entering.ndim != 2 else [self.entering]
 
 
 def _weight(args: Any, kwargs: Any) -> Tensor:
@@ -70,25 +84,15 @@ def _weight(args: Any, kwargs: Any) -> Tensor:
     return found
 
 
-def head_of(last: tuple[Head, Tensor] | None, outputs: Any, batch: int | None = None) -> Head:
-    """The head, given the last linear operation and what the module returned.
+def head_of(heads: Sequence[Head], scores: Tensor) -> Head | None:
+    """The last of the operations whose output is the class scores `[B, K]`, by value; a convolution's once it is pooled, or its ReLU."""
+    return next((head for head in reversed(heads) if _gives(head.output, scores)), None)
 
-    Raises:
-        ModelError: when the class scores are not what the last linear operation gave (or its global average).
-    """
-    try:
-        scores = logits(outputs, batch)
-    except LucidcamError as error:
-        raise ModelError(f"CAM needs class scores: {error}") from None
-    if last is None:
-        raise ModelError("CAM needs a network that ends in a linear layer; this one has none. Use gradcam, which needs no special head.")
-    head, output = last
-    if output.shape[:2] != scores.shape or len(head.weight) != scores.shape[1]:
-        raise ModelError(
-            f"CAM needs class scores made by the last linear layer; that gives {list(output.shape)} and the model "
-            f"{list(scores.shape)}. Use gradcam, which needs no special head."
-        )
-    return head
+
+def _gives(output: Tensor, scores: Tensor) -> bool:
+    if output.ndim == 2:
+        return same(output, scores)
+    return any(matching(maps, scores) is not None for maps in (output, torch.relu(output)))
 
 
 def owner(module: nn.Module, head: Head) -> str | None:

@@ -23,8 +23,8 @@ from lucidcam.engine.recall import Memory, memory, recalled
 from lucidcam.engine.recording import depends_on
 from lucidcam.engine.rules import Rule, refuse
 from lucidcam.engine.session import hooks, plain, session
-from lucidcam.engine.trace import Layer, remembered, run_forward
-from lucidcam.errors import LayerError, ModelError
+from lucidcam.engine.trace import Layer, remembered, run_forward, tensors_of, trace
+from lucidcam.errors import LayerError, ModelError, TargetError
 from lucidcam.targets import Bound, Target, as_target, local, logits, sound
 
 CPU_NUMBERS = 2**20
@@ -243,23 +243,53 @@ class Run:
         self._pass.choose_layer()
         return self._pass.cut(gradients=True).cuts[self.index].tensor.numel()
 
-    def head(self) -> Head:
-        """The last linear operation of the network: what class scores are made with."""
+    def head(self) -> Head | None:
+        """Make the pass over the clean images, and return the linear operation or 1×1 convolution whose output is the class scores.
+
+        That is decided by value. None: no one operation gives them, or the outputs hold no class scores.
+        """
         layers = self._pass.choose_layer()
         known = remembered(self.module, self.inputs)
-        if known.get("head"):
-            hook = HeadHook(self.module.get_submodule(known["head"]))
+        name = known.get("head")
+        if name:
+            hook = HeadHook(self.module.get_submodule(name))
             with hooks([(hook.module, hook)]):
-                done = cut(self.module, self.inputs, layers, gradients=False)
-            if hook.last is not None and hook.last[1].data_ptr() == logits(done.outputs, self.inputs.batch).data_ptr():
-                self._pass.done[False] = done
-                return head_of(hook.last, done.outputs, self.inputs.batch)
-        with HeadWatch() as watch:
-            self._pass.done[False] = cut(self.module, self.inputs, layers, gradients=False)
-        head = head_of(watch.last, self._pass.outputs(), self.inputs.batch)
-        if watch.last is not None and watch.last[1].data_ptr() == self.class_columns().data_ptr():
-            known["head"] = owner(self.module, head)
+                done = self._pass.done[False] = cut(self.module, self.inputs, layers, gradients=False)
+            head = _head_in(hook.heads, done.outputs, self.inputs.batch)
+            if head is not None:
+                return head
+        classes = trace(self.module, self.inputs).classes
+        with HeadWatch(classes) if classes is not None else nullcontext() as watch:
+            done = self._pass.done[False] = cut(self.module, self.inputs, layers, gradients=False)
+        head = None if watch is None else _head_in(watch.heads, done.outputs, self.inputs.batch)
+        known["head"] = None if head is None else owner(self.module, head)
         return head
+
+    def replaced(self, row: int, maps: Tensor, gradients: bool = False) -> Done:
+        """Run a disturbed copy of the image `row` with other activations at the layer: scores then tell of these alone.
+
+        Args:
+            row: which image.
+            maps: the activations to put there, `[1, C, *grid]`.
+            gradients: keep a graph from the layer to the outputs.
+
+        Raises:
+            Exception: whatever a module raises that cannot run on such activations.
+        """
+        kept = self._pass.cut(gradients=False).cuts[self.index]
+        generator = self.generator()
+        single = self.inputs.rows(slice(row, row + 1)).map(lambda tensor: _disturbed(tensor, generator))
+        tensor = kept.layout.from_maps(maps.to(kept.tensor.dtype), _disturbed(kept.tensor[row : row + 1].detach(), generator))
+        calls = sum(call.name == kept.layer.name for call in trace(self.module, self.inputs).calls)
+        layer = replace(kept.layer, call=calls - 1) if kept.layer.call is None and calls > 1 else kept.layer
+        done = cut(self.module, single, (layer,), gradients, known=[tensor])
+        if gradients and not any(depends_on(output, done.cuts[0].tensor) for output in tensors_of(done.outputs)):
+            done = cut(self.module, single, (layer,), gradients, force=True, known=[tensor])
+        return done
+
+    def read(self, outputs: Any, row: int) -> Tensor:
+        """Scores `[n, T]` of outputs whose n rows were all made from the image `row`."""
+        return self._chosen(self.bound, outputs, torch.tensor([row], device=self.image.device))
 
     def _gradients(self, done: Done) -> Tensor:
         with torch.enable_grad():
@@ -452,6 +482,21 @@ def open_run(
 def _batch(image: Tensor) -> int:
     """Masked images at a time: many on a GPU; on a CPU about a million numbers, beyond which memory traffic costs more than it saves."""
     return 128 if image.device.type != "cpu" else max(4, min(256, CPU_NUMBERS // image[0].numel()))
+
+
+def _head_in(heads: Sequence[Head], outputs: Any, batch: int) -> Head | None:
+    try:
+        return head_of(heads, logits(outputs, batch))
+    except TargetError:
+        return None
+
+
+def _disturbed(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Other numbers of the same signs and magnitudes; integers stay what they are."""
+    if not tensor.is_floating_point():
+        return tensor
+    noise = torch.rand(tensor.shape, generator=generator, device=generator.device).to(tensor)
+    return tensor * (0.5 + noise) + 0.01 * noise
 
 
 def _wide(tensor: Tensor) -> Tensor:
