@@ -26,7 +26,7 @@ from lucidcam.types import Frame
 def model(net, size=(20, 28), layer=None, seed=1):
     """Takes any photo as the same random numbers, in float64."""
     values = nets.images(1, size, seed)[0]
-    wrapped = lucidcam.wrap(net, lambda photo: values.float(), layer=layer)
+    wrapped = lucidcam.wrap(net, lambda photo: values.float(), layer=layer, frame="whole")
     return wrapped, values.float().double()[None]
 
 
@@ -246,7 +246,7 @@ def test_a_class_that_sees_colours():
 def test_an_image_that_says_nothing():
     """No channel is live: nothing to run, nothing to order."""
     net = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
-    wrapped = lucidcam.wrap(net, lambda photo: torch.zeros(3, 8, 8), layer="0")
+    wrapped = lucidcam.wrap(net, lambda photo: torch.zeros(3, 8, 8), layer="0", frame="whole")
     found = lucidcam.channels(wrapped, PHOTO)
     assert found.rows == ()
     assert found.orders == ()

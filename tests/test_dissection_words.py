@@ -564,7 +564,9 @@ def as_tensor(photo) -> torch.Tensor:
 def called(channels: int, concepts: dict[int, str], spare: int = 0):
     """A network with so many channels, each a pixel's value, and names for some of them."""
     net = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1, bias=False)).eval()
-    model = lucidcam.wrap(net, lambda photo: torch.from_numpy(np.array(photo)).float()[:, :1, :1].expand(-1, 2, 2), ["it"], layer="0")
+    model = lucidcam.wrap(
+        net, lambda photo: torch.from_numpy(np.array(photo)).float()[:, :1, :1].expand(-1, 2, 2), ["it"], layer="0", frame="whole"
+    )
     row = [Meaning(name, "mean", 0.9, 0.8, 1.0, 0.0, None, 1.0, 0.2) for name in sorted(set(concepts.values()))]
     meaning = {each.concept: each for each in row}
     rows = tuple(Name(k, (meaning[concepts[k]],) if k in concepts else (), None) for k in range(channels))

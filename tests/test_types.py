@@ -114,9 +114,11 @@ def test_prepare_takes_one_or_several(model, tmp_path):
 
 
 def test_prepare_with_any_callable():
-    model = Model(nn.Identity(), lambda image: torch.ones(1, 3, 5, 5, dtype=torch.float64))
-    (prepared,) = model.prepare(Image.new("RGB", (7, 4)))
-    assert prepared.tensor.shape == (3, 5, 5)
+    def preprocess(image):
+        return torch.from_numpy(np.array(image.resize((30, 30)), dtype=np.float64)).permute(2, 0, 1)[None]
+
+    (prepared,) = Model(nn.Identity(), preprocess).prepare(Image.new("RGB", (7, 4)))
+    assert prepared.tensor.shape == (3, 30, 30)
     assert prepared.tensor.dtype == torch.float32
     assert prepared.frame == Frame(7, 4, (0.0, 0.0, 7.0, 4.0))
 

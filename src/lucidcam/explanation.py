@@ -84,7 +84,7 @@ class Explanation:
     @cached_property
     def map(self) -> maps.Array:
         """The raw map in the original image's size `[H, W]`, float32; 0 where the network did not look (outside its centre crop)."""
-        return maps.finish(self.raw, self.size, self.frame.box)
+        return maps.in_photo(self.raw, self.frame)
 
     @cached_property
     def heatmap(self) -> maps.Array:
@@ -92,7 +92,7 @@ class Explanation:
         high = None if self.scale is None else self.scale.high
         if self.ranged:
             low = float(self.raw.min()) if self.scale is None else self.scale.low
-            return maps.normalise(maps.finish(self.raw - low, self.size, self.frame.box), high)
+            return maps.normalise(maps.in_photo(self.raw - low, self.frame), high)
         return maps.normalise(self.map, high)
 
     @cached_property
@@ -100,7 +100,7 @@ class Explanation:
         """Signed colours around mid-grey, in the original image's size, for methods that have them (`pixels` with three colours)."""
         if self.pixels is None or self.pixels.shape[0] != 3:
             return None
-        colours = np.stack([maps.finish(p, self.size, self.frame.box) for p in self.pixels], axis=-1)
+        colours = np.stack([maps.in_photo(p, self.frame) for p in self.pixels], axis=-1)
         return render.signed_rgb(colours, None if self.scale is None else self.scale.magnitude)
 
     def overlay(self, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:

@@ -93,7 +93,7 @@ def _shared(explanations: Iterable[Explanation]) -> tuple[list[Explanation], lis
         return [], []
     low = min(float(e.raw.min()) for e in found) if found[0].ranged else 0.0
     # Pictures show finished maps; they are made one by one, as a long clip's would not fit the memory together.
-    peaks = [float(maps.finish(e.raw - low, e.size, e.frame.box).max()) for e in found]
+    peaks = [float(maps.in_photo(e.raw - low, e.frame).max()) for e in found]
     magnitudes = [e.pixels.abs().flatten() for e in found if e.pixels is not None]
     scale = Scale(low, max(peaks), render.signed_peak(torch.cat(magnitudes).numpy()) if magnitudes else None)
     return [replace(e, scale=scale) for e in found], peaks

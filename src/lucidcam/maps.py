@@ -6,7 +6,7 @@ Arrays here are NumPy `[H, W]`, float32, the map of one image and target.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lucidcam.errors import OptionError
+
+if TYPE_CHECKING:
+    from lucidcam.types import Frame
 
 Array = npt.NDArray[np.float32]
 Box = tuple[int, int, int, int]
@@ -53,6 +56,11 @@ def finish(raw: Tensor, size: tuple[int, int], box: tuple[float, float, float, f
     inside = (slice(max(y0, 0), min(y1, height)), slice(max(x0, 0), min(x1, width)))
     whole[inside] = seen[inside[0].start - y0 : inside[0].stop - y0, inside[1].start - x0 : inside[1].stop - x0]
     return whole
+
+
+def in_photo(raw: Tensor, frame: Frame) -> Array:
+    """Bring a raw map `[h, w]`, which lies as the network's input does, to the original image's size and orientation; see `finish`."""
+    return finish(frame.upright(raw), (frame.height, frame.width), frame.box)
 
 
 def normalise(values: Array, peak: float | None = None) -> Array:

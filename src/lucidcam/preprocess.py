@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lucidcam.errors import OptionError, unknown
+from lucidcam import framing
+from lucidcam.errors import ModelError, OptionError, unknown
 from lucidcam.types import Frame
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MULTIPLE = 32
 """With `fit="whole"` both sides are multiples of this, the usual total stride of a convolutional network."""
+
+MEASURED_SIZES = 4096
+"""How many sizes of photos a preprocessing of unknown steps remembers the frames of."""
 
 INTERPOLATIONS: dict[str, Image.Resampling] = {each.name.lower(): each for each in Image.Resampling}
 
@@ -148,56 +152,54 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Probed:
-    """Any other preprocessing, and the part of the image it shows, found out by sending test images through it.
+    """Any other preprocessing, and the part of the photo that it shows, measured by sending barcodes through it (`lucidcam.framing`).
 
     Args:
         function: from PIL image to tensor `[C, h, w]` (or `[1, C, h, w]`).
+        where: which part of photos of a size (width, height) it shows; "whole": all of each, upright. None: that is measured.
     """
 
     function: Callable[[Image.Image], Tensor]
+    where: Callable[[tuple[int, int]], Frame] | Literal["whole"] | None = None
+    _measured: dict[tuple[int, int], Frame] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not (self.where is None or self.where == "whole" or callable(self.where)):
+            raise OptionError(f'expected frame as "whole" or a function from (width, height) to a Frame; got {self.where!r}.')
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Call the function."""
         return self.function(image)
 
     def frame(self, size: tuple[int, int]) -> Frame:
-        """Return where in an image of `size` (width, height) the tensor lies.
+        """Return where in a photo of `size` (width, height) the tensor lies, and how it is turned.
 
-        Black and white images tell how the function changes values, a horizontal and a vertical ramp then tell where
-        each pixel of its output comes from. The whole image is assumed where that gives no straight line: for functions
-        that are random, or normalise each image by itself.
+        Raises:
+            ModelError: nothing was said of it, and it cannot be measured: the function is random, bends the photo, or crops by what that
+                shows.
+            OptionError: what was said returns no frame.
         """
-        sides = [self._extent(size, axis) for axis in (0, 1)]
-        if sides[0] is None or sides[1] is None:
+        if self.where == "whole":
             return Frame.whole(*size)
-        (left, right), (top, bottom) = sides[0], sides[1]
-        return Frame(*size, (left, top, right, bottom))
+        if callable(self.where):
+            stated = self.where(size)
+            if not isinstance(stated, Frame):
+                raise OptionError(f"expected a lucidcam.types.Frame from the function given as frame; got {type(stated).__name__}.")
+            return stated
+        if size not in self._measured:
+            if len(self._measured) >= MEASURED_SIZES:
+                self._measured.clear()
+            self._measured[size] = framing.measure(self.function, size)
+        return self._measured[size]
 
-    def _extent(self, size: tuple[int, int], axis: int) -> tuple[float, float] | None:
-        width, height = size
-        ramp = np.floor(256 * (np.arange(size[axis]) + 0.5) / size[axis]).clip(0, 255).astype(np.uint8)
-        pixels = np.broadcast_to(ramp[None, :] if axis == 0 else ramp[:, None], (height, width))
-        black, white, grey = (
-            _profile(self.function(image), axis)
-            for image in (
-                Image.new("RGB", size),
-                Image.new("RGB", size, "white"),
-                Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB"),
-            )
-        )
-        span = white - black
-        full = span[np.abs(span).argmax()]
-        seen = np.flatnonzero(np.abs(span - full) <= 0.02 * abs(full))  # the rest is padding, which is the same in both
-        if full == 0 or len(seen) < 2:
-            return None
-        # A ramp's level v covers [v, v + 1) / 256 of the side; at the two ends resampling filters bend it.
-        position = (255 * (grey - black)[seen] / span[seen] + 0.5) / 256 * size[axis]
-        inner = slice(len(seen) // 8, len(seen) - len(seen) // 8)
-        slope, start = np.polyfit(seen[inner] + 0.5, position[inner], 1)
-        misfit = np.abs(np.polyval((slope, start), seen[inner] + 0.5) - position[inner]).max()
-        if not slope > 0 or misfit > 2 + 2 * max(size[axis] / 256, slope):
-            return None
-        return float(start), float(start + slope * len(span))
+    def check_frame(self, image: Image.Image, tensor: Tensor) -> None:
+        """Make sure that a photo's tensor shows the part that was measured.
+
+        Raises:
+            ModelError: it shows another part, so that the function crops by what the photo shows.
+        """
+        if self.where is None and not framing.agrees(image, tensor, self.frame(image.size)):
+            raise ModelError(framing.refusal("this photo's tensor shows another part than other images' do"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,16 +282,6 @@ def from_torchvision(preset: Any) -> Preprocess:
 def _offset(side: int, crop: int) -> int:
     """Where a centre crop starts within a side: torchvision's rounding; negative where it pads."""
     return -((crop - side) // 2) if crop > side else round((side - crop) / 2)
-
-
-def _profile(tensor: Tensor, axis: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The values along one axis through the middle of a tensor, averaged over channels."""
-    array = tensor.detach().to("cpu", torch.float64).numpy()
-    array = array[0] if array.ndim == 4 else array
-    if array.ndim != 3:
-        raise OptionError(f"the preprocessing must turn a PIL image into a tensor [C, h, w]; it returned {list(tensor.shape)}.")
-    middle = array[:, array.shape[1] // 2, :] if axis == 0 else array[:, :, array.shape[2] // 2]
-    return np.asarray(middle.mean(0))
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lucidcam import clips, images
+from lucidcam import clips, framing, images
 from lucidcam.class_scores import BINARY_CLASSES, ClassScores, OutputKind
 from lucidcam.errors import InputError, ModelError, OptionError, TargetError, nearest
 from lucidcam.fingerprints import fingerprint
+from lucidcam.framing import Frame as Frame
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -30,47 +31,6 @@ DTYPES: dict[str, torch.dtype] = {
 """Floating-point types by name, as the command line takes them."""
 
 _SHOWN = 8
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Where in the original image the network's input lies.
-
-    Attributes:
-        width: of the original image in pixels, EXIF orientation applied.
-        height: of the original image.
-        box: (left, top, right, bottom) in original pixels, with fractions. Smaller than the image after a centre crop,
-            larger where the preprocessing pads.
-    """
-
-    width: int
-    height: int
-    box: tuple[float, float, float, float]
-
-    @classmethod
-    def whole(cls, width: int, height: int) -> Frame:
-        """The frame of a network that sees the whole image.
-
-        >>> Frame.whole(640, 480).box
-        (0.0, 0.0, 640.0, 480.0)
-        """
-        return cls(width, height, (0.0, 0.0, float(width), float(height)))
-
-    def inside(self, box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """A box (xyxy) in original pixels as it lies in the input of `size` (H, W).
-
-        >>> Frame(200, 100, (50.0, 0.0, 150.0, 100.0)).inside((100, 0, 150, 50), (10, 10))
-        (5.0, 0.0, 10.0, 5.0)
-        """
-        (left, top, right, bottom), (height, width) = self.box, size
-        x, y = width / (right - left), height / (bottom - top)
-        return (box[0] - left) * x, (box[1] - top) * y, (box[2] - left) * x, (box[3] - top) * y
-
-    def outside(self, box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Inverse of `inside`: a box in the input of `size` (H, W) as it lies in the original."""
-        (left, top, right, bottom), (height, width) = self.box, size
-        x, y = (right - left) / width, (bottom - top) / height
-        return left + box[0] * x, top + box[1] * y, left + box[2] * x, top + box[3] * y
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +88,7 @@ class Model:
         module: the network.
         preprocess: from an RGB PIL image to the network's input `[C, h, w]`, or `lucidcam.preprocess.Clips` of a network that takes
             clips. Its `frame((width, height))`, where it has
-            one, tells which part of the image that is; else it is taken to be the whole image. None: `prepare` refuses.
+            one, tells which part of the image that is; else that is measured (`lucidcam.framing`). None: `prepare` refuses.
         labels: the classes in words, by id, or None. Synonyms are separated by commas ("tabby, tabby cat").
         layer: dotted name of the default layer, or None for the last spatial one.
         name: how the model is called in reports.
@@ -299,11 +259,18 @@ class Model:
         if not isinstance(tensor, Tensor) or tensor.ndim != 3:
             came = f"a tensor {list(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise InputError(f"the preprocessing must turn a PIL image into a tensor [C, h, w]; it returned {came}.")
-        return Prepared(tensor.detach().to("cpu", torch.float32), image, self._frame(image), name)
+        frame, check = self._frame(image), getattr(self.preprocess, "check_frame", None)
+        if callable(check):
+            check(image, tensor)
+        return Prepared(tensor.detach().to("cpu", torch.float32), image, frame, name)
 
     def _frame(self, image: Image.Image) -> Frame:
         find = getattr(self.preprocess, "frame", None)
-        return Frame.whole(*image.size) if find is None else find(image.size)
+        if find is None:
+            assert self.preprocess is not None
+            return framing.measure(self.preprocess, image.size)
+        frame: Frame = find(image.size)
+        return frame
 
     def _prepare_clip(self, clip: clips.Clip) -> Prepared:
         preprocess: Any = self.preprocess

@@ -18,7 +18,7 @@ from lucidcam.auditing.findings import Evidence
 from lucidcam.auditing.places import bare, off
 from lucidcam.auditing.probing import Prober
 from lucidcam.auditing.trials import spread
-from lucidcam.auditing.views import Grid, View
+from lucidcam.auditing.views import Grid, View, turned_colours
 from lucidcam.errors import DataError
 from lucidcam.explainer import Explainer, prepare
 from lucidcam.explanation import Explanation
@@ -164,7 +164,8 @@ def framed(prepared: Prepared) -> Image.Image:
     scale = min(SIDE / max(right - left, bottom - top), max(1.0, SMALLEST / max(right - left, bottom - top)))
     size = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
     box = tuple(round(each) for each in frame.box)
-    return prepared.image.convert("RGB").crop(box).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)  # type: ignore[arg-type]
+    part = prepared.image.convert("RGB").crop(box).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)  # type: ignore[arg-type]
+    return Image.fromarray(turned_colours(np.asarray(part), frame))
 
 
 def _overlay(picture: Image.Image, raw: Tensor) -> Image.Image:

@@ -86,7 +86,8 @@ def colours_of(image: Image.Image, frame: Frame) -> npt.NDArray[np.uint8]:
     """What lies in the frame, in `GRID` × `GRID` cells of RGB."""
     left, top, right, bottom = frame.box
     box = (max(left, 0.0), max(top, 0.0), min(right, float(frame.width)), min(bottom, float(frame.height)))
-    return np.asarray(image.convert("RGB").resize((GRID, GRID), Image.Resampling.BOX, box))
+    colours = np.asarray(image.convert("RGB").resize((GRID, GRID), Image.Resampling.BOX, box))
+    return turned_colours(colours, frame)
 
 
 def region_of(objects: Iterable[Object], frame: Frame) -> Mask:
@@ -96,14 +97,20 @@ def region_of(objects: Iterable[Object], frame: Frame) -> Mask:
 
 def seen(region: Mask, frame: Frame, size: tuple[int, int]) -> Mask:
     """A region of the original image `[H, W]` as it lies in the network's input of `size`; false where that is padded."""
-    height, width = size
+    height, width = frame.upright_size(size)
     left, top, right, bottom = frame.box
     y = np.floor(top + (np.arange(height) + 0.5) * (bottom - top) / height).astype(int)
     x = np.floor(left + (np.arange(width) + 0.5) * (right - left) / width).astype(int)
-    found = np.zeros(size, bool)
+    found = np.zeros((height, width), bool)
     rows, columns = (y >= 0) & (y < region.shape[0]), (x >= 0) & (x < region.shape[1])
     found[np.ix_(rows, columns)] = region[np.ix_(y[rows], x[columns])]
-    return found
+    return np.asarray(frame.turned(torch.from_numpy(found)).numpy())
+
+
+def turned_colours(colours: npt.NDArray[np.uint8], frame: Frame) -> npt.NDArray[np.uint8]:
+    """Colours `[h, w, 3]` of the original as they lie in the network's input."""
+    pixels = frame.turned(torch.from_numpy(colours.copy()).movedim(-1, 0)).movedim(0, -1)
+    return np.asarray(pixels.contiguous().numpy())
 
 
 def covered(objects: Iterable[Object], frame: Frame) -> Grid:

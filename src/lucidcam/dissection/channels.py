@@ -407,6 +407,7 @@ def _at(activations: Tensor, frame: Frame, at: tuple[float, float]) -> Tensor:
         seen = f"x from {max(left, 0)} to {min(right, frame.width) - 1}, y from {max(top, 0)} to {min(bottom, frame.height) - 1}"
         raise OptionError(f"expected a pixel that the network sees ({seen}); got ({x:g}, {y:g}).")
     place = [2 * (x + 0.5 - left) / (right - left) - 1, 2 * (y + 0.5 - top) / (bottom - top) - 1]
+    activations = frame.upright(activations)
     grid = torch.tensor(place, dtype=activations.dtype, device=activations.device).reshape(1, 1, 1, 2)
     found: Tensor = F.grid_sample(activations[None], grid, padding_mode="border", align_corners=False)
     return found[0, :, 0, 0]

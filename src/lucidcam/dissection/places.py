@@ -96,4 +96,4 @@ def _on_grid(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], frame: Frame
     left, top, right, bottom = (round(side) for side in frame.box)
     given = torch.from_numpy(np.ascontiguousarray(mask)).float()
     cut = F.pad(given, (-left, right - mask.shape[1], -top, bottom - mask.shape[0]))  # negative padding cuts
-    return F.adaptive_avg_pool2d(cut[None, None], size)[0, 0] >= 0.5
+    return frame.turned(F.adaptive_avg_pool2d(cut[None, None], frame.upright_size(size))[0, 0]) >= 0.5

@@ -155,7 +155,7 @@ def _cell(found: Channels, row: Channel) -> Image.Image:
 def over(image: Image.Image, frame: Frame, raw: Tensor) -> Image.Image:
     """A map `[h, w]` over the part of the photo that the network sees; the rest is left as it is."""
     photo = image.convert("RGB")
-    heat = maps.normalise(maps.finish(raw, (photo.height, photo.width), frame.box))
+    heat = maps.normalise(maps.in_photo(raw, frame))
     left, top, right, bottom = (round(side) for side in frame.box)
     box = (max(left, 0), max(top, 0), min(right, photo.width), min(bottom, photo.height))
     photo.paste(render.overlay(photo, heat).crop(box), box[:2])

@@ -201,7 +201,7 @@ def _picture(contender: Contender, measure: Measure, judge: Judge, item: Item) -
     with contender.open(measure.model, inputs, torch.tensor([number], device=inputs.device)) as run:
         raw = contender.maps(run, [item.sample.name])[0, 0].float().cpu()
     image = item.prepared.image
-    heatmap = maps.normalise(maps.finish(raw, image.size[::-1], item.prepared.frame.box))
+    heatmap = maps.normalise(maps.in_photo(raw, item.prepared.frame))
     shown = render.overlay(image, heatmap)
     things = [each for each in item.sample.objects if each.box is not None and item.classes.get(each.label) == number]
     boxes = [tuple(round(side) for side in each.box) for each in things if each.box is not None]

@@ -17,7 +17,7 @@ def score_map(view: Located, resolution: int) -> Array:
     height, width = view.size
     scale = np.array([resolution / width, resolution / height] * 2)
     left, top, right, bottom = (float(x) for x in view.frame.box * scale)
-    canvas = maps.finish(view.raw, (resolution, resolution), (left, top, right, bottom), "bicubic").astype(np.float64)
+    canvas = maps.finish(view.frame.upright(view.raw), (resolution, resolution), (left, top, right, bottom), "bicubic").astype(np.float64)
     canvas -= canvas.min()
     peak = canvas.max()
     return np.asarray(canvas / peak if peak > 0 else canvas)

@@ -51,7 +51,7 @@ class Located:
     @cached_property
     def map(self) -> maps.Array:
         """The raw map in the original image's size `[H, W]`, float32; 0 where the network did not look."""
-        return maps.finish(self.raw, self.size, self.frame.box)
+        return maps.in_photo(self.raw, self.frame)
 
     @cached_property
     def heatmap(self) -> maps.Array:

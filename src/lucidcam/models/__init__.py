@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from lucidcam.class_scores import OutputKind
 from lucidcam.errors import LayerError, LucidcamError, ModelError, OptionError, nearest, unknown
 from lucidcam.models._card import Card
 from lucidcam.preprocess import Clips, Fit, Preprocess, Probed, from_timm
-from lucidcam.types import Model, Task
+from lucidcam.types import Frame, Model, Task
 
 CHECKPOINTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl", ".onnx"})
 """Suffixes by which a spec is taken for a file; what is in it decides whether it can be read."""
@@ -82,6 +82,7 @@ def wrap(
     task: Task | None = None,
     outputs: OutputKind | None = None,
     threshold: float = 0.5,
+    frame: Callable[[tuple[int, int]], Frame] | Literal["whole"] | None = None,
 ) -> Model:
     """Make a model of your own module. The module is neither copied nor changed.
 
@@ -100,6 +101,9 @@ def wrap(
             sigmoid, are probabilities; one column is a sigmoid's logit; several are a softmax's. Logits of several classes that do not
             exclude each other cannot be told from a softmax's: say "sigmoid".
         threshold: of a module with one output column: the probability above which its class is predicted.
+        frame: which part of photos of a size (width, height) `preprocess` shows: a function that returns a `lucidcam.types.Frame`, or
+            "whole": all of each photo, upright. None: a `preprocess` with a method `frame` says it; of any other it is measured, also
+            where it mirrors, turns, pads, or normalises each photo by itself.
 
     Raises:
         ModelError: `module` is not a torch module.
@@ -114,7 +118,9 @@ def wrap(
     elif not callable(preprocess):
         raise OptionError(f"expected preprocess as a callable from PIL image to tensor; got {type(preprocess).__name__}.")
     elif not any(callable(getattr(preprocess, each, None)) for each in ("frame", "numbers")):  # those know, or take clips
-        preprocess = Probed(preprocess)
+        preprocess = Probed(preprocess, frame)
+    elif frame is not None:
+        raise OptionError("frame=… is for a preprocessing of unknown steps; this one says itself which part of a photo it shows.")
     return Model(
         module,
         preprocess,

@@ -65,13 +65,13 @@ class Segmentation(Target):
             raise TargetError(f"expected the region as a mask [H, W] of the photo's size [{height}, {width}]; got {list(region.shape)}.")
         rows, columns = (
             low + (torch.arange(count) + 0.5) / count * (high - low)
-            for count, low, high in ((size[0], frame.box[1], frame.box[3]), (size[1], frame.box[0], frame.box[2]))
+            for count, low, high in zip(frame.upright_size(size), (frame.box[1], frame.box[0]), (frame.box[3], frame.box[2]), strict=True)
         )
         seen = region[rows.long().clamp(0, height - 1)][:, columns.long().clamp(0, width - 1)] > 0
         seen &= ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
         if not bool(seen.any()):
             raise TargetNotFoundError("the region lies outside what the network sees of the photo, or is empty; fit='squash' shows it all.")
-        return replace(self, region=seen)
+        return replace(self, region=frame.turned(seen))
 
     def bind(self, outputs: Any, batch: int) -> Bound:
         """See `Target.bind`."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from lucidcam.engine.run import Capture, Run, open_run
 from lucidcam.errors import LucidcamError, OptionError
 from lucidcam.explanation import Explanation
-from lucidcam.maps import finish, normalise
+from lucidcam.maps import in_photo, normalise
 from lucidcam.methods._base import over_grid, spatial_mean
 from lucidcam.methods.elementwise import XGradCAM
 from lucidcam.methods.gradcam_plus_plus import GradCAMPlusPlus
@@ -150,7 +150,7 @@ def pixel(model: Model, prepared: Prepared, one: Explanation, target: Any, x: fl
 
 def channel_map(activation: Tensor, one: Explanation) -> Any:
     """A channel's activation as a heatmap of the photo `[H, W]`: its positive part as a share of its maximum."""
-    return normalise(finish(activation, one.size, one.frame.box))
+    return normalise(in_photo(activation, one.frame))
 
 
 def _with(at: Pixel, **changes: Any) -> Pixel:

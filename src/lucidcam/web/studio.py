@@ -315,7 +315,7 @@ def scaled(frame: Frame, size: tuple[int, int]) -> Frame:
     """Where the network's input lies in the same photo at another size (width, height)."""
     x, y = size[0] / frame.width, size[1] / frame.height
     left, top, right, bottom = frame.box
-    return Frame(*size, (left * x, top * y, right * x, bottom * y))
+    return replace(frame, width=size[0], height=size[1], box=(left * x, top * y, right * x, bottom * y))
 
 
 def in_full(explanation: Explanation, photo: Photo, model: Model) -> Explanation:
