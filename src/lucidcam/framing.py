@@ -50,6 +50,9 @@ STRAY = 0.75
 MOVED = 1.5
 """Pixels of the output by which an edge may move when a border is put around the photo."""
 
+MISREAD = 0.1
+"""Share of the pixels of the output that may be something else than a barcode makes of them."""
+
 LIKENESS = 0.2
 """Correlation of fine structure between a tensor and the part of the photo that it should show, below which it shows another part."""
 
@@ -318,6 +321,7 @@ def _follow(function: Function, code: _Barcode) -> tuple[_Axis, Values]:
     if len(places) < FEWEST_EDGES and len(places) < len(code.edges):
         raise _NotMeasured("too little of the photo is seen")
     slope, start = _match(places, code.edges)
+    _check_profile(profile, code, slope, start)
     return _Axis(axis, start, start + slope * len(profile), len(profile)), profile
 
 
@@ -390,6 +394,30 @@ def _crossings(profile: Values) -> Values:
         i = int(np.flatnonzero(values > 0)[0])
         places.append(steps[i - 1] + 0.5 + values[i - 1] / (values[i - 1] - values[i]))
     return np.asarray(places)
+
+
+def _check_profile(profile: Values, code: _Barcode, slope: float, start: float) -> None:
+    """Make sure that the whole profile is what a line makes of the barcode: stripes without gaps where any are, none outside the photo.
+
+    Raises:
+        _NotMeasured: it is not; edges were missed.
+    """
+    strong = np.abs(profile) > STRONG
+    pixels = np.arange(len(profile))
+    first, last = pixels[strong][[0, -1]]
+    places = slope * (pixels + 0.5) + start
+    outside = (places < -abs(slope)) | (places > code.side + abs(slope))
+    far = np.abs(places[:, None] - np.array([0, *code.edges, code.side])).min(1) > abs(slope)
+    shown = far & ~outside & (pixels >= first) & (pixels <= last)
+    expected = np.where(np.searchsorted(code.edges, places, side="right") % 2, 1, -1)
+    agree = float((np.sign(profile) == expected)[shown].mean()) if shown.any() else 1.0
+    misread = (
+        min(agree, 1 - agree),
+        1 - strong[shown].mean() if shown.any() else 0.0,
+        strong[outside].mean() if outside.any() else 0.0,
+    )
+    if max(misread) > MISREAD:
+        raise _NotMeasured("distances along the photo are not kept in proportion")
 
 
 def _match(places: Values, edges: npt.NDArray[np.int64]) -> tuple[float, float]:
