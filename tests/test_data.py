@@ -511,7 +511,7 @@ def test_coco_run_lengths_agree_with_pycocotools():
         ({"category_id": 5}, "category_id 5"),
         ({"bbox": [1, 2, 3]}, "box of 4 numbers"),
         ({"bbox": [1, 2, None, 4]}, "box of 4 numbers"),
-        ({"segmentation": [[1, 2, 3, 4]]}, "three points"),
+        ({"segmentation": [[1, 2, 3, 4, 5, float("nan")]]}, "polygons of numbers"),
         ({"segmentation": {"counts": [5], "size": [10, 12]}}, "add up to 5"),
         ({"segmentation": {"counts": "0480", "size": [10, 12]}}, "add up to 16"),
         ({"segmentation": {"counts": [-5, 125], "size": [10, 12]}}, "from 0 on"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,21 +24,33 @@ SLACK = 2.0
 """Pixels by which a box may stick out of its image (rounding, one-based coordinates); it is cut back. More is an error."""
 
 
+class ClassId(str):
+    """A label that is a class id by the data set's own definition, such as "10" for class 10: it is never compared with class names."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Object:
     """One thing that is marked in an image.
 
     Attributes:
-        label: its class, in the data set's words.
+        label: its class, in the data set's words; accents are composed (macOS writes file names with accents apart).
         box: xyxy in original pixels; left and top inclusive, right and bottom exclusive, so that width = right − left. None: unknown.
         mask: makes the pixels that belong to it when asked, so that no mask is in memory before its turn. None: unknown.
         difficult: marked as such by the annotators (Pascal VOC).
+        corners: the box's numbers as the annotation file has them, xyxy, where they differ from `box` because the last pixel is counted
+            in: a published evaluation may take them as they stand (see `lucidcam.metrics.maxboxacc`). None: those of `box`.
     """
 
     label: str
     box: tuple[float, float, float, float] | None = None
     mask: Callable[[], Mask] | None = field(default=None, repr=False)
     difficult: bool = False
+    corners: tuple[float, float, float, float] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", composed(self.label))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +64,8 @@ class Sample:
         labels: the classes that are in the image, in the data set's words, each once. Empty: those of the objects.
         objects: what is marked in it.
         ignore: makes the pixels that count neither way (void, crowds); None: there are none.
+        size: (width, height) of the photo that the annotations declare; boxes and masks are refused where the image has another one.
+            None: they declare none.
     """
 
     image: Any = field(repr=False)
@@ -58,10 +73,11 @@ class Sample:
     labels: tuple[str, ...] = ()
     objects: tuple[Object, ...] = ()
     ignore: Callable[[], Mask] | None = field(default=None, repr=False)
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if not self.labels and self.objects:
-            object.__setattr__(self, "labels", labels_of(self.objects))
+        labels = tuple(map(composed, self.labels)) or labels_of(self.objects)
+        object.__setattr__(self, "labels", labels)
 
     def identity(self) -> str:
         """A short text that changes with the sample: its name, classes and boxes; its file's size and date, or the pixels in memory.
@@ -78,18 +94,35 @@ class Sample:
             file = (self.image.identity(),)
         else:
             file = _pixels(self.image)
-        digest = hashlib.blake2b(repr((self.name, self.labels, things, file)).encode(), digest_size=8).hexdigest()
+        declared = () if self.size is None else (self.size,)
+        digest = hashlib.blake2b(repr((self.name, self.labels, things, file, *declared)).encode(), digest_size=8).hexdigest()
         return f"{self.name} {digest}"
 
     def fitted(self, width: int, height: int) -> Sample:
         """The sample with its boxes cut back to an image of `width` × `height` pixels, and masks that are checked when they are made.
 
         Raises:
-            InputError: for a box that lies outside the image by more than rounding explains, or is empty. The masks raise it for
-                another size than the image's.
+            InputError: for annotations that declare another size than the image's, and for a box that lies outside the image by more than
+                rounding explains, or is empty. The masks raise it for another size than the image's.
         """
+        self._check_size(width, height)
         objects = tuple(self._fitted(each, width, height) for each in self.objects)
         return replace(self, objects=objects, ignore=self._checked(self.ignore, "the pixels to ignore", width, height))
+
+    def _check_size(self, width: int, height: int) -> None:
+        """Compare the declared size with the image's; nothing is scaled or turned by guess."""
+        marked = self.ignore is not None or any(thing.box is not None or thing.mask is not None for thing in self.objects)
+        if self.size is None or self.size == (width, height) or not marked:
+            return
+        if self.size == (height, width):
+            reason = (
+                "were they made before the photo was turned upright (EXIF orientation)? Give the photo as it was annotated, "
+                "or without its EXIF tag"
+            )
+        else:
+            reason = "was it resized or cropped since? Give the photo as it was annotated, or scale the annotations with it"
+        declared = "×".join(map(str, self.size))
+        raise InputError(f"{self.name}: its annotations are for a photo of {declared} pixels, the image has {width}×{height}; {reason}.")
 
     def _checked(self, mask: Callable[[], Mask] | None, what: str, width: int, height: int) -> Callable[[], Mask] | None:
         def make() -> Mask:
@@ -156,6 +189,16 @@ def _pixels(image: Any) -> tuple[str, ...]:
     else:
         return ()
     return (hashlib.blake2b(content, digest_size=8).hexdigest(),)
+
+
+def composed(label: str | int) -> str:
+    """Return a label with its accents composed (Unicode NFC): "é" is one character, however the file system or the file writes it.
+
+    An int is a class id.
+    """
+    if not isinstance(label, str):
+        return ClassId(label)
+    return label if label.isascii() or isinstance(label, ClassId) else unicodedata.normalize("NFC", label)
 
 
 def labels_of(objects: Iterable[Object]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ DTYPES: dict[str, torch.dtype] = {
 """Floating-point types by name, as the command line takes them."""
 
 _SHOWN = 8
+_NUMBER = re.compile(r"([+-]?\d+)(?:\.0*)?")  # a whole number, also as a table of floating-point columns writes it
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,11 +197,12 @@ class Model:
         labels = self.class_labels
         return labels[id] if labels is not None and 0 <= id < len(labels) else f"class {id}"
 
-    def find_label(self, text: str, exact: bool = False) -> int:
+    def find_label(self, text: str | int, exact: bool = False) -> int:
         """Return the id of the class that is meant by `text`, case aside.
 
-        A number is an id, and a text like "n02123045" a synset, where the model knows its synsets. Otherwise the best of: a whole
-        label, one of its synonyms between commas, a whole word, a part of a word.
+        An int is an id. A text that is a number is the class of that very name ("10" among the labels "0", "1", "10"; "10.0" is the same
+        name), and an id where no class is called so. A text like "n02123045" is a synset, where the model knows its synsets. Otherwise
+        the best of: a whole label, one of its synonyms between commas, a whole word, a part of a word.
 
         Args:
             text: id, synset or label.
@@ -209,9 +212,16 @@ class Model:
             TargetError: nothing fits (with the nearest labels), several classes fit equally well (with their ids), the
                 id is out of range, or the model has no labels.
         """
-        wanted = fold(text)
-        if re.fullmatch(r"[+-]?\d+", wanted):
-            return self._check_id(int(wanted))
+        if isinstance(text, int) and not isinstance(text, bool):
+            return self._check_id(text)
+        wanted = fold(str(text))
+        if number := _NUMBER.fullmatch(wanted):
+            names = [fold(label) for label in self.labels or ()]
+            if not any(wanted in _names_of(name) for name in names):  # "1.0" is what a spreadsheet makes of 1
+                plain = [i for i, name in enumerate(names) if number[1] in map(without_zeros, _names_of(name))]
+                if len(plain) > 1:
+                    raise TargetError(f"{text!r} fits {len(plain)} classes: {self._listed(plain)}; write it like one of them.")
+                return plain[0] if plain else self._check_id(int(number[1]))
         if self.synsets is not None and re.fullmatch(r"n\d{8}", wanted):
             if wanted in self.synsets:
                 return self.synsets.index(wanted)
@@ -317,8 +327,27 @@ def _several(sources: Any) -> list[Any]:
 
 
 def fold(text: str) -> str:
-    """Return a label as it is compared: lower case, underscores as spaces, single spaces."""
-    return " ".join(text.replace("_", " ").casefold().split())
+    """Return a label as it is compared: lower case, underscores as spaces, single spaces, accents composed (macOS writes them apart).
+
+    >>> fold("Cafe\u0301__au  lait") == fold("caf\u00e9 au lait")
+    True
+    """
+    return unicodedata.normalize("NFC", " ".join(text.replace("_", " ").casefold().split()))
+
+
+def without_zeros(label: str) -> str:
+    """Return a whole number without the zeros behind its point, as tables of floating-point columns write it; any other label as it is.
+
+    >>> without_zeros("10.0"), without_zeros("1.50"), without_zeros("cat")
+    ('10', '1.50', 'cat')
+    """
+    number = _NUMBER.fullmatch(label)
+    return label if number is None else number[1]
+
+
+def _names_of(label: str) -> set[str]:
+    """What a class may be called: its whole label, and its synonyms."""
+    return {label, *_synonyms(label)}
 
 
 def _synonyms(label: str) -> set[str]:

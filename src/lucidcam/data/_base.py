@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from lucidcam import registry
 from lucidcam.compat import first_line
 from lucidcam.errors import DataError, LucidcamError, unknown
-from lucidcam.samples import Problem, Sample
+from lucidcam.samples import Problem, Sample, composed
 from lucidcam.sources import is_url, local
 
 
@@ -63,6 +63,9 @@ class Dataset:
     stream: Callable[[], Iterator[Sample | Problem]] = field(repr=False)
     count: int | None = None
     classes: tuple[str, ...] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", None if self.classes is None else tuple(map(composed, self.classes)))
 
     def __iter__(self) -> Iterator[Sample | Problem]:
         done = 0

@@ -10,6 +10,7 @@ from typing import Any
 
 from lucidcam.data._files import lines_of, read_json, start_of
 from lucidcam.errors import OptionError, TargetError
+from lucidcam.samples import ClassId
 from lucidcam.types import Model, fold
 
 Given = Mapping[str, int | str] | str | Path | Sequence[str] | None
@@ -23,8 +24,9 @@ A file is a JSON object, or lines `name=class`.
 class ClassMap:
     """From the data set's words to the network's class ids; what was met is kept, for reports.
 
-    A word is looked up in this order: what the user gave; the network's synset ids; a number, as class id, when it is in range; the
-    network's labels, whole or one of their synonyms: "fork" is not taken for a forklift.
+    A word is looked up in this order: what the user gave; a number, as the label of that very name, else as class id; the network's synset
+    ids; the network's labels, whole or one of their synonyms: "fork" is not taken for a forklift. What a data set marks as an id
+    (`lucidcam.samples.ClassId`) is never compared with labels.
 
     Attributes:
         model: the network.
@@ -44,7 +46,8 @@ class ClassMap:
 
         Args:
             model: the network.
-            given: the user's own, see `Given`. A class is an id, a synset id or a label.
+            given: the user's own, see `Given`. A class is an id, a synset id or a label; the text "10" is the class called "10", where
+                there is one, the int 10 always an id.
 
         Raises:
             OptionError: a class that the network does not have, or a text that is not `name=class`.
@@ -55,7 +58,7 @@ class ClassMap:
             if isinstance(wanted, bool) or not isinstance(wanted, (int, str)):
                 raise OptionError(f"classes: expected a class id or label for {name!r}; got {wanted!r}.")
             try:
-                found[fold(name)] = model.find_label(str(wanted))
+                found[fold(name)] = model.find_label(wanted)
             except TargetError as error:
                 raise OptionError(f"classes: {name!r}: {error}") from error
         return cls(model, found)
@@ -72,7 +75,8 @@ class ClassMap:
         if name in self.reasons:
             return None
         try:
-            self.matched[name] = self.given[fold(name)] if fold(name) in self.given else self.model.find_label(name, exact=True)
+            wanted = int(name) if isinstance(name, ClassId) else name
+            self.matched[name] = self.given[fold(name)] if fold(name) in self.given else self.model.find_label(wanted, exact=True)
         except TargetError as error:
             self.reasons[name] = str(error)
         return self.matched.get(name)

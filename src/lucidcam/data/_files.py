@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 from lucidcam import images, sources
 from lucidcam.compat import first_line, import_optional
 from lucidcam.errors import DataError, InputError
-from lucidcam.samples import Mask, Problem, Sample
+from lucidcam.samples import Mask, Problem, Sample, composed
 from lucidcam.sources import Stored
 
 IMAGE_FOLDERS = ("JPEGImages", "images", "imgs", "img", "image")
@@ -110,11 +111,47 @@ def images_at(url: str) -> dict[PurePath, Stored]:
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
-    """Return the images below a folder by their path in it without suffix, in natural order."""
+    """Return the images below a folder by their path in it without suffix (accents composed), in natural order."""
     found: dict[str, Path] = {}
     for path in images_in(folder):
-        found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+        found.setdefault(stem_in(folder, path), path)
     return found
+
+
+def stem_in(folder: Path, path: Path) -> str:
+    """Return a file's path in a folder without its suffix, accents composed: what pairs an image with its annotation."""
+    return composed(path.relative_to(folder).with_suffix("").as_posix())
+
+
+def spelled(path: Path) -> Path:
+    """Return the path under which a file is there: as it is written, or with its accents composed or apart (macOS); else the path."""
+    if path.is_file() or str(path).isascii():
+        return path
+    forms = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
+    return next((form for form in forms if form.is_file()), path)
+
+
+def whole_number(value: Any) -> int | None:
+    """Return a whole number, also one that a table of floating-point columns wrote as 3.0 or "3.0"; None for anything else.
+
+    >>> whole_number(3.0), whole_number("3.0"), whole_number("3.5"), whole_number(True), whole_number("cat")
+    (3, 3, None, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    if isinstance(value, int):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
+
+
+def declared_size(width: Any, height: Any) -> tuple[int, int] | None:
+    """Return the (width, height) that an annotation declares; None where it declares none, or zeros as some tools write."""
+    sides = whole_number(width), whole_number(height)
+    return None if sides[0] is None or sides[1] is None or min(sides[0], sides[1]) < 1 else (sides[0], sides[1])
 
 
 def name_in(root: Path, path: Path) -> str:
@@ -223,6 +260,31 @@ def read_values(path: Path) -> npt.NDArray[np.int64]:
             raise InputError(f"the mask {str(path)!r} holds colours; expected one value per pixel (a grey or palette PNG).")
         values = values[..., 0]
     return values.astype(np.int64)
+
+
+class DegenerateError(ValueError):
+    """An outline or a box that holds no pixel, or cannot be read as one: its object is left out, the others of its image stay."""
+
+
+def outline(numbers: Any) -> npt.NDArray[np.float64] | None:
+    """Return a polygon's points `[n, 2]` from its coordinates x, y, x, y, …; None for one without area (under three points, or a line).
+
+    Raises:
+        DegenerateError: an odd number of coordinates.
+    """
+    if len(numbers) % 2:
+        raise DegenerateError(f"expected a polygon as pairs x, y; got {len(numbers)} numbers")
+    points = np.array(numbers, np.float64).reshape(-1, 2)
+    if len(points) < 3:
+        return None
+    spread = points - points.mean(0)
+    # A figure of eight has no signed area, but pixels inside: only points on one line have none.
+    return points if np.linalg.matrix_rank(spread, tol=1e-9 * max(1.0, float(np.abs(points).max()))) == 2 else None
+
+
+def left_out(name: str, where: str, error: Exception) -> Problem:
+    """Return the problem of one object of an image whose others stay; it has a name of its own, since the image is a sample."""
+    return Problem(f"{name}, {where}", f"{where} of {name}: {error}; this object is left out, the others stay.")
 
 
 def fit_mask(mask: Mask, width: int, height: int) -> Mask:

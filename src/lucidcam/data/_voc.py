@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from lucidcam.data._files import IMAGE_FOLDERS, by_stem, files_with, folder_in, folders_in, name_in
+from lucidcam.data._files import IMAGE_FOLDERS, by_stem, declared_size, files_with, folder_in, folders_in, name_in, stem_in
 from lucidcam.errors import DataError
-from lucidcam.samples import Object, Problem, Sample, labels_of
+from lucidcam.samples import Object, Problem, Sample, composed, labels_of
 
 ANNOTATION_FOLDERS = ("Annotations", "annotation", "xmls", "xml", "labels", "bbox")
 """Names of the folder that holds the XML files, the most telling first."""
@@ -49,7 +49,7 @@ def layout_of(root: Path) -> Layout | None:
     return None
 
 
-def parse(path: Path, first: int) -> tuple[str, tuple[Object, ...]]:
+def parse(path: Path, first: int) -> tuple[str, tuple[int, int] | None, tuple[Object, ...]]:
     """Read an annotation file.
 
     Args:
@@ -58,7 +58,7 @@ def parse(path: Path, first: int) -> tuple[str, tuple[Object, ...]]:
             (xmin − first, ymin − first, xmax − first + 1, ymax − first + 1).
 
     Returns:
-        The image's file name, "" where it is not told; and the objects.
+        The image's file name, "" where it has none; its declared (width, height), or None; and the objects.
 
     Raises:
         DataError: the file cannot be read or is cut off, or an object has no name, or a box without four numbers.
@@ -70,7 +70,8 @@ def parse(path: Path, first: int) -> tuple[str, tuple[Object, ...]]:
     except (OSError, ValueError, LookupError) as error:
         raise DataError(f"{path.name} cannot be read: {error}.") from error
     objects = tuple(_object(each, f"{path.name}, object {i}", first) for i, each in enumerate(tree.iter("object"), start=1))
-    return (tree.findtext("filename") or "").strip(), objects
+    size = declared_size(tree.findtext("size/width"), tree.findtext("size/height"))
+    return (tree.findtext("filename") or "").strip(), size, objects
 
 
 def _object(element: ElementTree.Element, where: str, first: int) -> Object:
@@ -85,7 +86,9 @@ def _object(element: ElementTree.Element, where: str, first: int) -> Object:
     except ValueError:
         found = ", ".join(f"{each.tag}={each.text}" for each in box)
         raise DataError(f"{where}: expected <bndbox> with numbers xmin, ymin, xmax, ymax; got {found or 'nothing'}.") from None
-    return Object(label, (left - first, top - first, right - first + 1, bottom - first + 1), difficult=_flag(element, "difficult"))
+    corners = None if first else (left, top, right, bottom)
+    exclusive = (left - first, top - first, right - first + 1, bottom - first + 1)
+    return Object(label, exclusive, difficult=_flag(element, "difficult"), corners=corners)
 
 
 def _flag(element: ElementTree.Element, tag: str) -> bool:
@@ -109,11 +112,12 @@ def samples(
     pictures = by_stem(layout.images)
     anywhere = {Path(stem).name: path for stem, path in pictures.items()}  # for images and XML files in unlike sub-folders
     base = layout.root if layout.images.is_relative_to(layout.root) else layout.images
-    annotated = {path.relative_to(layout.annotations).with_suffix("").as_posix(): path for path in xmls_in(layout.annotations)}
+    annotated = {stem_in(layout.annotations, path): path for path in xmls_in(layout.annotations)}
     if stems is None:  # in the images' natural order, then what has no image of the same name
         stems = [*(stem for stem in pictures if stem in annotated), *(stem for stem in annotated if stem not in pictures)]
         rest = dict.fromkeys(pictures.values())
     else:
+        stems = list(map(composed, stems))
         rest = {pictures[stem]: None for stem in stems if stem in pictures and stem not in annotated}
     for stem in stems:
         if stem not in annotated:
@@ -121,13 +125,13 @@ def samples(
                 yield Problem(stem, f"neither {stem}.xml nor an image of this name is in {str(layout.root)!r}, but a list names it.")
             continue
         try:
-            filename, objects = parse(annotated[stem], first)
+            filename, size, objects = parse(annotated[stem], first)
         except DataError as error:
             rest.pop(pictures.get(stem, base), None)
             yield Problem(name_in(base, pictures[stem]) if stem in pictures else stem, str(error))
             continue
         # The XML file's own name decides: tools that rename images leave its <filename> behind.
-        named = Path(filename).name
+        named = composed(Path(filename).name)
         places = (pictures.get(stem), anywhere.get(Path(stem).name), anywhere.get(Path(named).stem), anywhere.get(named))
         picture = next((path for path in places if path is not None), None)
         if picture is None:
@@ -136,7 +140,7 @@ def samples(
             )
             continue
         rest.pop(picture, None)
-        yield Sample(picture, name_in(base, picture), labels_of(objects), objects)
+        yield Sample(picture, name_in(base, picture), labels_of(objects), objects, size=size)
     for picture in rest:
         name = name_in(base, picture)
         yield Problem(name, _UNANNOTATED) if unannotated is None else unannotated(name, picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,18 +16,24 @@ from lucidcam import images
 from lucidcam.compat import import_optional
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import (
+    DegenerateError,
     box_of,
+    declared_size,
     file_in,
     files_with,
     folder_in,
     folders_in,
     from_xywh,
+    left_out,
     missing,
     once,
     option_folder,
+    outline,
     path_of,
     read_json,
+    spelled,
     start_of,
+    whole_number,
 )
 from lucidcam.errors import DataError
 from lucidcam.samples import Mask, Object, Problem, Sample
@@ -40,7 +47,8 @@ class COCO(Format):
     """COCO's instances (Lin et al. 2014): one JSON file with `images`, `annotations` and `categories`.
 
     Boxes are x, y, width, height and become (x, y, x + width, y + height). Masks are polygons or run lengths, compressed or not, made by
-    pycocotools when asked. A crowd (`iscrowd`) is no object: its pixels are ignored, its class counts among the image's.
+    pycocotools when asked. A crowd (`iscrowd`) is no object: its pixels are ignored, its class counts among the image's. An object whose
+    outline or box has no area is left out, with a problem of its own. `width` and `height` are compared with the photo's.
 
     Attributes:
         split: which file of a folder: the one with this word in its name, "val" for `instances_val2017.json`.
@@ -79,14 +87,17 @@ class COCO(Format):
 
         def stream() -> Iterator[Sample | Problem]:
             for id, entry in pictures.items():
-                file = root / entry["file_name"]
+                file = spelled(root / entry["file_name"])
                 if not file.is_file():
                     yield missing(entry["file_name"], file)
                     continue
                 try:
-                    yield _sample(file, entry, grouped.get(id, []), classes)
+                    sample, skipped = _sample(file, entry, grouped.get(id, []), classes)
                 except ValueError as error:
                     yield Problem(entry["file_name"], f"{path.name}: {error}.")
+                    continue
+                yield sample
+                yield from skipped
             if broken:
                 yield Problem(path.name, f"{broken} entries of images have no id or file_name.")
             if orphans:
@@ -118,13 +129,13 @@ def _files(source: Path) -> list[Path]:
 
 
 def _key(id: Any) -> Any:
-    return id if isinstance(id, (int, str)) else None
+    return id if isinstance(id, (int, str)) else whole_number(id)  # tables of floating-point columns write 3.0
 
 
 def _by_id(found: list[Any], needed: str) -> tuple[dict[Any, dict[str, Any]], int]:
     """The entries by their id, and how many lack it or what is needed."""
     usable = [each for each in found if isinstance(each, dict) and _key(each.get("id")) is not None and isinstance(each.get(needed), str)]
-    return {each["id"]: each for each in usable}, len(found) - len(usable)
+    return {_key(each["id"]): each for each in usable}, len(found) - len(usable)
 
 
 def _images(path: Path, files: list[str]) -> Path:
@@ -135,7 +146,7 @@ def _images(path: Path, files: list[str]) -> Path:
     if split:
         places += [above / split for above in (folder.parent, folder.parent / "images", folder, folder / "images")]
     for place in places:
-        if any((place / file).is_file() for file in files[:20]):
+        if any(spelled(place / file).is_file() for file in files[:20]):
             return place
     if not files:
         return folder
@@ -143,8 +154,12 @@ def _images(path: Path, files: list[str]) -> Path:
     raise DataError(f"coco: the images of {str(path)!r} were not found; give their folder as images=… (tried {tried} for {files[0]!r}).")
 
 
-def _sample(file: Path, entry: dict[str, Any], annotations: list[dict[str, Any]], classes: dict[Any, str]) -> Sample:
-    size = partial(_size, file, entry)
+def _sample(file: Path, entry: dict[str, Any], annotations: list[dict[str, Any]], classes: dict[Any, str]) -> tuple[Sample, list[Problem]]:
+    """The image's sample, and a problem for each of its objects that is left out."""
+    name = entry["file_name"]
+    declared = declared_size(entry.get("width"), entry.get("height"))
+    size = partial(_size, file, declared)
+    skipped: list[Problem] = []
     objects: list[Object] = []
     labels: list[str] = []
     crowds: list[Callable[[], Mask]] = []
@@ -153,24 +168,34 @@ def _sample(file: Path, entry: dict[str, Any], annotations: list[dict[str, Any]]
         label = classes.get(_key(each.get("category_id")))
         if label is None:
             raise ValueError(f"{where}: category_id {each.get('category_id')!r} is not among the categories")
+        labels.append(label)
         try:
-            box = from_xywh(box_of(each["bbox"])) if each.get("bbox") else None
+            box = _box(each["bbox"]) if each.get("bbox") else None
             mask = _mask(each.get("segmentation"), size)
+        except DegenerateError as error:
+            skipped.append(left_out(name, where, error))
+            continue
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        labels.append(label)
         if not each.get("iscrowd"):
             objects.append(Object(label, box, mask))
         elif mask is not None:
             crowds.append(mask)
         elif box is not None:
             crowds.append(partial(_filled, box, size))
-    return Sample(file, entry["file_name"], tuple(dict.fromkeys(labels)), tuple(objects), partial(_union, crowds) if crowds else None)
+    ignore = partial(_union, crowds) if crowds else None
+    return Sample(file, name, tuple(dict.fromkeys(labels)), tuple(objects), ignore, declared), skipped
 
 
-def _size(file: Path, entry: dict[str, Any]) -> tuple[int, int]:
-    width, height = entry.get("width"), entry.get("height")
-    return (width, height) if isinstance(width, int) and isinstance(height, int) else images.size(file)
+def _size(file: Path, declared: tuple[int, int] | None) -> tuple[int, int]:
+    return images.size(file) if declared is None else declared
+
+
+def _box(numbers: Any) -> tuple[float, float, float, float]:
+    box = box_of(numbers)
+    if 0 in box[2:]:
+        raise DegenerateError(f"its box is {box[2]:g}×{box[3]:g} pixels")
+    return from_xywh(box)
 
 
 def _mask(segmentation: Any, size: Callable[[], tuple[int, int]]) -> Callable[[], Mask] | None:
@@ -187,12 +212,17 @@ def _mask(segmentation: Any, size: Callable[[], tuple[int, int]]) -> Callable[[]
         if sum(runs) != shape[0] * shape[1]:
             raise ValueError(f"its run lengths add up to {sum(runs)}; expected {shape[0]}×{shape[1]} pixels")
         return partial(_painted, runs, *shape)
-    if not isinstance(segmentation, list) or any(not isinstance(each, list) or len(each) < 6 or len(each) % 2 for each in segmentation):
-        # Four numbers would be taken for a box by pycocotools.
-        raise ValueError("expected polygons as lists of at least three points x, y")
-    if not all(isinstance(number, (int, float)) for each in segmentation for number in each):
+    if not isinstance(segmentation, list) or not all(isinstance(part, list) for part in segmentation):
+        raise ValueError("expected polygons as lists of points x, y")
+    if not all(isinstance(number, (int, float)) and math.isfinite(number) for part in segmentation for number in part):
         raise ValueError("expected polygons of numbers")
-    return partial(_outlined, segmentation, size)
+    if not any(segmentation):  # [[]]: marked by its box only
+        return None
+    # Parts without area add no pixel; four numbers would be taken for a box by pycocotools.
+    parts = [part for part in segmentation if outline(part) is not None]
+    if not parts:
+        raise DegenerateError("expected polygons of at least three points x, y that are not on one line")
+    return partial(_outlined, parts, size)
 
 
 def unpack(counts: str) -> list[int]:

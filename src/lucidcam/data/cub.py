@@ -11,7 +11,19 @@ from typing import Any, Literal
 import numpy as np
 
 from lucidcam.data._base import Dataset, Format, register
-from lucidcam.data._files import box_of, file_in, folder_in, from_xywh, lines_of, missing, once, path_of, read_values
+from lucidcam.data._files import (
+    box_of,
+    declared_size,
+    file_in,
+    folder_in,
+    from_xywh,
+    lines_of,
+    missing,
+    once,
+    path_of,
+    read_values,
+    spelled,
+)
 from lucidcam.errors import DataError, OptionError
 from lucidcam.samples import Mask, Object, Problem, Sample
 
@@ -25,7 +37,8 @@ class CUB(Format):
     """CUB-200-2011 (Wah et al. 2011): `images.txt`, `image_class_labels.txt`, `classes.txt`, `bounding_boxes.txt`, `images/`.
 
     Boxes are x, y, width, height in pixels and become (x, y, x + width, y + height). The class "001.Black_footed_Albatross" is called
-    "Black footed Albatross". Masks come from `segmentations/`, in the folder or beside it: where most annotators saw a bird.
+    "Black footed Albatross". Masks come from `segmentations/`, in the folder or beside it: where most annotators saw a bird. Where
+    there is a `sizes.txt` (NABirds: id, width, height), each photo must have the size that it declares.
 
     Attributes:
         split: "train" or "test" as in `train_test_split.txt`; "": both.
@@ -51,6 +64,7 @@ class CUB(Format):
         classes = {id: re.sub(r"^\d+\.", "", name).replace("_", " ") for id, name in _table(root, "classes.txt").items()}
         class_of = _table(root, "image_class_labels.txt")
         boxes = _table(root, "bounding_boxes.txt") if file_in(root, "bounding_boxes.txt") else {}
+        sizes = _table(root, "sizes.txt") if file_in(root, "sizes.txt") else {}
         if self.split:
             flag = "1" if self.split == "train" else "0"
             parts = _table(root, "train_test_split.txt")
@@ -60,11 +74,11 @@ class CUB(Format):
 
         def stream() -> Iterator[Sample | Problem]:
             for id, name in listed.items():
-                if not (pictures / name).is_file():
+                if not spelled(pictures / name).is_file():
                     yield missing(name, pictures / name)
                     continue
                 try:
-                    yield _sample(name, pictures, classes[class_of[id]], boxes.get(id), masks)
+                    yield _sample(name, pictures, classes[class_of[id]], boxes.get(id), masks, sizes.get(id, ""))
                 except KeyError:
                     yield Problem(name, f"image_class_labels.txt gives it no class of classes.txt (image id {id}).")
                 except ValueError as error:
@@ -91,7 +105,7 @@ def _table(root: Path, name: str) -> dict[str, str]:
     return found
 
 
-def _sample(name: str, pictures: Path, label: str, numbers: str | None, masks: Path | None) -> Sample:
+def _sample(name: str, pictures: Path, label: str, numbers: str | None, masks: Path | None, size: str) -> Sample:
     box = None if numbers is None else from_xywh(box_of(numbers.split()))
     path = None if masks is None else (masks / name).with_suffix(".png")
 
@@ -100,4 +114,5 @@ def _sample(name: str, pictures: Path, label: str, numbers: str | None, masks: P
         return np.asarray(read_values(path) > MAJORITY)
 
     thing = Object(label, box, mask if path is not None and path.is_file() else None)
-    return Sample(pictures / name, name, (label,), () if thing.box is None and thing.mask is None else (thing,))
+    objects = () if thing.box is None and thing.mask is None else (thing,)
+    return Sample(spelled(pictures / name), name, (label,), objects, size=declared_size(*(*size.split(), "", "")[:2]))

@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 from lucidcam.compat import first_line
 from lucidcam.data._base import Dataset, Format, register
-from lucidcam.data._files import box_of, from_xywh, once
+from lucidcam.data._files import box_of, declared_size, from_xywh, once, whole_number
 from lucidcam.errors import DataError, OptionError, unknown
-from lucidcam.samples import Object, Problem, Sample
+from lucidcam.samples import ClassId, Object, Problem, Sample
 
 NAMES = ("file_name", "filename", "image_id", "id")
 LABELS = ("label", "labels", "fine_label")
 BOXES = ("bbox", "box", "boxes", "bboxes")
+SIZES = (("width", "height"), ("image_width", "image_height"))
 CATEGORIES = ("category", "categories", "label", "labels", "category_id", "class")
 
 
@@ -26,7 +27,8 @@ class HuggingFace(Format):
     """A `datasets.Dataset` or `IterableDataset`, as `datasets.load_dataset(…, split="test")` returns it.
 
     Images are taken undecoded, so that a damaged one is a problem of its own. Class numbers become names where the column is a
-    `ClassLabel`; −1 and None are no label. Without labels of its own a row has those of its objects.
+    `ClassLabel`, and are class ids elsewhere; −1, None and NaN are no label. Without labels of its own a row has those of its objects. The
+    columns `width` and `height` (or `image_width`, `image_height`) declare the photo's size, which it must then have.
 
     Attributes:
         image: the column of the image.
@@ -111,7 +113,8 @@ class _Reader:
         given = row.get(self.label_column)
         labels = [_word(each, self.label_names) for each in (given if isinstance(given, (list, tuple)) else [given])]
         found = [label for label in labels if label is not None] or [each.label for each in objects]
-        return Sample(image, name, tuple(dict.fromkeys(found)), objects)
+        size = next((size for columns in SIZES if (size := declared_size(*map(row.get, columns))) is not None), None)
+        return Sample(image, name, tuple(dict.fromkeys(found)), objects, size=size)
 
     def _objects(self, given: Any) -> Iterator[Object]:
         for each in _listed(given or []):
@@ -147,10 +150,13 @@ def _names_of(feature: Any) -> tuple[str, ...] | None:
 
 
 def _word(value: Any, names: tuple[str, ...] | None) -> str | None:
-    if value is None or value == -1:
+    if value is None or value == -1 or value != value:
         return None
-    if names is not None and isinstance(value, int):
-        if not 0 <= value < len(names):
-            raise ValueError(f"class {value} is not among the {len(names)} names")
-        return names[value]
-    return str(value)
+    number = None if isinstance(value, str) else whole_number(value)
+    if number is None:
+        return str(value)
+    if names is None:
+        return ClassId(number)
+    if not 0 <= number < len(names):
+        raise ValueError(f"class {number} is not among the {len(names)} names")
+    return names[number]

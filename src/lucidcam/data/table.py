@@ -12,14 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from lucidcam.data._base import Dataset, Format, register
-from lucidcam.data._files import box_of, from_xywh, lines_of, missing, option_folder, path_of, read_text
+from lucidcam.data._files import (
+    box_of,
+    declared_size,
+    from_xywh,
+    lines_of,
+    missing,
+    option_folder,
+    path_of,
+    read_text,
+    spelled,
+    whole_number,
+)
 from lucidcam.errors import DataError
-from lucidcam.samples import Object, Problem, Sample
+from lucidcam.samples import ClassId, Object, Problem, Sample
 
 IMAGE = ("image", "path", "file", "filename", "file_name", "image_path")
 LABEL = ("label", "labels", "class", "category")
 CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"))
 SIZES = (("x", "y", "w", "h"), ("x", "y", "width", "height"))
+DECLARED = (("image_width", "image_height"), ("img_width", "img_height"), ("width", "height"))
+"""Columns that hold the photo's size; `width` and `height` only where they are not a box's."""
 LINES = frozenset({".jsonl", ".ndjson"})
 COLUMNS = frozenset({".csv", ".tsv"})
 
@@ -34,6 +47,7 @@ class Table(Format):
     - Boxes in pixels: `xmin, ymin, xmax, ymax` (or `x1, y1, x2, y2`), right and bottom exclusive; or `x, y, w, h`. In JSON also `boxes`,
       a list of [x1, y1, x2, y2], of [x1, y1, x2, y2, label] or of {"box": […], "label": …}. A box without a label of its own has the
       row's, of which there must be one.
+    - The photo's size, which it must then have: `image_width, image_height`, or `width, height` where these are not the box's.
 
     Several rows of one image are one sample. A row that is malformed makes its image unusable, with the line's number.
 
@@ -62,13 +76,13 @@ class Table(Format):
 
         def stream() -> Iterator[Sample | Problem]:
             for name, rows in grouped.items():
-                file = root / name
+                file = spelled(root / name)
                 if rows.error is not None:
                     yield Problem(name, rows.error)
                 elif not file.is_file():
                     yield missing(name, file)
                 else:
-                    yield Sample(file, name, tuple(dict.fromkeys(rows.labels)), tuple(rows.objects))
+                    yield Sample(file, name, tuple(dict.fromkeys(rows.labels)), tuple(rows.objects), size=rows.size)
 
         classes = sorted({label for rows in grouped.values() for label in rows.labels})
         return Dataset(path.stem, "table", stream, len(grouped), tuple(classes) or None)
@@ -81,8 +95,13 @@ class _Rows:
     labels: list[str] = field(default_factory=list)
     objects: list[Object] = field(default_factory=list)
     error: str | None = None
+    size: tuple[int, int] | None = None
 
     def add(self, other: _Rows) -> None:
+        sizes = {size for size in (self.size, other.size) if size is not None}
+        if len(sizes) > 1:
+            self.error = self.error or f"its rows declare unlike sizes, {' and '.join(f'{w}×{h}' for w, h in sorted(sizes))}"
+        self.size = next(iter(sizes), None)
         self.labels += other.labels
         self.objects += other.objects
         self.error = self.error or other.error
@@ -114,11 +133,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, _Rows]]:
                 yield known or where, _Rows(error=f"{where}: expected {len(header)} values, as in the header; got {len(cells)}.")
                 continue
             row = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
-            labels = _split(row[label]) if label is not None else []
+            labels: list[str] = _split(row[label]) if label is not None else []
             columns = corners or sizes
             numbers = [row[column] for column in columns] if columns else []
             boxes = [numbers] if any(numbers) else []
-            yield _row(where, row[image], labels, boxes, xywh=corners is None)
+            yield _row(where, row[image], labels, boxes, xywh=corners is None, size=_declared(row, () if corners else sizes or ()))
     except csv.Error as error:
         raise DataError(f"{str(path)!r}, line {reader.line_num}: {error}; expected a CSV file.") from error
 
@@ -141,25 +160,43 @@ def _json_rows(path: Path) -> Iterator[tuple[str, _Rows]]:
         seen = True
         label = _column(row, LABEL)
         given = row[label] if label is not None else []
-        labels = [str(each) for each in given] if isinstance(given, list) else [] if given is None else _split(str(given))
+        labels = [word for each in (given if isinstance(given, list) else [given]) for word in _words(each, isinstance(given, list))]
         corners = next((columns for columns in CORNERS if set(columns) <= set(row)), None)
         sizes = next((columns for columns in SIZES if set(columns) <= set(row)), None)
         if "boxes" in row or corners:
             boxes = row["boxes"] or [] if "boxes" in row else [[row[column] for column in corners or ()]]
-            yield _row(where, str(row[image]), labels, boxes, xywh=False)
+            yield _row(where, str(row[image]), labels, boxes, xywh=False, size=_declared(row, ()))
         else:
-            yield _row(where, str(row[image]), labels, [[row[column] for column in sizes]] if sizes else [], xywh=True)
+            boxes = [[row[column] for column in sizes]] if sizes else []
+            yield _row(where, str(row[image]), labels, boxes, xywh=True, size=_declared(row, sizes or ()))
 
 
 def _column(row: Any, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if name in row), None)
 
 
+def _declared(row: dict[str, Any], of_the_box: tuple[str, ...]) -> tuple[int, int] | None:
+    """The photo's size, from columns that are not its box's."""
+    pair = next((pair for pair in DECLARED if set(pair) <= set(row) and not set(pair) & set(of_the_box)), None)
+    return None if pair is None else declared_size(row[pair[0]], row[pair[1]])
+
+
+def _words(value: Any, listed: bool) -> list[str]:
+    """The classes that a JSON value means: a number is a class id, a text one class of a list, or several."""
+    if value is None:
+        return []
+    number = None if isinstance(value, str) else whole_number(value)
+    if number is not None:
+        return [ClassId(number)]
+    text = value if isinstance(value, str) else str(value)
+    return [text] if listed else _split(text)
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in re.split(r"[|;]", text) if part.strip()]
 
 
-def _row(where: str, image: str, labels: list[str], boxes: Any, *, xywh: bool) -> tuple[str, _Rows]:
+def _row(where: str, image: str, labels: list[str], boxes: Any, *, xywh: bool, size: tuple[int, int] | None) -> tuple[str, _Rows]:
     if not image:
         return where, _Rows(error=f"{where}: it names no image.")
     try:
@@ -168,7 +205,7 @@ def _row(where: str, image: str, labels: list[str], boxes: Any, *, xywh: bool) -
         objects = [_object(box, labels, xywh) for box in boxes]
     except ValueError as error:
         return image, _Rows(error=f"{where}: {error}.")
-    return image, _Rows(labels + [each.label for each in objects], objects)
+    return image, _Rows(labels + [each.label for each in objects], objects, size=size)
 
 
 def _object(given: Any, labels: list[str], xywh: bool) -> Object:
@@ -182,4 +219,4 @@ def _object(given: Any, labels: list[str], xywh: bool) -> Object:
         if len(labels) != 1:
             raise ValueError(f"the box has no label, and the row has {len(labels)}; expected one")
         label = labels[0]
-    return Object(str(label), from_xywh(box) if xywh else box)
+    return Object(next(iter(_words(label, True))), from_xywh(box) if xywh else box)

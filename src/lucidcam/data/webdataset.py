@@ -17,11 +17,11 @@ from typing import IO, Any
 from lucidcam import images, sources
 from lucidcam.compat import first_line
 from lucidcam.data._base import Dataset, Format, register
-from lucidcam.data._files import files_with
+from lucidcam.data._files import files_with, whole_number
 from lucidcam.data._parallel import in_order
 from lucidcam.data._tars import Member, Tar, members_of, opened, what_is_wrong
 from lucidcam.errors import DataError, OptionError
-from lucidcam.samples import Problem, Sample
+from lucidcam.samples import ClassId, Problem, Sample
 from lucidcam.sources import Stored, is_url
 
 THREADS = 8
@@ -130,7 +130,7 @@ class WebDataset(Format):
         text = file.read(member.size).decode("utf-8-sig").strip()
         if not suffix.endswith("json"):
             if text:
-                yield text
+                yield ClassId(text) if suffix.endswith("cls") and text.isascii() and text.isdigit() else text
             return
         try:
             content = json.loads(text)
@@ -141,8 +141,10 @@ class WebDataset(Format):
             found = content.get(field or next((each for each in FIELDS if each in content), ""))
         words: dict[str, None] = {}
         for each in found if isinstance(found, list) else [found]:
-            if isinstance(each, (str, int)) and not isinstance(each, bool):
-                words[str(each)] = None
+            if isinstance(each, str):
+                words[each] = None
+            elif (number := whole_number(each)) is not None:
+                words[ClassId(number)] = None
             elif each is not None:
                 raise DataError(f"{member.name}: expected a class as text or number; got {str(each)[:40]}")
         yield from words

@@ -14,6 +14,7 @@ from lucidcam import images
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import (
     box_of,
+    declared_size,
     file_in,
     fit_mask,
     lines_of,
@@ -22,11 +23,15 @@ from lucidcam.data._files import (
     option_folder,
     path_of,
     read_values,
+    spelled,
+    whole_number,
 )
-from lucidcam.errors import DataError
-from lucidcam.samples import Mask, Object, Problem, Sample
+from lucidcam.errors import DataError, InputError
+from lucidcam.samples import ClassId, Mask, Object, Problem, Sample
 
 PARTS = ("train", "val", "test")
+ALIKE = 1.05
+"""By how much the proportions of a mask may differ from its image's: rounding of small masks, not another photo."""
 
 
 @register("wsol")
@@ -35,12 +40,13 @@ class WSOL(Format):
     """Metadata of clovaai/wsolevaluation (Choe et al. 2020), for ImageNet, CUB and OpenImages30k.
 
     `image_ids.txt` lists images, `class_labels.txt` has lines `path,id`, and `localization.txt` lines `path,x0,y0,x1,y1` or, for
-    OpenImages, `path,mask,ignore`. Labels are the class ids as text. Several lines of one image are several objects.
+    OpenImages, `path,mask,ignore`. Labels are class ids, never names. Several lines of one image are several objects. Where there is an
+    `image_sizes.txt` (lines `path,width,height`), each photo must have the size that it declares.
 
     The numbers of boxes stay as they are in the file: the benchmark scales x1 and y1 like x0 and y0, and takes both ends as part of the
     box when it computes an IoU (a width is x1 − x0 + 1); for ImageNet the file holds the numbers of ILSVRC's XML files. Masks are true
-    where the PNG is not black, and brought to the image's size by the nearest pixel, since OpenImages' masks have sizes of their own;
-    ignored is what the ignore mask marks and no object covers.
+    where the PNG is not black, and brought to the image's size by the nearest pixel, since OpenImages' masks have sizes of their own, but
+    its proportions (within 5 %); ignored is what the ignore mask marks and no object covers.
 
     Attributes:
         split: "train", "val" or "test", where the folder has these parts.
@@ -71,7 +77,10 @@ class WSOL(Format):
                 raise DataError(f"wsol: {str(root)!r} has no split {self.split!r}; {what}.")
             root = given / self.split
         ids = [line for _, line in lines_of(root / "image_ids.txt")]
-        labels = {words[0]: words[1] for words in _rows(root / "class_labels.txt", (2,))}
+        labels = {name: _class_id(number) for name, number in _rows(root / "class_labels.txt", (2,))}
+        sizes: dict[str, tuple[int, int] | None] = {}
+        if file_in(root, "image_sizes.txt"):
+            sizes = {name: declared_size(width, height) for name, width, height in _rows(root / "image_sizes.txt", (3,))}
         located: dict[str, list[list[str]]] = {}
         if file_in(root, "localization.txt"):
             for name, *rest in _rows(root / "localization.txt", (3, 5)):
@@ -81,13 +90,13 @@ class WSOL(Format):
 
         def stream() -> Iterator[Sample | Problem]:
             for id in ids:
-                path = pictures / id
+                path = spelled(pictures / id)
                 if not path.is_file():
                     yield missing(id, path)
                 elif id not in labels:
                     yield Problem(id, "class_labels.txt has no line for it.")
                 else:
-                    yield _sample(id, path, labels[id], located.get(id, []), masks)
+                    yield _sample(id, path, labels[id], located.get(id, []), masks, sizes.get(id))
 
         name = f"{root.resolve().parent.name}/{root.name}" if root.name in PARTS else root.resolve().name
         return Dataset(name, "wsol", lambda: once(stream()), len(ids), tuple(dict.fromkeys(labels.values())))
@@ -117,18 +126,23 @@ def _images(root: Path, ids: list[str]) -> Path:
     for above in list(whole.parents)[:3]:
         places += [above / "dataset" / name for name in names] + [above / "dataset", above]
     for place in places:
-        if any((place / id).is_file() for id in ids[:20]):
+        if any(spelled(place / id).is_file() for id in ids[:20]):
             return place
     tried = ", ".join(str(place) for place in dict.fromkeys(places))
     raise DataError(f"wsol: the images of {str(root)!r} were not found; give their folder as images=… (tried {tried}).")
 
 
-def _sample(id: str, path: Path, label: str, located: list[list[str]], masks: Path) -> Sample | Problem:
+def _class_id(text: str) -> str:
+    number = whole_number(text)
+    return text if number is None else ClassId(number)
+
+
+def _sample(id: str, path: Path, label: str, located: list[list[str]], masks: Path, size: tuple[int, int] | None) -> Sample | Problem:
     if any(len(words) != len(located[0]) for words in located):
         return Problem(id, "localization.txt has boxes as well as masks for it; expected one or the other.")
     if not located or len(located[0]) == 4:
         try:
-            return Sample(path, id, (label,), tuple(Object(label, box_of(words)) for words in located))
+            return Sample(path, id, (label,), tuple(Object(label, box_of(words)) for words in located), size=size)
         except ValueError as error:
             return Problem(id, f"localization.txt: {error}.")
     files = [masks / words[0] for words in located]
@@ -137,7 +151,7 @@ def _sample(id: str, path: Path, label: str, located: list[list[str]], masks: Pa
         if not file.is_file():
             return Problem(id, f"the mask {str(file)!r} does not exist; give the folder of the masks as masks=….")
     objects = tuple(Object(label, mask=partial(_marked, path, [file])) for file in files)
-    return Sample(path, id, (label,), objects, _ignored(path, files, ignored) if ignored else None)
+    return Sample(path, id, (label,), objects, _ignored(path, files, ignored) if ignored else None, size)
 
 
 def _marked(image: Path, files: list[Path]) -> Mask:
@@ -145,7 +159,13 @@ def _marked(image: Path, files: list[Path]) -> Mask:
     width, height = images.size(image)
     whole = np.zeros((height, width), bool)
     for file in files:
-        whole |= fit_mask(read_values(file) > 0, width, height)
+        mask = read_values(file) > 0
+        if not ALIKE >= (mask.shape[1] * height) / (mask.shape[0] * width) >= 1 / ALIKE:
+            raise InputError(
+                f"the mask {file.name} is {mask.shape[1]}×{mask.shape[0]}, the image {width}×{height} pixels: other proportions; "
+                "was the photo turned (EXIF), cropped or stretched since?"
+            )
+        whole |= fit_mask(mask, width, height)
     return whole
 
 

@@ -10,28 +10,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lucidcam import images
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import (
     IMAGE_FOLDERS,
+    DegenerateError,
     files_with,
     folder_in,
     folders_in,
     images_in,
+    left_out,
     lines_of,
     missing,
     name_in,
     once,
+    outline,
     path_of,
     read_yaml,
+    spelled,
     start_of,
+    whole_number,
 )
 from lucidcam.errors import DataError, InputError
-from lucidcam.samples import Mask, Object, Problem, Sample, labels_of
+from lucidcam.samples import Mask, Object, Problem, Sample
 
 PARTS = ("train", "val", "test")
 _NAMES = re.compile(r"^names\s*:", re.MULTILINE)
+Floats = npt.NDArray[np.float64]
 _OUTSIDE = 1e-3  # what rounding adds to coordinates in 0..1
 
 
@@ -40,9 +47,13 @@ _OUTSIDE = 1e-3  # what rounding adds to coordinates in 0..1
 class YOLO(Format):
     """YOLO's text files (Ultralytics): a YAML file with `names` and, where there are, `path`, `train`, `val`, `test`.
 
-    The text file of `images/a/b.jpg` is `labels/a/b.txt`, with lines `class cx cy w h` or `class x1 y1 x2 y2 …` (a polygon), as shares of
-    the image's width and height. A polygon's mask are the pixels whose centres lie inside. An image without text file is background:
-    it has no objects.
+    The text file of `images/a/b.jpg` is `labels/a/b.txt`, with lines `class cx cy w h` or `class x1 y1 x2 y2 …` (a polygon, or the four
+    corners of an oriented box), as shares of the image's width and height. A polygon's mask are the pixels whose centres lie inside, its
+    box is the upright one around it. An image without text file is background: it has no objects.
+
+    Where the YAML file has `kpt_shape: [K, D]`, every line is `class cx cy w h` and K keypoints of D numbers (x, y, and with D = 3 the
+    visibility); the object is the box. A line with another number of columns is a problem. A polygon or a box without area, and a
+    polygon with an odd number of coordinates, is left out with a problem of its own.
 
     Attributes:
         split: "train", "val" or "test"; "": all that are there.
@@ -74,6 +85,7 @@ class YOLO(Format):
             path = found[0]
         content = read_yaml(path, "the data format yolo")
         names = _names(content, path)
+        keypoints = _keypoints(content, path)
         folders = self._folders(content, path)
         files = [file for folder in folders for file in _listed(folder)]
         if not files:
@@ -82,7 +94,7 @@ class YOLO(Format):
 
         def stream() -> Iterator[Sample | Problem]:
             for file in dict.fromkeys(files):
-                yield _sample(file, name_in(root, file), names)
+                yield from _sample(spelled(file), name_in(root, file), names, keypoints)
             for folder in folders:
                 for text in _strays(folder):
                     yield Problem(name_in(root, text), "no image of this name is there; copy it, or take the text file away.")
@@ -141,6 +153,20 @@ def _names(content: Any, path: Path) -> dict[int, str]:
     raise DataError(f"yolo: {str(path)!r} has no names; expected a list of classes, or a mapping from class number to class.")
 
 
+def _keypoints(content: dict[str, Any], path: Path) -> tuple[int, int] | None:
+    """The shape of a pose data set's keypoints: how many, and how many numbers each has; None: there are none."""
+    shape = content.get("kpt_shape")
+    if shape is None:
+        hints = [key for key in ("flip_idx", "kpt_names") if key in content]
+        if hints:
+            raise DataError(f"yolo: {str(path)!r} has {hints[0]} but no kpt_shape; expected 'kpt_shape: [K, 2]' or [K, 3] for poses.")
+        return None
+    numbers = [whole_number(each) for each in shape] if isinstance(shape, (list, tuple)) else []
+    if len(numbers) != 2 or numbers[0] is None or numbers[0] < 1 or numbers[1] not in (2, 3):
+        raise DataError(f"yolo: {str(path)!r}: expected kpt_shape as [number of keypoints, 2 or 3], [17, 3] say; got {shape!r}.")
+    return numbers[0], numbers[1]
+
+
 def _listed(place: Path) -> list[Path]:
     """The images of a folder, or of a text file that lists them."""
     if place.is_dir():
@@ -171,40 +197,82 @@ def _strays(place: Path) -> Iterator[Path]:
                 yield text
 
 
-def _sample(file: Path, name: str, names: dict[int, str]) -> Sample | Problem:
+def _sample(file: Path, name: str, names: dict[int, str], keypoints: tuple[int, int] | None) -> Iterator[Sample | Problem]:
+    """The image's sample, and a problem for each of its objects that is left out; or the problem of the image."""
     if not file.is_file():
-        return missing(name, file)
-    text = _text_of(file)
+        yield missing(name, file)
+        return
+    text = spelled(_text_of(file))
     if not text.is_file():
-        return Sample(file, name)
+        yield Sample(file, name)
+        return
+    labels: list[str] = []
+    objects: list[Object] = []
+    skipped: list[Problem] = []
     try:
         lines = list(lines_of(text))
         size = images.size(file) if lines else (0, 0)
-        objects = tuple(_object(line, f"{text.name}, line {number}", names, *size) for number, line in lines)
+        for number, line in lines:
+            where = f"{text.name}, line {number}"
+            label, numbers = _numbers(line, where, names, keypoints)
+            labels.append(label)
+            try:
+                objects.append(_object(label, numbers, *size))
+            except DegenerateError as error:
+                skipped.append(left_out(name, where, error))
     except (DataError, InputError) as error:
-        return Problem(name, str(error))
-    return Sample(file, name, labels_of(objects), objects)
+        yield Problem(name, str(error))
+        return
+    yield Sample(file, name, tuple(dict.fromkeys(labels)), tuple(objects))
+    yield from skipped
 
 
-def _object(line: str, where: str, names: dict[int, str], width: int, height: int) -> Object:
+def _numbers(line: str, where: str, names: dict[int, str], keypoints: tuple[int, int] | None) -> tuple[str, Floats]:
+    """The class of a line, and its numbers: four of a box, or the coordinates of a polygon."""
     words = line.split()
+    id = whole_number(words[0])  # NumPy writes 0.0
     try:
-        id = int(words[0])
         numbers = np.array([float(word) for word in words[1:]])
     except ValueError:
-        raise DataError(f"{where}: expected a class number and coordinates; got {line[:60]!r}.") from None
-    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
-        raise DataError(f"{where}: expected 'class cx cy w h', or a polygon of at least three points; got {len(numbers)} numbers.")
+        numbers = np.zeros(0)
+        id = None
+    if id is None:
+        raise DataError(f"{where}: expected a class number and coordinates; got {line[:60]!r}.")
+    expected = 4 if keypoints is None else 4 + keypoints[0] * keypoints[1]
+    if keypoints is not None and len(numbers) != expected:
+        raise DataError(
+            f"{where}: expected {1 + expected} columns, 'class cx cy w h' and {keypoints[0]} keypoints of {keypoints[1]} numbers "
+            f"(kpt_shape); got {1 + len(numbers)}."
+        )
+    if len(numbers) < 4 or len(numbers) == 5:
+        hint = ": is the last a confidence? Predictions are no labels" if len(numbers) == 5 else ""
+        raise DataError(f"{where}: expected 'class cx cy w h', or a polygon of at least three points; got {len(numbers)} numbers{hint}.")
     if id not in names:
         raise DataError(f"{where}: class {id} is not among the {len(names)} names.")
-    if not (numbers >= -_OUTSIDE).all() or not (numbers <= 1 + _OUTSIDE).all():
+    shares = numbers
+    if keypoints is not None:
+        points = numbers[4:].reshape(keypoints)
+        shares = np.concatenate([numbers[:4], points[:, :2].ravel()])
+        visible = points[:, 2:]
+        if not ((visible >= 0) & (visible <= 2)).all():
+            raise DataError(f"{where}: expected 0, 1 or 2 as each keypoint's visibility; got {line[:60]!r}: is kpt_shape right?")
+    if not (shares >= -_OUTSIDE).all() or not (shares <= 1 + _OUTSIDE).all():
         raise DataError(f"{where}: expected shares of the image's size, in 0–1; got {line[:60]!r}.")
+    return names[id], numbers if keypoints is None else numbers[:4]
+
+
+def _object(label: str, numbers: Floats, width: int, height: int) -> Object:
     if len(numbers) == 4:
         x, y, w, h = (float(number) for number in numbers * (width, height, width, height))
-        return Object(names[id], (x - w / 2, y - h / 2, x + w / 2, y + h / 2))
-    points = numbers.reshape(-1, 2) * (width, height)
+        if 0 in (w, h):
+            raise DegenerateError(f"its box is {w:g}×{h:g} pixels")
+        return Object(label, (x - w / 2, y - h / 2, x + w / 2, y + h / 2))
+    points = outline(numbers)
+    if points is None:
+        raise DegenerateError("expected a polygon of at least three points that are not on one line")
+    points = points * (width, height)
     (left, top), (right, bottom) = points.min(0), points.max(0)
-    return Object(names[id], (float(left), float(top), float(right), float(bottom)), partial(polygon, points, width, height))
+    return Object(label, (float(left), float(top), float(right), float(bottom)), partial(polygon, points, width, height))
 
 
 def polygon(points: Any, width: int, height: int) -> Mask:

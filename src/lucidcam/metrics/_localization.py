@@ -61,8 +61,12 @@ class Located:
     @cached_property
     def boxes(self) -> Array:
         """The objects' boxes `[n, 4]`, xyxy in original pixels, right and bottom exclusive; from the masks where no box is given."""
-        found = [each.box if each.box is not None else _box_of(each) for each in self.objects]
-        return np.array([box for box in found if box is not None], np.float64).reshape(-1, 4)
+        return _rows([thing.box or _box_of(thing) for thing in self.objects])
+
+    @cached_property
+    def corners(self) -> Array:
+        """The objects' boxes `[n, 4]`, xyxy, with the numbers of the annotation file where the data set keeps them (`Object.corners`)."""
+        return _rows([thing.corners or thing.box or _box_of(thing) for thing in self.objects])
 
     @cached_property
     def region(self) -> Mask:
@@ -157,6 +161,10 @@ def _views(
 
 def _constant(mask: Mask) -> Callable[[], Mask]:
     return lambda: mask
+
+
+def _rows(boxes: Sequence[tuple[float, float, float, float] | None]) -> Array:
+    return np.array([box for box in boxes if box is not None], np.float64).reshape(-1, 4)
 
 
 def _box_of(thing: Object) -> tuple[float, float, float, float] | None:

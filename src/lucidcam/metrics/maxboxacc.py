@@ -35,6 +35,9 @@ class MaxBoxAcc(LocalizationMetric):
     is 0 everywhere and its box is the first pixel. The box is that of the largest contour of the pixels brighter than `⌊255 τ⌋`. The best
     IoU over the class's boxes counts; pixels are counted inclusively. Several classes in an image count once each.
 
+    The boxes are scaled to the canvas as the published evaluation's metadata has them: of ILSVRC the numbers of the XML files, xmax and
+    ymax as they stand (`ilsvrc` keeps them); of CUB x + width and y + height.
+
     Attributes:
         resolution: pixels per side of the canvas for maps and boxes.
         iou: smallest intersection over union of a right box, δ.
@@ -106,7 +109,7 @@ class MaxBoxAccV2(LocalizationMetric):
 def hits(view: Located, resolution: int, ious: Sequence[float], contours: Contours) -> Array:
     """Whether a box of the map is right, for each IoU and each grey level that a threshold can be, `[len(ious) · LEVELS]`."""
     height, width = view.size
-    truth = (view.boxes * resolution / np.array([width, height] * 2)).astype(np.int64)
+    truth = (view.corners * resolution / np.array([width, height] * 2)).astype(np.int64)
     found, starts = _boxes((score_map(view, resolution) * 255).astype(np.uint8), contours)
     best = np.maximum.reduceat(_overlaps(found, truth).max(1), starts)
     return np.asarray(best >= np.array(ious)[:, None], np.float64).ravel()

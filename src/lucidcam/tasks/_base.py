@@ -101,7 +101,7 @@ def by_class(value: Any, model: Model, of: Callable[[Any], Target], kind: type[T
         if isinstance(value, kind) or of_outputs(value):
             return value.labelled(model.find_label)
         if value is None or isinstance(value, (str, int)):
-            return of(None if value is None else model.find_label(str(value)))
+            return of(None if value is None else model.find_label(value))
         raise expected(model, value, how)
 
     return asked(value, one)

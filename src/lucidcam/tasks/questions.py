@@ -40,7 +40,7 @@ class Questions:
         found = _question(value, model)
         for each in spoken(found, Question):
             if each.answer is not None:
-                model.find_label(str(each.answer))  # an answer that it does not know is told before any work
+                model.find_label(each.answer)  # an answer that it does not know is told before any work
         return found
 
     def alone(self, target: Any) -> bool:
@@ -56,7 +56,7 @@ class Questions:
         text = _one(target)
 
         def answer(each: Question) -> Target:
-            chosen = each.answer if each.answer is None else model.find_label(str(each.answer))
+            chosen = each.answer if each.answer is None else model.find_label(each.answer)
             return _Answered(text, Classes(chosen))
 
         return rows_of(lambda rows: self.inputs(rows, text), images, model.name), translated(target, answer)

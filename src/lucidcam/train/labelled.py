@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lucidcam.data import open_data
 from lucidcam.errors import DataError, OptionError
-from lucidcam.samples import Problem, Sample
+from lucidcam.samples import Problem, Sample, composed
+from lucidcam.types import without_zeros
 
 Array = npt.NDArray[np.float64]
 Sampling = Literal["uniform", "balanced", "decorrelated"]
@@ -123,7 +124,8 @@ def read(
 
     Args:
         data: as for `lucidcam.data.open_data`.
-        classes: which, in this order; "present": those that have images, sorted; None: those the data set lists, else "present".
+        classes: which, in this order, by their names: "10" is the class called "10", never class id 10. "present": those that have
+            images, sorted; None: those the data set lists, else "present".
         multi_label: whether an image may hold several classes, or none; None: whether one does.
         limit: at most so many samples, drawn from all of them; always the same ones.
         format: the data's format; None: found out.
@@ -150,7 +152,11 @@ def read(
     if classes == "present" or (classes is None and dataset.classes is None):
         names = tuple(sorted(found))
     else:
-        names = tuple(dataset.classes or () if classes is None else classes)
+        names = tuple(map(composed, dataset.classes or () if classes is None else classes))
+    spellings = {label: name for label in found for name in names if label not in names and without_zeros(label) == without_zeros(name)}
+    if spellings:  # a table of floating-point columns calls class 1 "1.0"
+        samples = [replace(each, labels=tuple(dict.fromkeys(spellings.get(label, label) for label in each.labels))) for each in samples]
+        found = Counter(label for sample in samples for label in sample.labels)
     _check_classes(dataset.name, names, found, complete)
     several = any(len(sample.labels) > 1 for sample in samples)
     if multi_label is False and several:
