@@ -64,13 +64,14 @@ class Clip:
         return tuple(found)
 
 
-def read(source: Any) -> Clip:
+def read(source: Any, window: images.Window | None = None) -> Clip:
     """Open one clip.
 
     Args:
         source: a path or address, `bytes` or a binary file of a moving picture (GIF, WebP, APNG, TIFF) or a video; a folder of pictures,
             which are taken in natural order; a PIL image; a list of frames, each of anything that `lucidcam.images.read` takes; a NumPy
             array `[T, H, W]` or `[T, H, W, C]`, or a tensor `[T, C, H, W]`. A picture that stands still is a clip of one frame.
+        window: of grey frames, see `lucidcam.images.read`.
 
     Raises:
         InputError: one line that says what was expected, what came, and what to do.
@@ -78,25 +79,25 @@ def read(source: Any) -> Clip:
     if isinstance(source, Clip):
         return source
     if isinstance(source, (Tensor, np.ndarray)):
-        return _of_frames(list(source) if _is_clip(source) else [source], "tensor" if isinstance(source, Tensor) else "array")
+        return _of_frames(list(source) if _is_clip(source) else [source], "tensor" if isinstance(source, Tensor) else "array", window)
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", "") or "image")
-        return Clip(name, getattr(source, "n_frames", 1), lambda numbers: _seek(source, numbers, name))
+        return Clip(name, getattr(source, "n_frames", 1), lambda numbers: _seek(source, numbers, name, window))
     if isinstance(source, (list, tuple)):
-        return _of_frames(source, "frames")
+        return _of_frames(source, "frames", window)
     if isinstance(source, (str, os.PathLike)) and not is_url(source):
         path = Path(source).expanduser()
         if path.is_dir():
-            return _of_frames(images.find([path])[0], str(path))
-        return _of_file(path, str(source)) if path.is_file() else _of_still(source)
+            return _of_frames(images.find([path])[0], str(path), window)
+        return _of_file(path, str(source), window) if path.is_file() else _of_still(source, window)
     if is_url(source):
         source = Stored(source)
     if hasattr(source, "read"):
         name = str(getattr(source, "name", "bytes"))
-        return _of_file(io.BytesIO(source.read()), name)
+        return _of_file(io.BytesIO(source.read()), name, window)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _of_file(io.BytesIO(bytes(source)), "bytes")
-    return _of_still(source)
+        return _of_file(io.BytesIO(bytes(source)), "bytes", window)
+    return _of_still(source, window)
 
 
 def several(sources: Any) -> list[Any]:
@@ -122,38 +123,38 @@ def _is_clip(item: Any) -> bool:
     return isinstance(item, (list, tuple, Clip))
 
 
-def _of_frames(frames: Sequence[Any], name: str) -> Clip:
+def _of_frames(frames: Sequence[Any], name: str, window: images.Window | None) -> Clip:
     if not len(frames):
         raise InputError(f"expected a clip with at least one frame; {name!r} has none.")
 
     def pick(numbers: Sequence[int]) -> list[Image.Image]:
         found: list[Image.Image] = []
         for number in numbers:
-            found.append(images.read(frames[number])[0])
+            found.append(images.read(frames[number], window)[0])
             _check_room(found[0].size, len(numbers), name)
         return found
 
     return Clip(name, len(frames), pick)
 
 
-def _of_still(source: Any) -> Clip:
+def _of_still(source: Any, window: images.Window | None) -> Clip:
     """A clip of one picture, or the error that says why it is none."""
-    frame, name = images.read(source)
+    frame, name = images.read(source, window)
     return Clip(name, 1, lambda numbers: [frame] * len(numbers))
 
 
-def _of_file(file: Path | io.BytesIO, name: str) -> Clip:
+def _of_file(file: Path | io.BytesIO, name: str, window: images.Window | None) -> Clip:
     try:
         with images.quiet(), Image.open(file) as image:
             steps = _steps(image)
     except Exception:
         if _is_video(file):
             return _of_video(file, name)
-        return _of_still(file if isinstance(file, Path) else file.getvalue())  # says what is wrong with it
+        return _of_still(file if isinstance(file, Path) else file.getvalue(), window)  # says what is wrong with it
 
     def pick(numbers: Sequence[int]) -> list[Image.Image]:
         with images.quiet(), Image.open(file) as image:
-            return _seek(image, [steps[number] for number in numbers], name)
+            return _seek(image, [steps[number] for number in numbers], name, window)
 
     return Clip(name, len(steps), pick)
 
@@ -177,7 +178,7 @@ def _steps(image: Image.Image) -> list[int]:
     return [number for number, duration in enumerate(durations) for _ in range(round(duration / shortest))]
 
 
-def _seek(image: Image.Image, numbers: Sequence[int], name: str) -> list[Image.Image]:
+def _seek(image: Image.Image, numbers: Sequence[int], name: str, window: images.Window | None) -> list[Image.Image]:
     _check_room(image.size, len(numbers), name)
     found: dict[int, Image.Image] = {}
     with images.quiet():
@@ -187,7 +188,7 @@ def _seek(image: Image.Image, numbers: Sequence[int], name: str) -> list[Image.I
                     image.seek(number)
                 except Exception as error:  # damaged files make Pillow raise anything
                     raise InputError(f"frame {number} of {name!r} cannot be decoded ({first_line(error)}); copy it again.") from error
-                found[number] = images.read(image)[0]
+                found[number] = images.read(image, window)[0]
     return [found[number] for number in numbers]
 
 

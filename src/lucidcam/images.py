@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import math
 import os
 import re
 import threading
@@ -17,7 +18,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from lucidcam.errors import InputError
+from lucidcam.errors import InputError, OptionError
 from lucidcam.sources import Stored, is_url
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ SUFFIXES = frozenset(
 )
 """File names in folders that count as images."""
 
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bit depths that values in 16-bit files may have; the smallest that holds them all says what is white."""
+
+Window = tuple[float, float]
+"""(width, level): which values of a grey image are shown, from `level − width / 2` (black) to `level + width / 2` (white)."""
+
 _ROUNDING = 1e-4  # what resampling and half precision may add to values in 0..1
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -46,41 +53,64 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _TURNED = frozenset({5, 6, 7, 8})  # width and height change places
+_PHOTOMETRIC = 262  # TIFF's tag; 0: the smallest value is white, which Pillow heeds for 8 bits only
+_HIGH_BYTE = 15  # what is left of 12 bits where only the higher byte of 16 is read
+_ASK = "say which values are shown: window=(width, level), on the command line --window and --level"
 
 
-def read(source: Any) -> tuple[Image.Image, str]:
+def read(source: Any, window: Window | None = None) -> tuple[Image.Image, str]:
     """Read one picture.
 
     Args:
         source: a path, or an address that fsspec knows ("s3://…", "https://…"); `bytes` or a binary file with the contents of an image
             file; anything else whose `read()` gives them, a `lucidcam.sources.Stored` for instance; a PIL image; a NumPy array
             `[H, W]` or `[H, W, C]` with 1, 3 or 4 channels (RGB, RGBA); or a torch tensor `[H, W]` or `[C, H, W]`. Numbers are
-            uint8, uint16 or bool, or floats in 0–1.
+            uint8, uint16 or bool, or floats in 0–1; with a window, grey ones are any numbers.
+        window: (width, level) of a grey image in the file's own values, as in radiology: v becomes
+            `255 · (v − (level − width / 2)) / width`, rounded, and cut off at 0 and 255. Colours are taken as they are. None: 16-bit
+            values are scaled by the smallest of 8, 10, 12, 14 and 16 bits that holds them all, so that 12-bit data in a 16-bit file are
+            not black; signed and larger integers, and floats outside 0–1, are refused.
 
     Returns:
-        The picture as RGB, EXIF orientation applied, transparency on white, the first frame of an animation, 16-bit
-        values scaled to 8; and its name: the path or address, or "bytes", "image", "array", "tensor".
+        The picture as RGB, EXIF orientation applied, transparency on white, the first frame of an animation, in 8 bits; and its name:
+        the path or address, or "bytes", "image", "array", "tensor".
 
     Raises:
         InputError: one line that says what was expected, what came, and what to do.
+        OptionError: a window that is no pair of finite numbers with a positive width.
     """
+    if window is not None:
+        window = checked_window(window)
     if is_url(source):
         source = Stored(source)
     if isinstance(source, (str, os.PathLike)):
-        return _read_path(source)
+        return _read_path(source, window)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _read_bytes(bytes(source), "bytes"), "bytes"
+        return _read_bytes(bytes(source), "bytes", window), "bytes"
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", "") or "image")
         with quiet():
-            return _decode(source, name), name
+            return _decode(source, name, window), name
     if isinstance(source, Tensor):
-        return _from_array(_tensor_to_array(source), "tensor"), "tensor"
+        return _from_array(_tensor_to_array(source), "tensor", window), "tensor"
     if isinstance(source, np.ndarray):
-        return _from_array(_channels_last(source), "array"), "array"
+        return _from_array(_channels_last(source), "array", window), "array"
     if hasattr(source, "read"):
-        return _read_file(source)
+        return _read_file(source, window)
     raise InputError(f"expected a path, bytes, binary file, PIL image, NumPy array or tensor as image; got {type(source).__name__}.")
+
+
+def checked_window(window: Any) -> Window:
+    """Return a window's width and level.
+
+    Raises:
+        OptionError: they are no two finite numbers, or the width is not positive.
+    """
+    pair = tuple(window) if isinstance(window, (tuple, list)) else ()
+    numbers = all(isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number) for number in pair)
+    if len(pair) != 2 or not numbers or pair[0] <= 0:
+        raise OptionError(f"expected window as (width, level) in the image's values, with a positive width, (400, 40) say; got {window!r}.")
+    return float(pair[0]), float(pair[1])
 
 
 def size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -157,7 +187,7 @@ def natural(path: PurePath) -> list[Any]:
     return [[(int(piece), "") if piece.isdigit() else (-1, piece) for piece in part] for part in parts]
 
 
-def _read_path(source: str | os.PathLike[str]) -> tuple[Image.Image, str]:
+def _read_path(source: str | os.PathLike[str], window: Window | None) -> tuple[Image.Image, str]:
     name = str(os.fspath(source))
     path = Path(name).expanduser()
     try:
@@ -167,15 +197,15 @@ def _read_path(source: str | os.PathLike[str]) -> tuple[Image.Image, str]:
             raise InputError(f"the image file {name!r} does not exist; check the path.")
         with path.open("rb") as file:
             if path.is_file():
-                return _open(file, name, empty=path.stat().st_size == 0), name
-            return _read_bytes(file.read(), name), name  # a pipe cannot seek, Pillow has to
+                return _open(file, name, window, empty=path.stat().st_size == 0), name
+            return _read_bytes(file.read(), name, window), name  # a pipe cannot seek, Pillow has to
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{name!r} cannot be opened: {getattr(error, 'strerror', None) or error}.") from error
 
 
-def _read_file(file: Any) -> tuple[Image.Image, str]:
+def _read_file(file: Any, window: Window | None) -> tuple[Image.Image, str]:
     name = getattr(file, "name", None)
     name = name if isinstance(name, str) else "bytes"
     try:
@@ -186,20 +216,20 @@ def _read_file(file: Any) -> tuple[Image.Image, str]:
         raise InputError(f"{name} cannot be read as an image ({error}); open it with mode 'rb'.") from error
     if not isinstance(data, bytes):
         raise InputError(f"expected a binary file as image; {name} gives {type(data).__name__}: open it with mode 'rb'.")
-    return _read_bytes(data, name), name
+    return _read_bytes(data, name, window), name
 
 
-def _read_bytes(data: bytes, name: str) -> Image.Image:
-    return _open(io.BytesIO(data), name, empty=not data)
+def _read_bytes(data: bytes, name: str, window: Window | None) -> Image.Image:
+    return _open(io.BytesIO(data), name, window, empty=not data)
 
 
-def _open(file: Any, name: str, *, empty: bool) -> Image.Image:
+def _open(file: Any, name: str, window: Window | None, *, empty: bool) -> Image.Image:
     if empty:
         raise InputError(f"expected an image; {name!r} is empty (0 bytes): copy or download it again.")
     with quiet():
         try:
             with Image.open(file) as image:
-                return _decode(image, name)
+                return _decode(image, name, window)
         except InputError:
             raise
         except Image.DecompressionBombError as error:
@@ -212,16 +242,17 @@ def _open(file: Any, name: str, *, empty: bool) -> Image.Image:
             raise _damaged(name, error) from error
 
 
-def _decode(image: Image.Image, name: str) -> Image.Image:
+def _decode(image: Image.Image, name: str, window: Window | None) -> Image.Image:
     """Check the size that the header promises, decode, and convert."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large(name, f"{width}×{height} pixels")
     _check_side(width, height, name)
     try:
+        coding = str(getattr(image, "tile", [])[:1])  # gone when it is loaded
         image.load()
         turn = _UPRIGHT.get(_orientation(image))
-        rgb = _to_rgb(image, name)
+        rgb = _to_rgb(image, name, window, coding)
     except InputError:
         raise
     except Exception as error:
@@ -236,23 +267,45 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str, window: Window | None, coding: str) -> Image.Image:
     mode = image.mode
-    if mode == "F" or mode == "I" or mode.startswith("I;16"):
-        array = np.asarray(image)
-        if mode == "I":
-            low, high = int(array.min()), int(array.max())
-            if low < 0 or high > 65535:
-                raise InputError(f"{name!r} holds 32-bit integers from {low} to {high}; convert it to 8 or 16 bits.")
-            array = array.astype(np.uint16)
-        return _from_array(array, name)
+    if mode == "F" or mode == "I" or mode.startswith("I;16") or (window is not None and mode in ("1", "L")):
+        return _from_array(*_grey(image, name, window, coding))
+    if ";16" in coding and np.asarray(image.convert("RGB")).max() <= _HIGH_BYTE:
+        raise InputError(
+            f"{name!r} holds colours of 16 bits that use 12 or fewer, of which only the higher 8 can be read: convert it to 8 bits."
+        )
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         if mode == "La":
             image = image.convert("LA")
+        if mode in ("LA", "La") and window is not None:
+            grey, alpha = image.convert("LA").split()
+            image = Image.merge("LA", (Image.fromarray(_windowed(np.asarray(grey), name, window)), alpha))
         return _on_white(image.convert("RGBA"))
     # The copy has nothing of the file left: no EXIF tag that would turn it a second time.
     rgb = image.copy() if mode == "RGB" else image.convert("RGB")
     return Image.frombytes("RGB", rgb.size, rgb.tobytes()) if rgb.info or rgb.getexif() else rgb
+
+
+def _grey(image: Image.Image, name: str, window: Window | None, coding: str) -> tuple[Any, str, Window | None, int | None]:
+    """The values `[H, W]` of a grey image of any depth, its name, the window for them, and the value that is white by declaration."""
+    array = np.asarray(image)
+    white: int | None = None
+    if image.format in ("PPM", "JPEG2000") and image.mode != "L":  # Pillow scales these to 16 bits, by the maximum that the file declares
+        white = 65535
+        declared = re.search(r"'ppm'.*'I', (\d+)\)", coding)
+        if window is not None and declared is not None:
+            array = array.astype(np.float64) * int(declared[1]) / white
+        elif window is not None and image.format == "JPEG2000":
+            raise InputError(f"{name!r} is a JPEG 2000 file, whose own values are lost in reading; convert it to PNG or TIFF for a window.")
+    elif image.mode == "I" and window is None:
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high > 65535:
+            raise InputError(f"expected 8 or 16 bits without sign; {name!r} holds whole numbers from {low} to {high}: {_ASK}.")
+    if image.mode == "I" and window is None:
+        array = array.astype(np.uint16)
+    inverted = image.mode not in ("1", "L") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    return (255 - _to_bytes(array, name, window, white) if inverted else array), name, None if inverted else window, white
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -283,36 +336,55 @@ def _channels_last(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array
 
 
-def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
+def _from_array(array: np.ndarray[Any, Any], name: str, window: Window | None = None, white: int | None = None) -> Image.Image:
     """From `[H, W]` or `[H, W, 1 | 3 | 4]` to RGB."""
     height, width = array.shape[:2]
     _check_side(width, height, name)
     if width * height > MAX_PIXELS:
         raise _too_large(name, f"{width}×{height} pixels")
-    pixels = _to_bytes(array, name)
+    pixels = _to_bytes(array, name, window, white)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     image = Image.fromarray(np.ascontiguousarray(pixels))
     return _on_white(image) if image.mode == "RGBA" else image.convert("RGB")
 
 
-def _to_bytes(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _to_bytes(
+    array: np.ndarray[Any, Any], name: str, window: Window | None = None, white: int | None = None
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The pixels in 8 bits; `white` is the largest value there could be, where it is known."""
+    if window is not None and array.dtype.kind in "buif" and (array.ndim == 2 or array.shape[2] == 1):
+        return _windowed(array, name, window)
     if array.dtype == np.uint8:
         return np.asarray(array, dtype=np.uint8)
     if array.dtype == np.bool_:
         return np.asarray(array * 255, dtype=np.uint8)
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        return np.asarray((array.astype(np.uint32) + 128) // 257, dtype=np.uint8)
+        if white is None:
+            white = next(2**bits - 1 for bits in DEPTHS if int(array.max()) < 2**bits)
+        return np.asarray((array.astype(np.uint32) * 255 + white // 2) // white, dtype=np.uint8)
     if array.dtype.kind != "f":
         raise InputError(f"expected uint8, uint16 or bool pixels, or floats in 0–1; {name!r} has {array.dtype}: convert it to uint8.")
-    bad = int(array.size - np.isfinite(array).sum())
-    if bad:
-        raise InputError(f"expected finite pixels; {name!r} has {bad} NaN or infinite values of {array.size}: repair them (np.nan_to_num).")
+    _check_finite(array, name)
     low, high = float(array.min()), float(array.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         what = "divide by 255" if low >= 0 and high <= 255 else "give the picture as it was before normalisation"
-        raise InputError(f"expected float pixels in 0–1; {name!r} has {low:.4g} to {high:.4g}: {what}.")
+        ask = f"; or {_ASK}" if array.ndim == 2 or array.shape[2] == 1 else ""
+        raise InputError(f"expected float pixels in 0–1; {name!r} has {low:.4g} to {high:.4g}: {what}{ask}.")
     return np.asarray((array.clip(0, 1) * 255).round(), dtype=np.uint8)
+
+
+def _windowed(array: np.ndarray[Any, Any], name: str, window: Window) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Grey values as a window shows them."""
+    _check_finite(array, name)
+    width, level = window
+    return np.asarray((((array.astype(np.float64) - (level - width / 2)) / width).clip(0, 1) * 255).round(), dtype=np.uint8)
+
+
+def _check_finite(array: np.ndarray[Any, Any], name: str) -> None:
+    bad = int(array.size - np.isfinite(array).sum())
+    if bad:
+        raise InputError(f"expected finite pixels; {name!r} has {bad} NaN or infinite values of {array.size}: repair them (np.nan_to_num).")
 
 
 def _check_side(width: int, height: int, name: str) -> None:

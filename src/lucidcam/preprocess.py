@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lucidcam import framing
 from lucidcam.errors import ModelError, OptionError, unknown
+from lucidcam.images import Window, checked_window
 from lucidcam.types import Frame
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Preprocess:
             short side, the aspect ratio is kept up to rounding to multiples of 32, nothing is cut off; for networks
             that take any size.
         channels: "RGB", "BGR" or "L" (grey, one channel).
+        window: (width, level) of grey images, in the values of their files; None: 8-bit images as they are, deeper ones by their bit depth.
+            See `lucidcam.images.read`, which applies it before the other steps.
         longest: with `fit="whole"`: what the long side is at most, even where the short side gets shorter for that.
         multiple: with `fit="whole"`: what both sides are multiples of.
     """
@@ -68,8 +71,11 @@ class Preprocess:
     channels: Channels = "RGB"
     longest: int | None = None
     multiple: int = MULTIPLE
+    window: Window | None = None
 
     def __post_init__(self) -> None:
+        if self.window is not None:
+            object.__setattr__(self, "window", checked_window(self.window))
         if self.fit not in get_args(Fit):
             raise OptionError(unknown("fit", str(self.fit), get_args(Fit)))
         if self.channels not in get_args(Channels):
@@ -157,10 +163,12 @@ class Probed:
     Args:
         function: from PIL image to tensor `[C, h, w]` (or `[1, C, h, w]`).
         where: which part of photos of a size (width, height) it shows; "whole": all of each, upright. None: that is measured.
+        window: see `Preprocess`.
     """
 
     function: Callable[[Image.Image], Tensor]
     where: Callable[[tuple[int, int]], Frame] | Literal["whole"] | None = None
+    window: Window | None = None
     _measured: dict[tuple[int, int], Frame] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -221,6 +229,11 @@ class Clips:
         if self.count is not None and self.count < 1:
             raise OptionError(f"expected count ≥ 1 frames, or None for all; got {self.count}.")
 
+    @property
+    def window(self) -> Window | None:
+        """The window of `still`."""
+        return self.still.window
+
     def numbers(self, count: int) -> list[int]:
         """Which of a clip's `count` frames the network gets.
 
@@ -247,6 +260,22 @@ class Clips:
             OptionError: for an unknown `fit`.
         """
         return replace(self, still=self.still.refit(fit), whole=None if fit != self.still.fit else self.whole)
+
+
+def with_window(preprocess: Any, window: Window) -> Any:
+    """Return a preprocessing with a window of grey values; see `lucidcam.images.read`.
+
+    Raises:
+        OptionError: the window is none, or the preprocessing is an object of another kind.
+    """
+    window = checked_window(window)
+    if isinstance(preprocess, Clips):
+        return replace(preprocess, still=replace(preprocess.still, window=window))
+    if isinstance(preprocess, (Preprocess, Probed)):
+        return replace(preprocess, window=window)
+    raise OptionError(
+        f"window={window} needs a lucidcam.preprocess.Preprocess or a function; a {type(preprocess).__name__} has an attribute window itself."
+    )
 
 
 def from_timm(config: Mapping[str, Any]) -> Preprocess | None:

@@ -150,6 +150,12 @@ class Model:
         first = self._first_tensor()
         return torch.float32 if first is None else first.dtype
 
+    @property
+    def window(self) -> images.Window | None:
+        """(width, level) of grey images, as the preprocessing has it; None: none. See `lucidcam.images.read`."""
+        window: images.Window | None = getattr(self.preprocess, "window", None)
+        return window
+
     def fingerprint(self) -> str:
         """A short text that changes with the weights: of every parameter and buffer the name, type, shape and values."""
         return fingerprint(self.module)
@@ -189,7 +195,7 @@ class Model:
             ModelError: the model has no preprocessing.
         """
         if callable(getattr(self.preprocess, "numbers", None)):
-            return [self._prepare_clip(clips.read(source)) for source in clips.several(sources)]
+            return [self._prepare_clip(clips.read(source, self.window)) for source in clips.several(sources)]
         return [self._prepare(source) for source in _several(sources)]
 
     def label(self, id: int) -> str:
@@ -262,7 +268,7 @@ class Model:
                 "(lucidcam.preprocess.Preprocess, "
                 "or any callable from PIL image to tensor), or pass ready tensors to lucidcam.attribute."
             )
-        image, name = images.read(source)
+        image, name = images.read(source, self.window)
         tensor = self.preprocess(image)
         if isinstance(tensor, Tensor) and tensor.ndim == 4 and len(tensor) == 1:
             tensor = tensor[0]

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from lucidcam import compat, registry
 from lucidcam.class_scores import OutputKind
 from lucidcam.errors import LayerError, LucidcamError, ModelError, OptionError, nearest, unknown
+from lucidcam.images import Window
 from lucidcam.models._card import Card
-from lucidcam.preprocess import Clips, Fit, Preprocess, Probed, from_timm
+from lucidcam.preprocess import Clips, Fit, Preprocess, Probed, from_timm, with_window
 from lucidcam.types import Frame, Model, Task
 
 CHECKPOINTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl", ".onnx"})
@@ -32,6 +33,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     fit: Fit | None = None,
+    window: Window | None = None,
     pretrained: bool = True,
     outputs: OutputKind | None = None,
     threshold: float | None = None,
@@ -47,6 +49,8 @@ def load(
         dtype: "float32", "bfloat16", … or a torch type; None: the checkpoint's.
         fit: how photos come into the input: "crop", "squash" or "whole" (see `Preprocess`); None: as the model was
             evaluated.
+        window: (width, level) of grey images such as 16-bit radiographs, in their files' values (see `lucidcam.images.read`); None: as the
+            model was trained, else by the images' bit depth.
         pretrained: False: random weights, nothing is downloaded.
         outputs: what the outputs mean, see `wrap`; None: what the source says of them, else found by value.
         threshold: see `wrap`; None: 0.5, or what a card says.
@@ -70,6 +74,8 @@ def load(
         model = replace(model, outputs=outputs)
     if threshold is not None:
         model = replace(model, threshold=threshold)
+    if window is not None:
+        model = replace(model, preprocess=with_window(model.preprocess, window))
     return model.to(device, dtype)
 
 
@@ -83,6 +89,7 @@ def wrap(
     outputs: OutputKind | None = None,
     threshold: float = 0.5,
     frame: Callable[[tuple[int, int]], Frame] | Literal["whole"] | None = None,
+    window: Window | None = None,
 ) -> Model:
     """Make a model of your own module. The module is neither copied nor changed.
 
@@ -104,6 +111,7 @@ def wrap(
         frame: which part of photos of a size (width, height) `preprocess` shows: a function that returns a `lucidcam.types.Frame`, or
             "whole": all of each photo, upright. None: a `preprocess` with a method `frame` says it; of any other it is measured, also
             where it mirrors, turns, pads, or normalises each photo by itself.
+        window: (width, level) of grey images such as 16-bit radiographs, in their files' values (see `lucidcam.images.read`).
 
     Raises:
         ModelError: `module` is not a torch module.
@@ -121,6 +129,8 @@ def wrap(
         preprocess = Probed(preprocess, frame)
     elif frame is not None:
         raise OptionError("frame=… is for a preprocessing of unknown steps; this one says itself which part of a photo it shows.")
+    if window is not None:
+        preprocess = with_window(preprocess, window)
     return Model(
         module,
         preprocess,

@@ -90,14 +90,14 @@ def two_classed(samples: Iterable[Sample], classes: ClassMap, model: Model) -> l
     for sample in samples:
         both = _words(sample, classes, model)
         if len(both) == 2 == len(sample.labels):
-            found.append(_Whole(sample, (both[0], both[1])))
+            found.append(_Whole(sample, (both[0], both[1]), model.window))
     return found
 
 
 def joined(samples: Sequence[Sample], classes: ClassMap, model: Model) -> list[Callable[[], Scene]]:
     """Makers of scenes from pairs of samples that have one class each; each sample is in one pair at most."""
     single = [(sample, own[0]) for sample in samples if len(own := _words(sample, classes, model)) == 1 == len(sample.labels)]
-    return [_Joined(*first, *second, right=bool(k % 2)) for k, (first, second) in enumerate(_pairs(single))]
+    return [_Joined(*first, *second, right=bool(k % 2), window=model.window) for k, (first, second) in enumerate(_pairs(single))]
 
 
 def _pairs(single: list[tuple[Sample, Word]]) -> Iterator[tuple[tuple[Sample, Word], tuple[Sample, Word]]]:
@@ -114,9 +114,10 @@ def _pairs(single: list[tuple[Sample, Word]]) -> Iterator[tuple[tuple[Sample, Wo
 class _Whole:
     sample: Sample
     classes: tuple[Word, Word]
+    window: images.Window | None
 
     def __call__(self) -> Scene:
-        image, _ = images.read(self.sample.image)
+        image, _ = images.read(self.sample.image, self.window)
         sample = self.sample.fitted(*image.size)
 
         def regions() -> tuple[Mask, Mask] | None:
@@ -136,13 +137,14 @@ class _Joined:
     other: Word
     right: bool
     """The first of them stands to the right."""
+    window: images.Window | None
 
     def __call__(self) -> Scene:
         canvas = Image.new("RGB", (2 * SIDE, 2 * SIDE), (128, 128, 128))
         top = SIDE // 2
         left, right = (self.second, self.first) if self.right else (self.first, self.second)
         for k, sample in enumerate((left, right)):
-            canvas.paste(ImageOps.fit(images.read(sample.image)[0], (SIDE, SIDE)), (k * SIDE, top))
+            canvas.paste(ImageOps.fit(images.read(sample.image, self.window)[0], (SIDE, SIDE)), (k * SIDE, top))
 
         def regions() -> tuple[Mask, Mask]:
             halves = np.zeros((2, 2 * SIDE, 2 * SIDE), bool)

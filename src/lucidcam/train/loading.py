@@ -93,7 +93,7 @@ class Photos(Dataset[Item]):
         row, place, epoch = key if isinstance(key, tuple) else (key, key, 0)
         sample = self.data.samples[row]
         try:
-            photo, _ = images.read(sample.image)
+            photo, _ = images.read(sample.image, self.preprocess.window)
             size = photo.size
             if self.augment is not None:
                 with torch.random.fork_rng(devices=[]):

@@ -82,7 +82,7 @@ def content_of(upload: Upload, limits: Limits) -> tuple[bytes, str]:
     return content, hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def decode(content: bytes, digest: str, upload: Upload, limits: Limits) -> Photo:
+def decode(content: bytes, digest: str, upload: Upload, limits: Limits, window: images.Window | None = None) -> Photo:
     """Check what a file is by its content, and its size by its header; then decode it.
 
     Raises:
@@ -91,7 +91,7 @@ def decode(content: bytes, digest: str, upload: Upload, limits: Limits) -> Photo
     name = upload.shown_name
     _check(content, name, limits)
     try:
-        whole = images.read(content)[0]
+        whole = images.read(content, window)[0]
     except InputError as error:
         raise InputError(str(error).replace("'bytes'", name)) from None
     return Photo(digest, name, whole.size, small(whole), whole)

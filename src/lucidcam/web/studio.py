@@ -225,7 +225,7 @@ class Studio:
         content, digest = content_of(upload, self.limits)
         seen = self._seen.get((digest, served.name))
         if seen is None:
-            seen = seen_by(served.model, decode(content, digest, upload, self.limits))
+            seen = seen_by(served.model, decode(content, digest, upload, self.limits, served.model.window))
             self._seen.put((digest, served.name), seen)
         return replace(seen, prepared=replace(seen.prepared, name=upload.shown_name))
 
