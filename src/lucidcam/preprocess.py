@@ -274,7 +274,7 @@ def with_window(preprocess: Any, window: Window) -> Any:
     if isinstance(preprocess, (Preprocess, Probed)):
         return replace(preprocess, window=window)
     raise OptionError(
-        f"window={window} needs a lucidcam.preprocess.Preprocess or a function; a {type(preprocess).__name__} has an attribute window itself."
+        f"window={window} needs a lucidcam.preprocess.Preprocess or a function; give the {type(preprocess).__name__} an attribute window."
     )
 
 

@@ -309,7 +309,7 @@ class Actions:
         assert photo is not None
         with self.visits.work(request, progress, "writing") as tell:
             one, _ = self.one(asked, which, tell)
-        full = in_full(one, self.studio.photo(photo), asked.served.model)
+        full = in_full(one, self.studio.photo(photo, asked.served), asked.served.model)
         files = Path(gr.utils.get_upload_folder())
         if occupied(files) > self.studio.limits.room * MILLION:
             raise OptionError("there is no more room for files on the server; try again in an hour.")
