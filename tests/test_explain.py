@@ -96,11 +96,20 @@ def test_photos_of_different_sizes_go_through_whole(demo: lucidcam.Model) -> Non
     assert found[0].frame.box == (0.0, 0.0, 451.0, 300.0)
 
 
+PICTURES = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP", "tif": "TIFF", "tiff": "TIFF", "bmp": "BMP"}
+
+
 def test_files_in_every_format(cat: lucidcam.Explanation, tmp_path: Path) -> None:
     with Image.open(cat.save(tmp_path / "deep" / "cat.png")) as picture:
         assert picture.size == (451, 300)
     with Image.open(cat.save(tmp_path / "cat.jpg", colormap="magma", alpha=0.2)) as picture:
         assert picture.format == "JPEG"
+    for suffix, kind in [*PICTURES.items(), *((suffix.upper(), kind) for suffix, kind in PICTURES.items())]:
+        with Image.open(cat.save(tmp_path / f"picture.{suffix}")) as picture:
+            assert (picture.format, picture.size, picture.mode) == (kind, (451, 300), "RGB")
+            difference = np.abs(np.asarray(picture, float) - np.asarray(cat.picture(), float))
+            assert difference.max() == 0 or kind in ("JPEG", "WEBP")
+            assert difference.mean() < 4
     with np.load(cat.save(tmp_path / "cat.npz")) as archive:
         np.testing.assert_array_equal(archive["map"], cat.map)
         assert json.loads(str(archive["info"]))["label"] == cat.label

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from lucidcam import images
-from lucidcam.errors import InputError
+from lucidcam.errors import InputError, OptionError
 
 RED = (255, 0, 0)
 
@@ -167,6 +168,153 @@ def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path, suffix):
 def test_32_bit_integers_that_hold_16_bits():
     assert np.asarray(images.read(Image.fromarray(np.full((2, 2), 65535, np.int32)))[0]).max() == 255
     assert "from 70000 to 70000: say which values are shown: window=" in refused(Image.fromarray(np.full((2, 2), 70000, np.int32)))
+
+
+def signed_tiff(path, values, bits=16, photometric=1, kind=2):
+    """A TIFF as Pillow does not write it: 16 bits with sign (kind 2), or with white as zero (photometric 0)."""
+    height, width = values.shape
+    data = values.astype({1: f"<u{bits // 8}", 2: f"<i{bits // 8}"}[kind]).tobytes()
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data), 339: kind}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4))
+    return path
+
+
+def pgm(path, values, most):
+    path.write_bytes(b"P5 %d %d %d\n" % (*values.shape[::-1], most) + values.astype(">u2").tobytes())
+    return path
+
+
+def of_16_bits(values, kind, tmp_path):
+    if kind == "array":
+        return values
+    if kind == "tensor":
+        return torch.from_numpy(values)
+    if kind == "signed.tif":
+        return signed_tiff(tmp_path / "deep.tif", values)
+    return save(Image.fromarray(values.astype(np.uint16)), tmp_path / f"deep.{kind}")
+
+
+@pytest.mark.parametrize("most", [255, 1023, 4095, 16383, 65535])
+@pytest.mark.parametrize("kind", ["png", "tif", "array", "tensor", "signed.tif"])
+def test_data_of_fewer_bits_in_16_are_not_black(most, kind, tmp_path):
+    if kind == "signed.tif" and most == 65535:
+        most = 16383
+    values = np.linspace(0, most, 20 * 30).round().astype(np.uint16).reshape(20, 30)
+    right = (values.astype(np.float64) / most * 255).round()
+    assert np.array_equal(np.asarray(images.read(of_16_bits(values, kind, tmp_path))[0])[..., 0], right)
+
+
+def test_a_pgm_declares_its_white(tmp_path):
+    values = np.array([[0, 100], [500, 1000]])  # 10 bits would do, but the file says 4095
+    path = pgm(tmp_path / "deep.pgm", values, 4095)
+    assert np.abs(np.asarray(images.read(path)[0])[..., 0] - values / 4095 * 255).max() <= 0.51
+    assert np.abs(np.asarray(images.read(path, (1000, 500))[0])[..., 0] - values / 1000 * 255).max() <= 0.51
+    path = pgm(tmp_path / "full.pgm", values, 65535)
+    assert np.asarray(images.read(path)[0]).max() == 4
+    assert np.abs(np.asarray(images.read(path, (1000, 500))[0])[..., 0] - values / 1000 * 255).max() <= 0.51
+
+
+@pytest.mark.parametrize("window", [(400, 40), (1, 0), (1500, -600), (4095, 2047.5), (0.5, 3)])
+@pytest.mark.parametrize("kind", ["png", "tif", "signed.tif", "float.tif", "32 bits", "array", "float array", "tensor", "grey"])
+def test_windows_are_exact(window, kind, tmp_path):
+    values = np.arange(-1100, 4096, 4).reshape(3, -1)
+    if kind in ("png", "tif"):
+        values = values.clip(0)
+    if kind in ("float.tif", "float array"):
+        values = values + 0.25
+    if kind == "grey":
+        source = save(Image.fromarray(values.clip(0, 255).astype(np.uint8)), tmp_path / "grey.png")
+        values = values.clip(0, 255)
+    elif kind == "float.tif":
+        source = save(Image.fromarray(values.astype(np.float32)), tmp_path / "float.tif")
+    elif kind == "32 bits":
+        source = save(Image.fromarray(values.astype(np.int32)), tmp_path / "long.tif")
+    else:
+        source = of_16_bits(values, kind.removeprefix("float "), tmp_path)
+    width, level = window
+    right = np.interp(values, [level - width / 2, level + width / 2], [0, 255])
+    image, _ = images.read(source, window)
+    assert image.mode == "RGB"
+    assert np.abs(np.asarray(image)[..., 0] - right).max() <= 0.5 + 1e-9
+
+
+def test_what_a_window_leaves_alone_and_what_needs_one(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    for source in (colours, Image.fromarray(colours), save(Image.fromarray(colours), tmp_path / "c.png")):
+        assert np.array_equal(np.asarray(images.read(source, (10, 5))[0]), colours)
+    half = Image.merge("LA", (Image.new("L", (4, 4), 10), Image.new("L", (4, 4), 255)))
+    assert np.asarray(images.read(half, (20, 10))[0]).max() == 128
+    told = refused(signed_tiff(tmp_path / "hu.tif", np.array([[-1000, 40], [0, 3000]])))
+    assert "from -1000 to 3000" in told
+    assert "--window and --level" in told
+    assert "--window" in refused(np.array([[-1000.0, 40], [0, 3000]]))
+    assert "--window" not in refused(np.full((3, 4, 3), 200.0))
+    assert "uint8" in refused(np.zeros((4, 4), np.int64))
+    for wrong in (400, (400,), (0, 40), (-1, 40), (float("nan"), 0), ("a", "b"), (1, 2, 3)):
+        with pytest.raises(OptionError, match="window as"):
+            images.read(colours, wrong)
+    with pytest.raises(InputError, match="NaN"):
+        images.read(np.array([[np.nan, 0], [0, 1]]), (10, 5))
+
+
+def test_white_is_zero(tmp_path):
+    path = signed_tiff(tmp_path / "inverted.tif", np.array([[0, 1000], [2000, 4095]]), photometric=0, kind=1)
+    assert np.asarray(images.read(path)[0])[..., 0].tolist() == [[255, 193], [130, 0]]
+    assert np.asarray(images.read(path, (4095, 2047.5))[0])[..., 0].tolist() == [[255, 193], [130, 0]]
+
+
+def test_colours_of_12_bits_in_16_are_refused(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    for suffix in ("png", "tif"):
+        path = tmp_path / f"colours.{suffix}"
+        assert cv2.imwrite(str(path), np.full((6, 6, 3), (4000, 10, 2000), np.uint16))
+        assert "colours of 16 bits" in refused(path)
+        assert cv2.imwrite(str(path), np.full((6, 6, 3), (40000, 10, 2000), np.uint16))
+        assert colour(path)[2] == 156
+
+
+def test_every_reader_takes_the_model_s_window(tmp_path):
+    import lucidcam
+    from lucidcam import clips
+    from lucidcam.models._card import Card
+    from lucidcam.preprocess import Clips, Preprocess
+    from lucidcam.train.labelled import read as labelled
+    from lucidcam.train.loading import Photos
+
+    values = np.linspace(-1000, 3000, 30 * 40).reshape(30, 40).round()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        signed_tiff(tmp_path / name / "x.tif", values)
+    path = tmp_path / "a/x.tif"
+    right = np.interp(values, [-160, 240], [0, 255]).round()
+    steps = Preprocess(size=(30, 40), fit="squash", mean=0.0, std=1.0)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+    def plain(image):
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+    windowed = Preprocess(size=(30, 40), fit="squash", mean=0.0, std=1.0, window=(400, 40))
+    for model in (lucidcam.wrap(net, windowed), lucidcam.wrap(net, steps, window=(400, 40)), lucidcam.wrap(net, plain, window=(400, 40))):
+        assert model.window == (400, 40)
+        (prepared,) = model.prepare(path)
+        assert np.abs(prepared.tensor[0].numpy() * 255 - right).max() < 1e-3
+        (found,) = lucidcam.explain(model, path)
+        assert np.array_equal(np.asarray(found.image)[..., 0], right)
+        assert np.array_equal(np.asarray(lucidcam.explain(model, found.image)[0].image), np.asarray(found.image))  # windowed once
+    with pytest.raises(InputError, match="--window"):
+        lucidcam.wrap(net, steps).prepare(path)
+    with pytest.raises(OptionError, match="window"):
+        lucidcam.wrap(net, window=(400, 40))
+    film = lucidcam.wrap(net, Clips(still=steps, count=2), window=(400, 40))
+    assert np.abs(film.prepare([[path, path]])[0].tensor[0, 0].numpy() * 255 - right).max() < 1e-3
+    assert np.array_equal(np.asarray(clips.read([path], (400, 40)).frames([0])[0])[..., 0], right)
+    item = Photos(labelled(str(tmp_path)), windowed)[0]
+    assert np.abs(item.tensor[0].numpy() * 255 - right).max() < 1e-3
+    Card("gap:small", {}, ("a", "b"), None, windowed).write(tmp_path)
+    assert Card.beside(tmp_path).preprocess == windowed
+    assert windowed.refit("crop").window == (400, 40)
 
 
 def test_float_tiff(tmp_path):

@@ -164,6 +164,52 @@ def test_maxboxacc_thresholds_are_chosen_for_the_data_set() -> None:
     assert figures(metric, [wide, narrow]) == figures(metric, [wide + narrow]) == {"maxboxacc": 50}
 
 
+def test_maxboxacc_of_ilsvrc_takes_the_numbers_of_the_xml_files(tmp_path) -> None:
+    """The benchmark's metadata has xmax and ymax as they stand, though the last pixel belongs to the box."""
+    from PIL import Image
+
+    from lucidcam.data import open_data
+
+    side, rng = 32, np.random.default_rng(3)
+    (tmp_path / "Annotations/CLS-LOC/val").mkdir(parents=True)
+    (tmp_path / "Data/CLS-LOC/val").mkdir(parents=True)
+    ours: list[list[Located]] = []
+    metadata: list[list[Located]] = []
+    shifted = 0
+    for i in range(60):
+        width, height = (int(x) for x in rng.integers(20, 90, 2))
+        name = f"ILSVRC2012_val_{i:08d}"
+        corners = []
+        for _ in range(rng.integers(1, 3)):
+            (x0, x1), (y0, y1) = (np.sort(rng.integers(0, length, 2)) for length in (width, height))
+            corners.append((float(x0), float(y0), float(x1), float(y1)))
+        things = "".join(
+            f"<object><name>n02123045</name><bndbox><xmin>{x0:g}</xmin><ymin>{y0:g}</ymin><xmax>{x1:g}</xmax><ymax>{y1:g}</ymax></bndbox>"
+            "</object>"
+            for x0, y0, x1, y1 in corners
+        )
+        size = f"<size><width>{width}</width><height>{height}</height></size>"
+        (tmp_path / f"Annotations/CLS-LOC/val/{name}.xml").write_text(f"<annotation>{size}{things}</annotation>")
+        Image.new("RGB", (width, height)).save(tmp_path / f"Data/CLS-LOC/val/{name}.JPEG")
+        raw = random_map(rng, side, "noise") if i % 3 else np.zeros((side, side))
+        if not i % 3:  # a map that is right to the pixel
+            x0, y0, x1, y1 = (int(x * side / length) for x, length in zip(corners[0], (width, height) * 2, strict=True))
+            raw[y0 : y1 + 1, x0 : x1 + 1] = 1
+        metadata.append([replace(view(raw, (height, width)), objects=tuple(Object("n02123045", box) for box in corners))])
+        shifted += any(int((x1 + 1) * side / width) != int(x1 * side / width) for _, _, x1, _ in corners)
+    for (known,), sample in zip(metadata, open_data(tmp_path), strict=True):
+        height, width = known.size
+        objects = sample.fitted(width, height).objects
+        assert [thing.box for thing in objects] == [(a, b, c + 1, d + 1) for a, b, c, d in (thing.box for thing in known.objects)]
+        ours.append([replace(known, objects=objects)])
+    published = published_accuracy(metadata, side)
+    for contours in ("largest", "all"):
+        for iou in (0.3, 0.5, 0.7):
+            assert figures(MaxBoxAcc(resolution=side, iou=iou, contours=contours), ours) == {"maxboxacc": published[contours, iou].max()}
+    assert figures(MaxBoxAccV2(resolution=side), ours)["maxboxacc_v2_iou50"] == published["all", 0.5].max()
+    assert shifted > 10  # so that one pixel would be seen
+
+
 @pytest.mark.parametrize("level", [0.0, -3.0, 7.0])
 def test_maxboxacc_of_a_flat_map_is_the_first_pixel(level: float) -> None:
     raw = np.full((7, 7), level)

@@ -157,8 +157,9 @@ class Explanation:
         }
 
     def save(self, path: str | Path, **options: Any) -> Path:
-        """Write the explanation; the suffix chooses the format (`.png`, `.gif`, `.npz`, `.json`, …).
+        """Write the explanation; the suffix, in upper or lower case, chooses the format.
 
+        Pictures are `.png`, `.jpg`, `.jpeg`, `.webp`, `.tif`, `.tiff`, `.bmp` and `.gif`; there are `.npz`, `.json` and `.html`, too.
         Of a clip, `.gif` shows all frames, the others are about the one with the most evidence.
 
         Args:

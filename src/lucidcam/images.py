@@ -293,7 +293,7 @@ def _grey(image: Image.Image, name: str, window: Window | None, coding: str) -> 
     white: int | None = None
     if image.format in ("PPM", "JPEG2000") and image.mode != "L":  # Pillow scales these to 16 bits, by the maximum that the file declares
         white = 65535
-        declared = re.search(r"'ppm'.*'I', (\d+)\)", coding)
+        declared = re.search(r"'ppm'.*\('\w+', (\d+)\)", coding)
         if window is not None and declared is not None:
             array = array.astype(np.float64) * int(declared[1]) / white
         elif window is not None and image.format == "JPEG2000":

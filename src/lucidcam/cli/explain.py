@@ -74,7 +74,7 @@ def explain(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("lucidcam-out"),
     format: Annotated[
         list[str] | None,
-        typer.Option("--format", help="png, jpg, webp, gif, html, npz, json. Repeatable. [dim]default: png, of clips gif[/dim]"),
+        typer.Option("--format", help="png, jpg, webp, tiff, bmp, gif, html, npz, json. Repeatable. [dim]default: png, of clips gif[/dim]"),
     ] = None,
     colormap: Annotated[str, typer.Option(help="Any matplotlib colormap.")] = "turbo",
     alpha: Annotated[float, typer.Option(help="Share of the heatmap in the overlay, 0 to 1.")] = 0.5,
@@ -239,7 +239,7 @@ class _Look:
         files = []
         for name in self.formats or (["gif"] if explanation.film else ["png"]):
             path = self.out / f"{stem}.{name}"
-            if name in ("png", "jpg", "webp", "gif"):
+            if name not in ("html", "npz", "json"):
                 options: dict[str, Any] = {"colormap": self.colormap, "alpha": self.alpha}
                 if self.boxes:
                     options |= {"threshold": self.threshold} if name == "gif" else {"boxes": explanation.boxes(self.threshold)}

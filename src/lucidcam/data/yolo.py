@@ -34,7 +34,7 @@ from lucidcam.data._files import (
     whole_number,
 )
 from lucidcam.errors import DataError, InputError
-from lucidcam.samples import Mask, Object, Problem, Sample
+from lucidcam.samples import Mask, Object, Problem, Sample, composed
 
 PARTS = ("train", "val", "test")
 _NAMES = re.compile(r"^names\s*:", re.MULTILINE)
@@ -190,10 +190,10 @@ def _strays(place: Path) -> Iterator[Path]:
     """The label files (nothing but numbers) that belong to no image of a folder."""
     if not place.is_dir():
         return
-    wanted = {_text_of(file) for file in images_in(place)}
-    for folder in dict.fromkeys(each.parent for each in wanted):
+    wanted = {composed(str(text)): text.parent for text in map(_text_of, images_in(place))}
+    for folder in dict.fromkeys(wanted.values()):
         for text in files_with(folder, ".txt"):
-            if text not in wanted and re.fullmatch(r"[-+.\deE\s]*", start_of(text)):
+            if composed(str(text)) not in wanted and re.fullmatch(r"[-+.\deE\s]*", start_of(text)):
                 yield text
 
 

@@ -61,12 +61,13 @@ class Located:
     @cached_property
     def boxes(self) -> Array:
         """The objects' boxes `[n, 4]`, xyxy in original pixels, right and bottom exclusive; from the masks where no box is given."""
-        return _rows([thing.box or _box_of(thing) for thing in self.objects])
+        return _rows([_box_of(thing) if thing.box is None else thing.box for thing in self.objects])
 
     @cached_property
     def corners(self) -> Array:
         """The objects' boxes `[n, 4]`, xyxy, with the numbers of the annotation file where the data set keeps them (`Object.corners`)."""
-        return _rows([thing.corners or thing.box or _box_of(thing) for thing in self.objects])
+        boxes = [thing.box if thing.corners is None else thing.corners for thing in self.objects]
+        return _rows([_box_of(thing) if box is None else box for thing, box in zip(self.objects, boxes, strict=True)])
 
     @cached_property
     def region(self) -> Mask:

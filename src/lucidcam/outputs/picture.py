@@ -16,7 +16,11 @@ from lucidcam.registry import packs, writers
 
 @writers.register("png")
 @writers.register("jpg")
+@writers.register("jpeg")
 @writers.register("webp")
+@writers.register("tif")
+@writers.register("tiff")
+@writers.register("bmp")
 def write(explanation: Explanation, path: Path, *, colormap: str = "turbo", alpha: float = 0.5, boxes: Sequence[Box] = ()) -> None:
     """Write the method's picture in the original image's size, with boxes (xyxy) if given; Pillow chooses the encoder by the suffix."""
     picture = explanation.picture(colormap, alpha)

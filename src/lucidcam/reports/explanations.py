@@ -35,7 +35,7 @@ MANY = 150
 SMALL = 320
 """Longer side in pixels of pictures that are made small at once."""
 
-PICTURES = ("png", "jpg", "webp", "gif")
+PICTURES = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "bmp", "gif")
 
 UNNAMED = ("image", "array", "tensor", "bytes")
 """What `lucidcam.images.read` calls pictures in memory: of these, one that is given twice is two images; a file is one."""

@@ -204,10 +204,10 @@ class Findings:
         from lucidcam.study.show import page
 
         path = Path(path)
-        if path.suffix not in (".json", ".html"):
+        if path.suffix.lower() not in (".json", ".html"):
             raise OptionError(f"expected a .json or .html file for a study's report; got {path.name}.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".json":
+        if path.suffix.lower() == ".json":
             write_whole(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False).encode())
         else:
             html.write(page(self), path)

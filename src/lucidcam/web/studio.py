@@ -208,13 +208,13 @@ class Studio:
             raise OptionError(unknown("model", str(name)[:80], self.served))
         return self.served[name]
 
-    def photo(self, upload: Upload, served: Served) -> Photo:
-        """All of a photo, as a model's window of grey values shows it.
+    def photo(self, upload: Upload, served: Served | None = None) -> Photo:
+        """All of a photo, as the model's window of grey values shows it, where it has one.
 
         Raises:
             InputError: it cannot be used.
         """
-        return decode(*content_of(upload, self.limits), upload, self.limits, served.model.window)
+        return decode(*content_of(upload, self.limits), upload, self.limits, None if served is None else served.model.window)
 
     def see(self, upload: Upload, served: Served) -> Seen:
         """A photo as a model gets it.
