@@ -6,23 +6,26 @@ import sys
 
 
 def main() -> None:
-    """Run `lucidcam`; an error of ours becomes one line and exit code 2."""
-    from rich.console import Console
+    """Run `lucidcam`; an error of ours, or of what was typed, becomes one line and exit code 2."""
+    from typer import Abort
 
+    from lucidcam.cli._usage import ClickException, print_error, usage_error
     from lucidcam.cli.program import app
     from lucidcam.errors import LucidcamError
 
     try:
-        app(prog_name="lucidcam")
+        code = app(prog_name="lucidcam", standalone_mode=False)
     except LucidcamError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {_escaped(str(error))}")
+        print_error(str(error))
         sys.exit(2)
+    except ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help was printed
+            sys.exit(2)
+        print_error(usage_error(error))
+        sys.exit(2)
+    except Abort:
+        sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    sys.exit(code if isinstance(code, int) else 0)

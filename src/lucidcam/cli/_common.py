@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
+import sys
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -15,8 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lucidcam import registry
+from lucidcam.class_scores import OutputKind
+from lucidcam.cli._usage import flags_of
+from lucidcam.compat import first_line
 from lucidcam.errors import DataError, OptionError, nearest, unknown
-from lucidcam.preprocess import Fit
+from lucidcam.preprocess import IMAGENET_MEAN, Channels, Fit, Preprocess
 
 if TYPE_CHECKING:
     from lucidcam import Model
@@ -28,13 +33,8 @@ ModelOption = Annotated[
         "--model", "-m", help="[b]demo[/b], timm:NAME, torchvision:NAME, hf:REPO, a folder of [b]lucidcam train[/b], or a checkpoint."
     ),
 ]
-ArchitectureOption = Annotated[
-    str | None, typer.Option(help="For a checkpoint file: timm:NAME, torchvision:NAME or package.module:function.")
-]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [dim]default: cuda where there is one[/dim]")]
-UntrainedOption = Annotated[bool, typer.Option("--untrained", help="Random weights: to try mechanics without a download.")]
-FitOption = Annotated[Fit | None, typer.Option(help="crop (as trained), squash, or whole (no crop, convolutional networks).")]
-DtypeOption = Annotated[str, typer.Option(help="float32, float64, bfloat16, float16.")]
+MODEL_PANEL = "Model"
+CHECKPOINT_PANEL = "Checkpoint files: what they do not say of themselves"
 OptimizeOption = Annotated[bool, typer.Option("--optimize", help="Fold, channels-last: faster for many images.")]
 ClassMapOption = Annotated[
     list[str] | None, typer.Option("--class-map", help="NAME=ID: the data's class in the model's; repeatable; or a file of them.")
@@ -56,37 +56,244 @@ def table(*columns: str, title: str | None = None) -> Table:
     return found
 
 
-def model_options(architecture: str | None, untrained: bool) -> dict[str, Any]:
-    """Options of `lucidcam.load` that were given."""
-    options: dict[str, Any] = {"architecture": architecture} if architecture else {}
-    if untrained:
-        options["pretrained"] = False
-    return options
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """The options of every command that loads a model; fields are options of the command line (see `cli._usage.expanded`)."""
+
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [dim]default: cuda where there is one[/dim]", rich_help_panel=MODEL_PANEL)
+    ] = None
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16, float16.", rich_help_panel=MODEL_PANEL)] = "float32"
+    fit: Annotated[
+        Fit | None,
+        typer.Option(help="crop (as trained), squash, or whole (no crop, convolutional networks).", rich_help_panel=MODEL_PANEL),
+    ] = None
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Random weights: to try mechanics without a download.", rich_help_panel=MODEL_PANEL)
+    ] = False
+    outputs: Annotated[
+        OutputKind | None,
+        typer.Option(help="What they mean: probabilities, or logits of one. [dim]default: found[/dim]", rich_help_panel=MODEL_PANEL),
+    ] = None
+    decision_threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a single output: its class is predicted above this probability. [dim]default: 0.5[/dim]", rich_help_panel=MODEL_PANEL
+        ),
+    ] = None
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            help="What builds the network: timm:NAME, torchvision:NAME or package.module:function.", rich_help_panel=CHECKPOINT_PANEL
+        ),
+    ] = None
+    input_size: Annotated[
+        str | None,
+        typer.Option(metavar="H[xW]", help="Of the network's input, in pixels. [dim]default: 224[/dim]", rich_help_panel=CHECKPOINT_PANEL),
+    ] = None
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R,G,B",
+            help="Subtracted, one number or one per channel. [dim]default: ImageNet's[/dim]",
+            rich_help_panel=CHECKPOINT_PANEL,
+        ),
+    ] = None
+    std: Annotated[
+        str | None,
+        typer.Option(metavar="R,G,B", help="Divided by, likewise. [dim]default: ImageNet's[/dim]", rich_help_panel=CHECKPOINT_PANEL),
+    ] = None
+    scale: Annotated[
+        float | None,
+        typer.Option(help="Factor on pixel values of 0 to 255. [dim]default: 1/255[/dim]", rich_help_panel=CHECKPOINT_PANEL),
+    ] = None
+    channels: Annotated[
+        Channels | None, typer.Option("--channels", help="RGB, BGR, or L: grey. [dim]default: RGB[/dim]", rich_help_panel=CHECKPOINT_PANEL)
+    ] = None
+    labels: Annotated[
+        Path | None, typer.Option("--labels", metavar="FILE", help="One class per line, by id.", rich_help_panel=CHECKPOINT_PANEL)
+    ] = None
+    num_classes: Annotated[
+        int | None, typer.Option(min=1, help="Of the head. [dim]default: as the checkpoint has[/dim]", rich_help_panel=CHECKPOINT_PANEL)
+    ] = None
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What was said of the preprocessing, as `lucidcam.load` takes it.
+
+        Raises:
+            OptionError: a value that does not fit, or that lacks another.
+        """
+        given: dict[str, Any] = {}
+        if self.input_size is not None:
+            given["size"] = _size(self.input_size)
+        for name, text in (("mean", self.mean), ("std", self.std)):
+            if text is not None:
+                given[name] = _per_channel(name, text, self.channels or "RGB")
+        if self.scale is not None:
+            if not (self.scale > 0 and math.isfinite(self.scale)):
+                raise OptionError(f"--scale expects a positive number; got {self.scale:g}.")
+            given["scale"] = self.scale
+        if self.channels is not None:
+            given["channels"] = self.channels
+        if self.channels == "L" and (self.mean is None or self.std is None):
+            raise OptionError("--channels L needs --mean and --std, a number each: ImageNet's are those of colours.")
+        return given
 
 
-def load_model(spec: str, device: str | None, dtype: str, fit: Fit | None, optimize: bool, options: dict[str, Any]) -> Model:
+CHECKPOINT_SUFFIXES = frozenset({".pt", ".pth", ".ckpt", ".safetensors", ".onnx"})
+"""Of files that are taken for a network's weights, never for data."""
+
+DEFAULT_LOADING = LoadOptions()
+"""Nothing but the model's name."""
+
+
+def load_model(spec: str, loading: LoadOptions, optimize: bool = False) -> Model:
     """Load what `--model` and its companions ask for; on the GPU where there is one.
+
+    What had to be assumed about a checkpoint's preprocessing is printed in one line.
 
     Args:
         spec: as for `lucidcam.load`.
-        device: None: cuda where there is one.
-        dtype: a name.
-        fit: how photos come into the input; None: as trained.
+        loading: the options of loading.
         optimize: fold and run channels-last; a reduced `dtype` then runs by autocast.
-        options: the rest of `lucidcam.load`'s (see `model_options`).
+
+    Raises:
+        OptionError: options that do not belong together, or that lack another.
     """
     import torch
 
     import lucidcam
 
-    if not options.get("pretrained", True):
+    spec, options = _source(spec, loading)
+    if loading.untrained:
         torch.manual_seed(0)  # the same random weights in the next call, of which more may be asked
-    device = device or ("cuda" if torch.cuda.is_available() else None)
-    if not optimize:
-        return lucidcam.load(spec, device=device, dtype=dtype, fit=fit, **options)
-    reduced = {"bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}.get(dtype)
-    model = lucidcam.load(spec, device=device, dtype="float32" if reduced else dtype, fit=fit, **options)
-    return lucidcam.optimize(model, dtype=reduced)
+    device = loading.device or ("cuda" if torch.cuda.is_available() else None)
+    reduced = {"bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}.get(loading.dtype)
+    reduced = reduced if optimize else None
+    model = lucidcam.load(spec, device=device, dtype="float32" if reduced else loading.dtype, fit=loading.fit, **options)
+    _print_assumed(model, loading, spec)
+    return lucidcam.optimize(model, dtype=reduced) if optimize else model
+
+
+def _source(spec: str, loading: LoadOptions) -> tuple[str, dict[str, Any]]:
+    """The spec and the options of `lucidcam.load`, checked before anything is loaded."""
+    from lucidcam.models import is_function, source_of
+
+    if not spec:
+        raise OptionError("--model expects a name or a path; got an empty text.")
+    architecture, preprocessing = loading.architecture, loading.preprocessing()
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # last, so that no file here takes the place of an installed package
+    has_function = is_function(architecture)
+    if architecture is None and is_function(spec):
+        if not loading.untrained:
+            raise OptionError(
+                f"{spec} would be a function: for a checkpoint's weights give --architecture {spec} --model FILE, or --untrained for the "
+                "network as the function returns it."
+            )
+        architecture, has_function = spec, True
+    elif architecture is not None and spec == "demo":
+        if not loading.untrained:
+            raise OptionError(
+                f"--architecture {architecture} is for a checkpoint file: give it by --model FILE, or --untrained for "
+                + ("the network as the function returns it." if has_function else "random weights.")
+            )
+        spec = architecture
+    options: dict[str, Any] = {}
+    if spec != architecture and architecture is not None:
+        options["architecture"] = architecture
+    if loading.untrained:
+        options["pretrained"] = False
+    if loading.labels is not None:
+        options["labels"] = _lines(loading.labels)
+    if loading.outputs is not None:
+        options["outputs"] = loading.outputs
+    if loading.decision_threshold is not None:
+        if not 0 < loading.decision_threshold < 1:
+            raise OptionError(f"--decision-threshold expects a probability between 0 and 1; got {loading.decision_threshold:g}.")
+        options["threshold"] = loading.decision_threshold
+    if loading.num_classes is not None:
+        options["num_classes"] = loading.num_classes
+    if loading.labels is not None and spec != architecture and source_of(spec) in ("timm", "torchvision"):
+        raise OptionError(f"--labels does not go with {spec!r}, which has its own; it is for checkpoint files and functions of your own.")
+    if preprocessing and not (has_function and spec == architecture) and source_of(spec) != "file":
+        flags = ", ".join(_flag(name) for name in preprocessing)
+        raise OptionError(f"{flags}: only for checkpoint files and functions of your own; {spec!r} brings its own preprocessing.")
+    if has_function:  # nothing else says how photos come into the network
+        preprocessing.setdefault("mean", IMAGENET_MEAN)
+    return spec, {**options, **preprocessing}
+
+
+def _print_assumed(model: Model, loading: LoadOptions, spec: str) -> None:
+    """Say what was taken for granted of the preprocessing of a checkpoint that does not say it."""
+    from lucidcam.models import is_function
+
+    steps = model.preprocess
+    architecture = loading.architecture or (spec if loading.untrained and is_function(spec) else None)
+    if architecture is None or not isinstance(steps, Preprocess):
+        return
+    height, width = steps.size
+    resize = f"short side to {steps.resize}" if isinstance(steps.resize, int) else "sides resized" if steps.resize else "not resized"
+    how = {"crop": f"{resize}, centre crop", "squash": "squashed", "whole": "whole photo"}[steps.fit]
+    facts = {
+        "input_size": f"{height}×{width} pixels ({how})",
+        "channels": {"L": "grey"}.get(steps.channels, steps.channels),
+        "scale": f"scale {'1/255' if math.isclose(steps.scale, 1 / 255) else f'{steps.scale:g}'}",
+        "mean": f"mean {_joined(steps.mean)}",
+        "std": f"std {_joined(steps.std)}",
+    }
+    assumed = {name: fact for name, fact in facts.items() if getattr(loading, name) is None}
+    if assumed:
+        origin = "ImageNet's usual" if is_function(architecture) else f"as {architecture} has it"
+        flags = ", ".join(_flag(name) for name in assumed)
+        err.print(
+            f"assumed for {Path(spec).name}, {origin}: {', '.join(assumed.values())}; {flags} say otherwise", style="dim", markup=False
+        )
+
+
+def _joined(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
+
+
+def _flag(name: str) -> str:
+    return "--input-size" if name == "size" else f"--{name.replace('_', '-')}"
+
+
+def _size(text: str) -> tuple[int, int]:
+    """From "224" or "224x320" to (height, width)."""
+    found = re.fullmatch(r"(\d+)(?:\s*[x×,]\s*(\d+))?", text.strip())
+    height, width = (0, 0) if found is None else (int(found[1]), int(found[2] or found[1]))
+    if height < 1 or width < 1:
+        raise OptionError(f"--input-size expects pixels, HEIGHT or HEIGHTxWIDTH, for instance 224 or 224x320; got {text!r}.")
+    return height, width
+
+
+def _per_channel(name: str, text: str, channels: str) -> tuple[float, ...]:
+    """Numbers of `--mean` or `--std`: one for all channels, or one per channel."""
+    count = 1 if channels == "L" else 3
+    try:
+        numbers = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in (1, count) or not all(map(math.isfinite, numbers)):
+        expected = "one number" if count == 1 else f"one number or {count}, one per channel ({channels}), separated by commas"
+        raise OptionError(f"--{name} expects {expected}; got {text!r}.")
+    if name == "std" and min(numbers) <= 0:
+        raise OptionError(f"--std expects positive numbers; got {text!r}.")
+    return numbers * count if len(numbers) == 1 else numbers
+
+
+def _lines(path: Path) -> list[str]:
+    """The labels in a file."""
+    try:
+        labels = [line.strip() for line in path.expanduser().read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"--labels {path} cannot be read ({first_line(error)}); expected a text file, one label per line.") from None
+    while labels and not labels[-1]:
+        labels.pop()
+    if not labels:
+        raise OptionError(f"--labels {path} is empty; expected a text file, one label per line, in the order of the class ids.")
+    return labels
 
 
 def report(failures: Sequence[str], shown: int = 50) -> None:
@@ -99,31 +306,21 @@ def report(failures: Sequence[str], shown: int = 50) -> None:
         raise typer.Exit(1)
 
 
-def flags_of(command: Callable[..., Any]) -> list[str]:
-    """The flags of a command, for did-you-mean."""
-    found = ["--help"]
-    for name, hint in get_type_hints(command, include_extras=True).items():
-        for option in get_args(hint)[1:]:
-            if isinstance(option, typer.models.OptionInfo):
-                written = [word for word in option.param_decls or () if word.startswith("--")]
-                found += written or [f"--{name.replace('_', '-')}"]
-    return found
-
-
-def method_flags(
-    command: Callable[..., Any], names: Sequence[str], words: Sequence[str]
-) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
+def method_flags(context: typer.Context, names: Sequence[str], words: Sequence[str]) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
     """Each method with the flags that are its own (or every method's), checked; and what is left of the words."""
     from lucidcam.settings import Settings, resolve_method
 
     general = option_types(Settings)
     own = {name: option_types(registry.methods[name]) for name in names}
     known = {option: kind for options in [general, *own.values()] for option, kind in options.items()}
-    rest, options = split_flags(words, known, flags_of(command))
+    paths, options = split_flags(words, known, flags_of(context.command))
     chosen = [(name, {k: v for k, v in options.items() if k in general or k in own[name]}) for name in names]
-    for name, given in chosen:
-        resolve_method(name, given)
-    return chosen, rest
+    for name, values in chosen:
+        resolve_method(name, values)
+    for path in paths:
+        if Path(path).suffix.lower() in CHECKPOINT_SUFFIXES:
+            raise OptionError(f"{path} is a checkpoint, not data: give it by --model {path}.")
+    return chosen, paths
 
 
 def split_flags(words: Sequence[str], known: dict[str, type], flags: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -142,10 +339,10 @@ def split_flags(words: Sequence[str], known: dict[str, type], flags: Sequence[st
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        if not word.startswith("--") or word == "--":
-            if word.startswith("-") and len(word) > 1 and word != "--":
+        if not word.startswith("--"):
+            if word.startswith("-") and len(word) > 1:
                 raise OptionError(unknown("option", word, flags))
-            paths += [] if word == "--" else [word]
+            paths.append(word)
             continue
         name, equals, value = word[2:].partition("=")
         field = name.replace("-", "_")

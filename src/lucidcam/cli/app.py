@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lucidcam.cli._common import ArchitectureOption, DeviceOption, DtypeOption, FitOption, OptimizeOption, UntrainedOption
+from lucidcam.cli._common import DEFAULT_LOADING, LoadOptions, OptimizeOption
 
 
 def app(
@@ -26,18 +26,14 @@ def app(
     max_mb: Annotated[float, typer.Option("--max-mb", help="Megabytes of a photo's file.")] = 20.0,
     max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Of a photo; larger ones are refused undecoded.")] = 25.0,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Show the page at once.")] = False,
-    fit: FitOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
     optimize: OptimizeOption = False,
-    architecture: ArchitectureOption = None,
-    untrained: UntrainedOption = False,
+    loading: LoadOptions = DEFAULT_LOADING,
 ) -> None:
     """Look at models in a browser: classes, layers, methods, single pixels, metrics. Nothing leaves this machine.
 
     Without --host only this machine can ask. The password can be given as LUCIDCAM_AUTH, where no other user of the machine sees it.
     """
-    from lucidcam.cli._common import err, load_model, model_options, out
+    from lucidcam.cli._common import err, load_model, out
     from lucidcam.errors import OptionError
     from lucidcam.web import Limits, serve
 
@@ -46,11 +42,13 @@ def app(
         raise OptionError("expected --auth NAME:PASSWORD, neither of them empty.")
     limits = Limits(megabytes=max_mb, megapixels=max_megapixels)
     specs = list(dict.fromkeys(model or ["demo"]))
-    files = [each for each in specs if Path(each).is_file()] or specs
+    files = [spec for spec in specs if Path(spec).is_file()] or specs
     models = {}
-    for each in specs:
-        options = model_options(architecture if each in files else None, untrained)
-        models[f"{each} (untrained)" if untrained else each] = load_model(each, device, dtype, fit, optimize, options)
+    alone = LoadOptions(device=loading.device, dtype=loading.dtype, fit=loading.fit, untrained=loading.untrained)
+    for spec in specs:
+        options = loading if spec in files else alone
+        title = options.architecture if spec == "demo" and options.architecture else spec
+        models[f"{title} (untrained)" if loading.untrained else title] = load_model(spec, options, optimize)
     server = serve(models, host, port, (name, password) if auth else None, limits=limits, open_browser=open_browser, wait=False)
     if host not in ("127.0.0.1", "localhost", "::1") and auth is None:
         err.print(f"Everyone who reaches {host} can use this page: --auth asks for a password.", style="yellow", markup=False)

@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lucidcam.cli._common import (
-    ArchitectureOption,
+    DEFAULT_LOADING,
     ClassMapOption,
     DataFormatOption,
-    DeviceOption,
-    DtypeOption,
-    FitOption,
     LayerOption,
     LimitOption,
+    LoadOptions,
     ModelOption,
     OptimizeOption,
     SplitOption,
-    UntrainedOption,
     err,
     load_model,
     method_flags,
-    model_options,
     open_words,
     table,
 )
@@ -34,9 +30,6 @@ from lucidcam.wording import short
 if TYPE_CHECKING:
     from lucidcam import Audit
 
-CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
-"""Flags that are a method's own are not known here: they are taken out of the paths."""
-
 SHOWN = 12
 """Classes in the table."""
 
@@ -45,6 +38,7 @@ PROBLEMS = 5
 
 
 def audit(
+    context: typer.Context,
     data: Annotated[list[str], typer.Argument(metavar="DATA", help="A folder, an annotation file, or images.")],
     model: ModelOption = "demo",
     method: Annotated[str, typer.Option(help="See [b]lucidcam methods[/b].")] = "gradcam",
@@ -61,12 +55,8 @@ def audit(
     split: SplitOption = None,
     limit: LimitOption = None,
     layer: LayerOption = None,
-    fit: FitOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
     optimize: OptimizeOption = False,
-    architecture: ArchitectureOption = None,
-    untrained: UntrainedOption = False,
+    loading: LoadOptions = DEFAULT_LOADING,
     seed: Annotated[int, typer.Option(help="Of control regions and pairs of images.")] = 0,
 ) -> None:
     """Find shortcuts and failures: watermarks, backgrounds, companions, confusions.
@@ -74,8 +64,6 @@ def audit(
     Where a class's maps point beside the object, that region is covered, and pasted
     into images of other classes. A shortcut is reported only where this moves the
     score further than an equally large control does.
-
-    A method's own options are flags too; see [b]lucidcam methods NAME[/b].
 
     Exit code 0: done, whatever was found; 2: usage, or nothing could be audited.
     """
@@ -87,11 +75,11 @@ def audit(
 
         check(page)
     check_fill(fill)
-    chosen, words = method_flags(audit, [method], data)
+    chosen, words = method_flags(context, [method], data)
     [(kind, options)] = chosen
     dataset = open_words(words, data_format, split)
     found = lucidcam.audit(
-        load_model(model, device, dtype, fit, optimize, model_options(architecture, untrained)),
+        load_model(model, loading, optimize),
         dataset,
         method=kind,
         target=target,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lucidcam.cli._common import (
-    ArchitectureOption,
-    DeviceOption,
-    DtypeOption,
-    FitOption,
+    DEFAULT_LOADING,
     LayerOption,
+    LoadOptions,
     ModelOption,
     OptimizeOption,
-    UntrainedOption,
 )
 
 
@@ -37,11 +35,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch on the CPU. [dim]default: as torch chooses[/dim]")] = None,
     layer: LayerOption = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for costs.json, costs.csv and costs.png.")] = None,
-    fit: FitOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    architecture: ArchitectureOption = None,
-    untrained: UntrainedOption = False,
+    loading: LoadOptions = DEFAULT_LOADING,
     as_json: Annotated[bool, typer.Option("--json", help="Print costs.json to standard output.")] = False,
 ) -> None:
     """What each method costs on your model and images, in plain forward passes of that model.
@@ -57,7 +51,7 @@ def bench(
 
     import lucidcam
     from lucidcam import registry
-    from lucidcam.cli._common import err, load_model, model_options
+    from lucidcam.cli._common import err, load_model
     from lucidcam.cli._common import out as screen
     from lucidcam.cli.evaluate import parsed
     from lucidcam.errors import InputError
@@ -70,8 +64,8 @@ def bench(
         raise InputError(problems[0])
     if threads is not None:
         torch.set_num_threads(threads)
-    reduced = DTYPES.get(dtype) if optimize and dtype not in ("float32", "fp32", "float64", "fp64") else None
-    loaded = load_model(model, device, dtype if reduced is None else "float32", fit, False, model_options(architecture, untrained))
+    reduced = DTYPES.get(loading.dtype) if optimize and loading.dtype not in ("float32", "fp32", "float64", "fp64") else None
+    loaded = load_model(model, loading if reduced is None else replace(loading, dtype="float32"))
     with err.status("measuring") as status:
         costs = lucidcam.bench(
             loaded,

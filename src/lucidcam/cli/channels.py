@@ -10,15 +10,11 @@ from typing import Annotated
 import typer
 
 from lucidcam.cli._common import (
-    ArchitectureOption,
-    DeviceOption,
-    DtypeOption,
-    FitOption,
+    DEFAULT_LOADING,
+    LoadOptions,
     ModelOption,
     OptimizeOption,
-    UntrainedOption,
     load_model,
-    model_options,
 )
 from lucidcam.cli._common import out as screen
 from lucidcam.errors import OptionError
@@ -37,12 +33,8 @@ def channels(
     budget: Annotated[int, typer.Option(min=0, help="Masks that are run at most. [dim]default: every live channel's[/dim]")] = 0,
     baseline: Annotated[str, typer.Option(help="What masked pixels become: zeros, mean, blur, or a number.")] = "zeros",
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder, a .png or a .json.")] = Path("lucidcam-channels"),
-    fit: FitOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
     optimize: OptimizeOption = False,
-    architecture: ArchitectureOption = None,
-    untrained: UntrainedOption = False,
+    loading: LoadOptions = DEFAULT_LOADING,
     as_json: Annotated[bool, typer.Option("--json", help="Print channels.json to standard output.")] = False,
 ) -> None:
     """Show which channels weigh most for a class, and where gradients mislead.
@@ -54,7 +46,7 @@ def channels(
     import lucidcam
 
     found = lucidcam.channels(
-        load_model(model, device, dtype, fit, optimize, model_options(architecture, untrained)),
+        load_model(model, loading, optimize),
         photo,
         target,
         layer,

@@ -8,15 +8,11 @@ from typing import Annotated
 import typer
 
 from lucidcam.cli._common import (
-    ArchitectureOption,
-    DeviceOption,
-    DtypeOption,
-    FitOption,
+    DEFAULT_LOADING,
+    LoadOptions,
     ModelOption,
     OptimizeOption,
-    UntrainedOption,
     load_model,
-    model_options,
     report,
 )
 from lucidcam.cli._common import out as screen
@@ -37,12 +33,8 @@ def concepts(
     layer: Annotated[str | None, typer.Option(help="Dotted name. See [b]lucidcam layers[/b].")] = None,
     least: Annotated[float, typer.Option(help="Held-out AUC that a name needs: 0.5 is chance, 1 perfect.")] = 0.8,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("names.json"),
-    fit: FitOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
     optimize: OptimizeOption = False,
-    architecture: ArchitectureOption = None,
-    untrained: UntrainedOption = False,
+    loading: LoadOptions = DEFAULT_LOADING,
 ) -> None:
     """Name the channels of a layer by images of concepts, as network dissection does.
 
@@ -54,11 +46,11 @@ def concepts(
     import lucidcam
     from lucidcam.cli._words import bank_of
 
-    loaded = load_model(model, device, dtype, fit, optimize, model_options(architecture, untrained))
+    loaded = load_model(model, loading, optimize)
     if text:
         if bank is None or clip is None:
             raise OptionError("--text needs --bank, a folder of photos, and --clip, a model of images and texts.")
-        chosen = lucidcam.Bank.texts(bank, text, load_model(clip, device, dtype, None, False, {}))
+        chosen = lucidcam.Bank.texts(bank, text, load_model(clip, LoadOptions(device=loading.device, dtype=loading.dtype)))
     elif clip is not None:
         raise OptionError("--clip is for --text.")
     else:

@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lucidcam.cli._common import (
-    ArchitectureOption,
+    DEFAULT_LOADING,
     ClassMapOption,
     DataFormatOption,
-    DeviceOption,
-    DtypeOption,
-    FitOption,
     LayerOption,
     LimitOption,
+    LoadOptions,
     ModelOption,
     OptimizeOption,
     SplitOption,
-    UntrainedOption,
     err,
     load_model,
     method_flags,
-    model_options,
     open_words,
     report,
     table,
@@ -34,14 +30,12 @@ from lucidcam.wording import short
 if TYPE_CHECKING:
     from lucidcam.localization.discover import Discovery
 
-CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
-"""Flags that are a method's own are not known here: they are taken out of the paths."""
-
 SHOWN = 20
 """Classes in the table."""
 
 
 def discover(
+    context: typer.Context,
     data: Annotated[list[str], typer.Argument(metavar="DATA", help="A folder, an annotation file, or images.")],
     model: ModelOption = "demo",
     method: Annotated[str, typer.Option(help="See [b]lucidcam methods[/b]; gradcam where cam cannot.")] = "cam",
@@ -61,12 +55,8 @@ def discover(
     split: SplitOption = None,
     limit: LimitOption = None,
     layer: LayerOption = None,
-    fit: FitOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
     optimize: OptimizeOption = False,
-    architecture: ArchitectureOption = None,
-    untrained: UntrainedOption = False,
+    loading: LoadOptions = DEFAULT_LOADING,
 ) -> None:
     """Show what a network has learnt of each class: its top regions in a data set.
 
@@ -74,17 +64,15 @@ def discover(
     the peak of the map is taken, and the best of each class are drawn.
     A score is the raw evidence at the peak; it compares regions of one class.
 
-    A method's own options are flags too; see [b]lucidcam methods NAME[/b].
-
     Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
     """
     import lucidcam
 
-    chosen, words = method_flags(discover, [method], data)
+    chosen, words = method_flags(context, [method], data)
     [(kind, options)] = chosen
     dataset = open_words(words, data_format, split)
     found = lucidcam.discover(
-        load_model(model, device, dtype, fit, optimize, model_options(architecture, untrained)),
+        load_model(model, loading, optimize),
         dataset,
         kind,
         target=list(dict.fromkeys(target)) if target else None,

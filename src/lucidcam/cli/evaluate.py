@@ -12,17 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lucidcam.cli._common import (
-    ArchitectureOption,
+    DEFAULT_LOADING,
     ClassMapOption,
     DataFormatOption,
-    DeviceOption,
-    DtypeOption,
-    FitOption,
     LayerOption,
     LimitOption,
+    LoadOptions,
     ModelOption,
     SplitOption,
-    UntrainedOption,
 )
 from lucidcam.cli.report import ReportOption, write_page
 
@@ -64,16 +61,12 @@ def evaluate(
     images: Annotated[Path | None, typer.Option(help="Folder of the images, for annotation files that lie elsewhere.")] = None,
     limit: LimitOption = None,
     layer: LayerOption = None,
-    fit: FitOption = None,
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
     resamples: Annotated[int, typer.Option(min=0, help="Bootstrap samples behind the intervals; 0: none.")] = 1000,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Masked images at a time.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what an earlier run left in --out.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Measure on the network as it is, not on an optimised copy.")] = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    architecture: ArchitectureOption = None,
-    untrained: UntrainedOption = False,
+    loading: LoadOptions = DEFAULT_LOADING,
     page: ReportOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json to standard output.")] = False,
 ) -> None:
@@ -87,7 +80,7 @@ def evaluate(
 
     import lucidcam
     from lucidcam import registry
-    from lucidcam.cli._common import err, load_model, model_options, report
+    from lucidcam.cli._common import err, load_model, report
     from lucidcam.cli._common import out as screen
     from lucidcam.data import open_data
     from lucidcam.reports import check as check_page
@@ -98,7 +91,7 @@ def evaluate(
         check_page(page)
     options: dict[str, Any] = {name: value for name, value in (("split", split), ("images", images)) if value is not None}
     dataset = open_data(data, data_format, **options)  # a wrong path is told before anything is loaded
-    loaded = load_model(model, device, dtype, fit, False, model_options(architecture, untrained))
+    loaded = load_model(model, loading)
     # A page needs pictures, which an evaluation keeps in its folder.
     with nullcontext(out) if page is None or out is not None else TemporaryDirectory() as folder:
         try:

@@ -13,24 +13,20 @@ import typer
 
 from lucidcam.cli._beyond import FLAGS, Beyond
 from lucidcam.cli._common import (
-    ArchitectureOption,
-    DeviceOption,
-    DtypeOption,
-    FitOption,
+    DEFAULT_LOADING,
     LayerOption,
+    LoadOptions,
     ModelOption,
     OptimizeOption,
-    UntrainedOption,
     load_model,
     method_flags,
-    model_options,
     report,
 )
 from lucidcam.cli._words import Speaker
 from lucidcam.cli.report import ReportOption, write_page
 from lucidcam.compat import first_line
 from lucidcam.engine.layers import check as check_layer
-from lucidcam.errors import OptionError
+from lucidcam.errors import InputError, OptionError
 from lucidcam.progress import bar
 
 if TYPE_CHECKING:
@@ -41,11 +37,9 @@ if TYPE_CHECKING:
 
 BEYOND = "Beyond classification: for models that do more"
 
-CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
-"""Flags that are a method's own are not known here: they are taken out of the paths."""
-
 
 def explain(
+    context: typer.Context,
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, globs, folders, addresses, or - for standard input.")],
     model: ModelOption = "demo",
     method: Annotated[
@@ -85,20 +79,12 @@ def explain(
         str | None,
         typer.Option(help="For --words: names.json of [b]lucidcam concepts[/b], or a bank's folder. [dim]default: built in[/dim]"),
     ] = None,
-    fit: FitOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
     optimize: OptimizeOption = False,
-    architecture: ArchitectureOption = None,
-    untrained: UntrainedOption = False,
+    loading: LoadOptions = DEFAULT_LOADING,
     page: ReportOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print explanations.json to standard output.")] = False,
 ) -> None:
     """Explain images: one picture per image, method and class, and explanations.json.
-
-    A method's own options are flags too: --counterfactual, --weights softmax, --samples 20, and for every method --smooth, --augment,
-    --fusion, --seed,
-    --batch-size. See [b]lucidcam methods NAME[/b].
 
     Exit code 0: all right; 1: some inputs failed (the rest is written); 2: usage.
     """
@@ -107,7 +93,7 @@ def explain(
     from lucidcam.reports import check as check_page
     from lucidcam.sources import is_url
 
-    methods, words = method_flags(explain, method or ["gradcam"], paths)
+    methods, words = method_flags(context, method or ["gradcam"], paths)
     if concepts is not None and not in_words:
         raise OptionError("--concepts is for --words.")
     if not words:
@@ -128,8 +114,9 @@ def explain(
     wanted: list[Any] = [*sources, *([sys.stdin.buffer.read()] if "-" in words else [])]
     if not wanted:  # nothing to explain: no model is needed to say so
         look.write_index([], failures)
-        report([each["error"] for each in failures], shown=len(failures))
-    loaded = load_model(model, device, dtype, fit, optimize, model_options(architecture, untrained))
+        problem = failures[0]["error"]
+        raise InputError(problem if len(failures) == 1 else f"none of {len(failures)} paths can be used; the first: {problem}")
+    loaded = load_model(model, loading, optimize)
     beyond = Beyond(caption, word, question, answer, prompt, box, region)
     spoken = beyond.targets(loaded, target, against)
     asked = _target(loaded, spoken or target, None if spoken else against, probability)

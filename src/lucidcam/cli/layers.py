@@ -6,26 +6,24 @@ from typing import Annotated
 
 import typer
 
-from lucidcam.cli._common import ArchitectureOption, DeviceOption, ModelOption, UntrainedOption
+from lucidcam.cli._common import DEFAULT_LOADING, LoadOptions, ModelOption
 
 
 def layers(
     model: ModelOption = "demo",
-    architecture: ArchitectureOption = None,
+    loading: LoadOptions = DEFAULT_LOADING,
     every: Annotated[bool, typer.Option("--all", help="Also layers without a spatial map, dropout and identities.")] = False,
-    device: DeviceOption = None,
-    untrained: UntrainedOption = False,
 ) -> None:
     """List a model's layers in execution order, with the map each one holds."""
     from PIL import Image
 
     import lucidcam
-    from lucidcam.cli._common import model_options, out, table
+    from lucidcam.cli._common import load_model, out, table
     from lucidcam.engine.inputs import Inputs
     from lucidcam.engine.layers import resolve
     from lucidcam.tasks import Detections, Segments
 
-    loaded = lucidcam.load(model, device=device, **model_options(architecture, untrained))
+    loaded = load_model(model, loading)
     grey = loaded.prepare(Image.new("RGB", (256, 256), (128, 128, 128)))[0].tensor
     images = grey[None].to(loaded.device, loaded.dtype)
     inputs = images if loaded.task is None else loaded.task.example(images, loaded)

@@ -10,22 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lucidcam.cli._common import (
-    ArchitectureOption,
+    DEFAULT_LOADING,
     ClassMapOption,
     DataFormatOption,
-    DeviceOption,
-    DtypeOption,
-    FitOption,
     LayerOption,
     LimitOption,
+    LoadOptions,
     ModelOption,
     OptimizeOption,
     SplitOption,
-    UntrainedOption,
     err,
     load_model,
     method_flags,
-    model_options,
     open_words,
     out,
     report,
@@ -38,9 +34,6 @@ if TYPE_CHECKING:
     from lucidcam.outputs._labels import Exporter
     from lucidcam.samples import Problem
 
-CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
-"""Flags that are a method's own are not known here: they are taken out of the paths."""
-
 Keep = Literal["all", "largest"]
 Refinement = Literal["grabcut"]
 THRESHOLD = 0.2
@@ -48,6 +41,7 @@ FOLDER = Path("lucidcam-labels")
 
 
 def localize(
+    context: typer.Context,
     data: Annotated[list[str], typer.Argument(metavar="DATA", help="A folder, an annotation file, or images.")],
     model: ModelOption = "demo",
     method: Annotated[str, typer.Option(help="See [b]lucidcam methods[/b].")] = "gradcam",
@@ -83,12 +77,8 @@ def localize(
     split: SplitOption = None,
     limit: LimitOption = None,
     layer: LayerOption = None,
-    fit: FitOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
     optimize: OptimizeOption = False,
-    architecture: ArchitectureOption = None,
-    untrained: UntrainedOption = False,
+    loading: LoadOptions = DEFAULT_LOADING,
 ) -> None:
     """Turn image-level labels into boxes and masks, with scores.
 
@@ -96,14 +86,12 @@ def localize(
     by a method's maps, and written as data sets for training.
     A score is the class's probability × the region's mean heat.
 
-    A method's own options are flags too; see [b]lucidcam methods NAME[/b].
-
     Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
     """
     import lucidcam.localization as localization
     from lucidcam.explainer import asked_of
 
-    chosen, words = method_flags(localize, [method], data)
+    chosen, words = method_flags(context, [method], data)
     [(kind, options)] = chosen
     if threshold is not None and calibrate is not None:
         raise OptionError("--calibrate chooses the threshold; give one of --threshold and --calibrate.")
@@ -114,7 +102,7 @@ def localize(
     def failed(problem: Problem) -> None:
         failures.append(problem.error)
 
-    loaded = load_model(model, device, dtype, fit, optimize, model_options(architecture, untrained))
+    loaded = load_model(model, loading, optimize)
     for name in layer or []:
         check_layer(loaded.module, name)
     asked = asked_of(list(dict.fromkeys(target)) if target else None, dataset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Annotated, Any
 
 import typer
@@ -26,7 +27,9 @@ from lucidcam.cli import (
     study,
     train,
 )
+from lucidcam.cli._usage import PATHS_AND_FLAGS, Command, expanded
 from lucidcam.cli.app import app as web_app
+from lucidcam.settings import Settings
 
 app = typer.Typer(
     name="lucidcam",
@@ -42,23 +45,27 @@ app = typer.Typer(
 def _add(room: str, name: str, command: Callable[..., Any], **options: Any) -> None:
     """Add a command; its help flows, whatever the width of the terminal."""
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
-    app.command(name, help="\n\n".join(" ".join(each.split()) for each in paragraphs), rich_help_panel=room, **options)(command)
+    if options.get("context_settings") is PATHS_AND_FLAGS:
+        own = ", ".join(f"--{field.name.replace('_', '-')}" for field in fields(Settings))
+        paragraphs.insert(-1, f"A method's own options are flags too (see [b]lucidcam methods NAME[/b]); every method has {own}.")
+    help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    app.command(name, cls=Command, help=help, rich_help_panel=room, **options)(expanded(command))
 
 
 LOOK, JUDGE, WORK, LIST = "Look", "Judge", "Work through data sets, train", "What there is"
 
-_add(LOOK, "explain", explain.explain, context_settings=explain.CONTEXT, no_args_is_help=True)
+_add(LOOK, "explain", explain.explain, context_settings=PATHS_AND_FLAGS, no_args_is_help=True)
 _add(LOOK, "app", web_app)
 _add(LOOK, "channels", channels.channels, no_args_is_help=True)
 _add(LOOK, "concepts", concepts.concepts)
 _add(LOOK, "report", report.report, no_args_is_help=True)
 _add(JUDGE, "evaluate", evaluate.evaluate, no_args_is_help=True)
-_add(JUDGE, "audit", audit.audit, context_settings=audit.CONTEXT, no_args_is_help=True)
+_add(JUDGE, "audit", audit.audit, context_settings=PATHS_AND_FLAGS, no_args_is_help=True)
 app.add_typer(study.app, name="study", rich_help_panel=JUDGE)
 _add(JUDGE, "bench", bench.bench)
-_add(WORK, "run", run.run, context_settings=run.CONTEXT, no_args_is_help=True)
-_add(WORK, "localize", localize.localize, context_settings=localize.CONTEXT, no_args_is_help=True)
-_add(WORK, "discover", discover.discover, context_settings=discover.CONTEXT, no_args_is_help=True)
+_add(WORK, "run", run.run, context_settings=PATHS_AND_FLAGS, no_args_is_help=True)
+_add(WORK, "localize", localize.localize, context_settings=PATHS_AND_FLAGS, no_args_is_help=True)
+_add(WORK, "discover", discover.discover, context_settings=PATHS_AND_FLAGS, no_args_is_help=True)
 app.add_typer(train.app, name="train", rich_help_panel=WORK)
 _add(LIST, "methods", methods.methods)
 _add(LIST, "metrics", metrics.metrics)

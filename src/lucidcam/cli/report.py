@@ -39,4 +39,5 @@ def write_page(result: Any, page: Path, told: bool = True, **options: Any) -> No
 def command_line() -> str | None:
     """The command that was typed; None where Python was called otherwise."""
     name = Path(sys.argv[0])
-    return shlex.join(["lucidcam", *sys.argv[1:]]) if name.stem == "lucidcam" or name.parts[-2:] == ("cli", "__main__.py") else None
+    ours = name.stem == "lucidcam" or name.parts[-2:] in (("cli", "__main__.py"), ("lucidcam", "__main__.py"))
+    return shlex.join(["lucidcam", *sys.argv[1:]]) if ours else None

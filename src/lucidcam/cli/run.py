@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from lucidcam.cli._common import (
-    ArchitectureOption,
+    DEFAULT_LOADING,
     ClassMapOption,
     DataFormatOption,
-    DeviceOption,
-    DtypeOption,
-    FitOption,
     LayerOption,
     LimitOption,
+    LoadOptions,
     ModelOption,
     SplitOption,
-    UntrainedOption,
     err,
     load_model,
     method_flags,
-    model_options,
     open_words,
     out,
     report,
@@ -32,14 +29,12 @@ from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import OptionError
 from lucidcam.types import DTYPES
 
-CONTEXT = {"ignore_unknown_options": True, "allow_extra_args": False}
-"""Flags that are a method's own are not known here: they are taken out of the paths."""
-
 REDUCED = ("bfloat16", "float16")
 """Precisions that an optimised copy computes in by autocast."""
 
 
 def run(
+    context: typer.Context,
     data: Annotated[list[str], typer.Argument(metavar="DATA", help="A folder, tar shards, an annotation file, images; paths or URLs.")],
     folder: Annotated[str, typer.Option("--out", "-o", help="Where to write: a folder, or a URL (s3://…).")],
     model: ModelOption = "demo",
@@ -88,19 +83,13 @@ def run(
     split: SplitOption = None,
     limit: LimitOption = None,
     layer: LayerOption = None,
-    fit: FitOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    architecture: ArchitectureOption = None,
-    untrained: UntrainedOption = False,
+    loading: LoadOptions = DEFAULT_LOADING,
     page: ReportOption = None,
 ) -> None:
     """Explain a data set of any size: an index and maps, written as they are made.
 
     A run that was killed goes on with the same command, and ends with the same files.
     Images that cannot be used are listed in failures.jsonl.
-
-    A method's own options are flags too; see [b]lucidcam methods NAME[/b].
 
     Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
     """
@@ -111,7 +100,7 @@ def run(
 
     if page is not None:
         check_page(page)
-    chosen, words = method_flags(run, [method], data)
+    chosen, words = method_flags(context, [method], data)
     [(kind, options)] = chosen
     dataset = open_words(words, data_format, split).first(limit)
     wanted = list(dict.fromkeys(write)) if write else ["npz"]
@@ -119,8 +108,8 @@ def run(
         if len(wanted) > 1:
             raise OptionError("--write none is for the index alone; leave the other formats out, or none.")
         wanted = []
-    reduced = DTYPES.get(dtype) if not exact and str(DTYPES.get(dtype)).removeprefix("torch.") in REDUCED else None
-    loaded = load_model(model, device, "float32" if reduced else dtype, fit, False, model_options(architecture, untrained))
+    reduced = DTYPES.get(loading.dtype) if not exact and str(DTYPES.get(loading.dtype)).removeprefix("torch.") in REDUCED else None
+    loaded = load_model(model, replace(loading, dtype="float32") if reduced else loading)
     for name in layer or []:
         check_layer(loaded.module, name)
     try:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lucidcam.cli._usage import Command
+
 app = typer.Typer(
     help="Ask people: which class does an explanation show, which model is more reliable.",
     no_args_is_help=True,
@@ -19,7 +21,7 @@ SHOWN = 5
 """Problems, and labels without a class, that are listed."""
 
 
-@app.command("make", no_args_is_help=True)
+@app.command("make", cls=Command, no_args_is_help=True)
 def make(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Photos, models, methods and questions; see the documentation.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the study.")] = Path("study"),
@@ -52,7 +54,7 @@ def make(
     tell(plan.problems, SHOWN)
 
 
-@app.command("serve", no_args_is_help=True)
+@app.command("serve", cls=Command, no_args_is_help=True)
 def serve(
     folder: FolderArgument,
     host: Annotated[str, typer.Option(help="127.0.0.1: this machine alone; 0.0.0.0: everybody who reaches it.")] = "127.0.0.1",
@@ -67,7 +69,7 @@ def serve(
     study.serve(folder, host, port, secure)
 
 
-@app.command("report", no_args_is_help=True)
+@app.command("report", cls=Command, no_args_is_help=True)
 def report(
     folder: FolderArgument,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it, too: .html or .json.")] = None,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from lucidcam.cli._common import ArchitectureOption, ClassMapOption, DataFormatOption, DeviceOption, LimitOption, SplitOption
+from lucidcam.cli._common import DEFAULT_LOADING, ClassMapOption, DataFormatOption, LimitOption, LoadOptions, SplitOption
+from lucidcam.cli._usage import Command, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +46,7 @@ AcceleratorOption = Annotated[str | None, typer.Option(help="cpu, gpu, …. [dim
 SamplingHelp = "Which images are drawn how often: uniform; balanced: each class alike; decorrelated: as if labels were independent."
 
 
-@app.command("gap", no_args_is_help=True)
+@app.command("gap", cls=Command, no_args_is_help=True)
 def gap(
     data: DataArgument,
     out: OutOption = Path("lucidcam-gap"),
@@ -132,7 +133,8 @@ def gap(
     _tell(found.metrics, f"lucidcam explain PHOTO --method cam --model {out}", found.problems)
 
 
-@app.command("memory", no_args_is_help=True)
+@app.command("memory", cls=Command, no_args_is_help=True)
+@expanded
 def memory(
     data: DataArgument,
     model: Annotated[str, typer.Option("--model", "-m", help="The network: the folder of [b]lucidcam train gap[/b], or any other model.")],
@@ -160,8 +162,7 @@ def memory(
     data_format: DataFormatOption = None,
     split: SplitOption = None,
     limit: LimitOption = None,
-    device: DeviceOption = None,
-    architecture: ArchitectureOption = None,
+    loading: LoadOptions = DEFAULT_LOADING,
     precision: PrecisionOption = None,
     accelerator: AcceleratorOption = None,
     devices: DevicesOption = None,
@@ -177,11 +178,11 @@ def memory(
 
     Exit code 0: all right; 1: some photos could not be used (the memory is trained); 2: usage.
     """
-    from lucidcam.cli._common import load_model, model_options
+    from lucidcam.cli._common import load_model
     from lucidcam.cli._common import out as screen
     from lucidcam.train import train_memory
 
-    loaded = load_model(model, device, "float32", None, False, model_options(architecture, False))
+    loaded = load_model(model, loading)
     found = _unless_stopped(
         lambda: train_memory(
             data,

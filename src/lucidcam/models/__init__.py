@@ -5,8 +5,11 @@ One file per source; each registers `load(name, **options) -> Model`.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import os
+import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +47,8 @@ def load(
     Args:
         spec: "demo" (EfficientNet-Lite0, ImageNet; works offline), "timm:NAME", "torchvision:NAME", "hf:REPO" (or a
             folder), "gap:NAME" (a network of class activation mapping, to be trained), the folder that `lucidcam train` wrote, or the path
-            of a checkpoint (`.safetensors`, `.pt`, `.pth`), which also needs `architecture=…`.
+            of a checkpoint (`.safetensors`, `.pt`, `.pth`), which also needs `architecture=…`. With `pretrained=False` also
+            "package.module:function": the network as that function returns it.
         device: where to; None: the CPU.
         dtype: "float32", "bfloat16", … or a torch type; None: the checkpoint's.
         fit: how photos come into the input: "crop", "squash" or "whole" (see `Preprocess`); None: as the model was
@@ -61,7 +65,7 @@ def load(
         ModelError: the weights cannot be downloaded, read or fitted to the architecture; the device is not there.
         MissingExtraError: the source's library is not installed.
     """
-    source, name = _split(spec)
+    source, name = ("file", str(spec)) if not pretrained and is_function(spec) else _split(spec)
     loader = registry.sources[source]
     _check_options(source, loader, options)
     model: Model = loader(name, pretrained=pretrained, **options)
@@ -141,6 +145,25 @@ def wrap(
         outputs=outputs,
         threshold=threshold,
     )
+
+
+def source_of(spec: str | os.PathLike[str]) -> str:
+    """The registered source that a spec of `load` belongs to: "demo", "timm", "file", ….
+
+    Raises:
+        OptionError: an unknown spec.
+    """
+    return _split(spec)[0]
+
+
+def is_function(spec: Any) -> bool:
+    """Whether a spec is "package.module:function", of a module that can be imported."""
+    if not isinstance(spec, str) or not re.fullmatch(r"[\w.]+:[A-Za-z_][\w.]*", spec):
+        return False
+    package = spec.partition(":")[0].partition(".")[0]
+    if not package or package in registry.sources:
+        return False
+    return package in sys.modules or importlib.util.find_spec(package) is not None
 
 
 def names(search: str = "") -> list[str]:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lucidcam.compat import first_line
-from lucidcam.errors import ModelError, OptionError
+from lucidcam.errors import LucidcamError, ModelError, OptionError
 from lucidcam.models._card import WEIGHTS, Card
 from lucidcam.nn import GAPNetwork
 from lucidcam.preprocess import Preprocess, Probed
@@ -78,8 +78,9 @@ def load(
     """Load a checkpoint.
 
     Args:
-        name: the file's path; or the folder that `lucidcam train` wrote, which says all the rest by itself.
-        pretrained: must be True; a checkpoint is its weights.
+        name: the file's path; or the folder that `lucidcam train` wrote, which says all the rest by itself; or "module:function" without
+            a checkpoint.
+        pretrained: False for "module:function": the network as the function returns it. A checkpoint is its weights.
         architecture: "timm:NAME", "torchvision:NAME", "hf:REPO", "gap:NAME", "module:function", or a callable that returns the
             module; None: what the card beside the weights says.
         num_classes: of the head; None: read from the checkpoint where the architecture can be built with another
@@ -100,22 +101,18 @@ def load(
         ModelError: the file is missing, empty, damaged, holds more than tensors, or does not fit the architecture.
         OptionError: no or an unknown architecture; wrong labels or preprocessing.
     """
-    if not pretrained:
-        raise OptionError("a checkpoint is its weights; for random ones load the architecture itself with pretrained=False.")
     path = Path(name).expanduser()
-    card = Card.beside(path)
+    built: Model | None = None
+    if not pretrained:
+        if path.exists() or architecture is not None or ":" not in name:
+            raise OptionError("a checkpoint is its weights; for random ones load the architecture itself with pretrained=False.")
+        built = _build(name, options if num_classes is None else {**options, "num_classes": num_classes})
+    card = None if built is not None else Card.beside(path)
     if card is not None and architecture is None and card.architecture is not None:
         architecture, options = card.architecture, {**card.options, **options}
     if card is not None and labels is None:
         labels = card.labels
-    tensors = _read(path / WEIGHTS if card is not None and path.is_dir() else path)
-    if architecture is None:
-        raise OptionError(
-            f"{name!r} holds weights only; say what they are for: architecture='timm:NAME', 'torchvision:NAME', "
-            "'module:function' or a callable."
-        )
-    model, tensors = _built(architecture, tensors, num_classes, options)
-    _fill(model.module, tensors, name, architecture)
+    model = _loaded(path, card, architecture, num_classes, options) if built is None else built
     if card is not None and isinstance(model.module, GAPNetwork):
         model.module.multi_label = card.multi_label
     fields = {
@@ -133,10 +130,23 @@ def load(
         _preprocess(preprocess, model.preprocess if card is None else card.preprocess, given),
         model.labels if labels is None else _read_labels(labels),
         layer if layer is not None or card is None else card.layer,
-        path.resolve().name,
+        path.resolve().name if built is None else name,
         outputs=model.outputs if card is None else card.output_kind,
         threshold=model.threshold if card is None else card.threshold,
     )
+
+
+def _loaded(path: Path, card: Card | None, architecture: Architecture | None, num_classes: int | None, options: dict[str, Any]) -> Model:
+    """The architecture with the checkpoint's weights in it."""
+    tensors = _read(path / WEIGHTS if card is not None and path.is_dir() else path)
+    if architecture is None:
+        raise OptionError(
+            f"{str(path)!r} holds weights only; say what they are for: architecture='timm:NAME', 'torchvision:NAME', "
+            "'module:function' or a callable."
+        )
+    model, tensors = _built(architecture, tensors, num_classes, options)
+    _fill(model.module, tensors, str(path), architecture)
+    return model
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -220,6 +230,7 @@ def _build(architecture: Architecture, options: dict[str, Any]) -> Model:
         raise OptionError(
             "expected the architecture as a callable that builds it; got a module. Load its weights yourself and use lucidcam.wrap."
         )
+    title = _name(architecture)
     if isinstance(architecture, str):
         source, colon, name = architecture.partition(":")
         if not (colon and name):
@@ -229,13 +240,17 @@ def _build(architecture: Architecture, options: dict[str, Any]) -> Model:
             return model
         architecture = _imported(source, name)
     if not callable(architecture):
-        raise OptionError(f"expected architecture as text or a callable; got {type(architecture).__name__}.")
+        raise OptionError(f"expected the architecture {title} to be a function that returns a module; got {type(architecture).__name__}.")
     try:
         module = architecture(**options)
+    except LucidcamError:
+        raise
     except TypeError as error:
-        raise OptionError(f"the architecture {_name(architecture)} cannot be built: {first_line(error)}.") from error
+        raise OptionError(f"the architecture {title} cannot be built: {first_line(error)}.") from error
+    except Exception as error:  # code of the user's
+        raise ModelError(f"the architecture {title} raised {type(error).__name__}: {first_line(error)}.") from error
     if not isinstance(module, nn.Module):
-        raise OptionError(f"expected the architecture {_name(architecture)} to return a module; got {type(module).__name__}.")
+        raise OptionError(f"expected the architecture {title} to return a module; got {type(module).__name__}.")
     return Model(module)
 
 
@@ -247,6 +262,8 @@ def _imported(module: str, attribute: str) -> Any:
     except (ImportError, AttributeError) as error:
         known = ", ".join(repr(f"{source}:NAME") for source in sources if source not in ("demo", "file"))
         raise OptionError(f"no architecture is called '{module}:{attribute}' ({first_line(error)}); known: {known}.") from error
+    except Exception as error:  # code of the user's, of any kind of fault
+        raise ModelError(f"the module {module!r} of the architecture raised {type(error).__name__}: {first_line(error)}.") from error
     return found
 
 
