@@ -582,3 +582,31 @@ def test_wrap_refuses(arguments, error, part):
 
 def test_all_refusals_are_lucidcam_errors():
     assert all(issubclass(e, LucidcamError) for e in (InputError, ModelError, OptionError, MissingExtraError))
+
+
+def test_a_function_without_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "function_of_mine.py").write_text(
+        "import torch\n\ndef build(num_classes=3):\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = lucidcam.load("function_of_mine:build", pretrained=False, num_classes=5, labels=list("abcde"))
+    assert (model.name, model.module[1].out_features, model.labels) == ("function_of_mine:build", 5, tuple("abcde"))
+    assert model.preprocess is None  # nothing is taken for granted
+    assert lucidcam.load("function_of_mine:build", pretrained=False, size=2).preprocess.size == (2, 2)
+    with pytest.raises(OptionError, match="no architecture is called"):
+        lucidcam.load("function_of_mine:bild", pretrained=False)
+    with pytest.raises(OptionError, match="no model source"):
+        lucidcam.load("function_of_mine:build")
+    with pytest.raises(OptionError, match="no model source"):
+        lucidcam.load("function_of_nobody:build", pretrained=False)
+
+
+@pytest.mark.parametrize("error", [ValueError("first\nsecond"), KeyError("x"), AssertionError(), MemoryError("full")])
+def test_an_architecture_that_raises_is_one_line(error: Exception, tmp_path: Path) -> None:
+    def build() -> torch.nn.Module:
+        raise error
+
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=f"the architecture build raised {type(error).__name__}") as caught:
+        lucidcam.load(tmp_path / "w.pt", architecture=build)
+    assert "\n" not in str(caught.value)
