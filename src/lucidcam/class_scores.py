@@ -132,7 +132,10 @@ class ClassScores:
 
     def log_probabilities(self, columns: Tensor, dim: int = 1) -> Tensor:
         """The logarithm of every class's probability; see `probabilities`."""
-        scores = self.of(columns, dim)
+        return self.to_log_probabilities(self.of(columns, dim), dim)
+
+    def to_log_probabilities(self, scores: Tensor, dim: int = 1) -> Tensor:
+        """The logarithm of every class's probability from the score of every class, see `of`."""
         if self._known() == "softmax":
             return scores.log_softmax(dim)
         return scores.clamp(min=torch.finfo(scores.dtype).tiny).log() if self.kind == "probabilities" else F.logsigmoid(scores)

@@ -45,7 +45,8 @@ class Explanation:
         target: class id, or None where the target is not one class.
         label: the target in words.
         score: what was explained: the class's logit, unless a target said otherwise.
-        probability: softmax probability of the class, or None where the target is not one class.
+        probability: the probability of the class, by what the model's outputs mean (`lucidcam.wrap(…, outputs=…)`); None where the target
+            is not one class, or the outputs have no probabilities.
         method: the method's registered name.
         layer: the layer's dotted name; "input" for methods that go down to the pixels.
         name: the image's name, usually its file's.

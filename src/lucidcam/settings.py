@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -104,7 +104,8 @@ def _check_types(kind: type, options: dict[str, Any]) -> None:
     """
     hints = get_type_hints(kind)
     for name, value in options.items():
-        wanted = [each for each in (get_args(hints[name]) or (hints[name],)) if isinstance(each, type)]
+        parts = get_args(hints[name]) or (hints[name],)
+        wanted = [str if get_origin(each) is Literal else each for each in parts if isinstance(each, type) or get_origin(each) is Literal]
         fits = {int: (int, np.integer), float: (int, float, np.number), bool: (bool, np.bool_)}
         allowed = tuple(t for each in wanted for t in (fits.get(each, (each,))))
         whole = bool not in wanted and isinstance(value, bool) and bool(wanted)

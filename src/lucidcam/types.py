@@ -114,6 +114,11 @@ class Model:
     def __post_init__(self) -> None:
         _ = self.class_scores  # refuses what is not known
 
+    def __repr__(self) -> str:
+        """Name, layer, meaning of the outputs and preprocessing."""
+        outputs = "found by value" if self.outputs is None else self.outputs
+        return f"Model({self.name!r}, layer={self.layer!r}, outputs={outputs!r}, preprocess={self.preprocess!r})"
+
     @property
     def class_scores(self) -> ClassScores:
         """What is said of its outputs. With two labels a single output column scores the second of them, else the first class."""

@@ -33,8 +33,8 @@ class _Descent(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.has_seen_operations = True
         descends = any(id(leaf) in self.ids for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor))
         for tensor in tree_leaves(output):
-            # the exponential of a single number is a temperature
-            if not isinstance(tensor, Tensor) or (name == "exp" and tensor.numel() == 1):
+            # the exponential of a parameter is a temperature
+            if not isinstance(tensor, Tensor) or (name == "exp" and isinstance(args[0], nn.Parameter)):
                 continue
             if makes_probabilities or (descends and not is_linear):
                 self.tensors.append(tensor)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lucidcam.class_scores import ClassScores
 from lucidcam.errors import TargetError, TargetNotFoundError
 from lucidcam.targets._base import Bound, Label, Target, kind_of, part
 from lucidcam.types import Frame
@@ -183,7 +184,9 @@ class _Queries:
     def _sure(self) -> Tensor:
         """Probabilities of the classes `[Q, classes]`."""
         logits = self.logits.detach()
-        return logits.softmax(1)[:, :-1] if self.background else logits.sigmoid()
+        if self.background:
+            return ClassScores("softmax").to_probabilities(logits)[:, :-1]
+        return ClassScores("sigmoid").to_probabilities(logits)
 
 
 def _read(outputs: Any, asked: Detection) -> Sequence[_Listed | _Queries]:

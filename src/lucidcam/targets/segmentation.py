@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from lucidcam.class_scores import ClassScores
 from lucidcam.errors import TargetError, TargetNotFoundError
 from lucidcam.targets._base import Bound, Label, Target, kind_of, part
 from lucidcam.types import Frame
@@ -80,7 +81,8 @@ class Segmentation(Target):
         columns = dense(outputs, batch).detach()
         if len(columns) != batch:
             raise TargetError(f"expected class scores [{batch}, K, h, w] for {batch} images; got {list(columns.shape)}.")
-        meaning = self.reader(columns)
+        # sums over queries are no probabilities, and their highest wins
+        meaning = ClassScores("none") if _queries(outputs) is not None else self.reader(columns)
         count = meaning.count(columns.shape[1])
         if self.label is not None and not 0 <= self.label < count:
             raise TargetError(f"class id {self.label} is out of range: the model has {count} classes, 0 to {count - 1}.")
@@ -175,15 +177,24 @@ def dense(outputs: Any, batch: int | None = None) -> Tensor:
             found = found[None, None]
     if isinstance(found, Tensor) and found.ndim == 4 and found.is_floating_point():
         return found
-    kinds = ("class_queries_logits", "masks_queries_logits")
-    classes, masks = (None if isinstance(outputs, Tensor) else part(outputs, kind) for kind in kinds)
-    if isinstance(classes, Tensor) and isinstance(masks, Tensor):
-        return torch.einsum("bqk,bqhw->bkhw", classes.softmax(-1)[..., :-1], masks.sigmoid())
+    queries = _queries(outputs)
+    if queries is not None:
+        classes, masks = queries
+        probabilities = ClassScores("softmax").to_probabilities(classes, -1)[..., :-1]
+        return torch.einsum("bqk,bqhw->bkhw", probabilities, ClassScores("sigmoid").to_probabilities(masks))
     raise TargetError(
         "expected class scores of each pixel, [B, K, h, w], by themselves or as 'logits' or 'out', or queries with masks; "
         f"got {kind_of(found if isinstance(found, Tensor) else outputs)}; for other outputs give a callable: target=lambda outputs: …, "
         "one score per image."
     )
+
+
+def _queries(outputs: Any) -> tuple[Tensor, Tensor] | None:
+    """Class logits `[B, Q, K + 1]`, the last of "no object", and mask logits `[B, Q, h, w]` of queries; None where there are none."""
+    if isinstance(outputs, Tensor):
+        return None
+    classes, masks = part(outputs, "class_queries_logits"), part(outputs, "masks_queries_logits")
+    return (classes, masks) if isinstance(classes, Tensor) and isinstance(masks, Tensor) else None
 
 
 def _finest(outputs: Sequence[Any]) -> Tensor | None:

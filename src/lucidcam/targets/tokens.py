@@ -9,8 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lucidcam.class_scores import ClassScores
 from lucidcam.errors import TargetError
 from lucidcam.targets._base import Bound, Target, kind_of, part
+
+VOCABULARY = ClassScores("softmax")
+"""A language model's logits: one word of the vocabulary excludes the others."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class Tokens(Target):
         def read(out: Any, rows: Tensor | None) -> Tensor:
             logits = _written(out, len(ids))
             steps = torch.tensor(wanted, device=logits.device)
-            said = logits[:, logits.shape[1] - len(ids) :][:, steps - self.shift].log_softmax(-1)
+            said = logits[:, logits.shape[1] - len(ids) :][:, steps - self.shift]
+            said = VOCABULARY.to_log_probabilities(said, -1)
             chosen = ids.to(logits.device)[steps].expand(len(said), -1)[..., None]
             return said.gather(2, chosen)[..., 0] @ sums.to(said).T
 
