@@ -431,12 +431,61 @@ def test_labels_and_outputs(place: Path) -> None:
     assert [entry["probability"] for entry in entries] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["four.pt", "--architecture", "my_network:build"], "four.pt: 4 classes, outputs: softmax (found by value)"),
+        (["four.pt", "--architecture", "my_network:build", "--outputs", "sigmoid"], "four.pt: 4 classes, outputs: sigmoid (stated)"),
+        (["four.pt", "--architecture", "my_network:build", "--outputs", "none"], "four.pt: 4 outputs that are no scores of classes"),
+        (["single.pt", "--architecture", "my_network:single", "--decision-threshold", "0.3"],
+         "single.pt: 2 classes, outputs: sigmoid, by a single output above 0.3 (found by value)"),
+    ],
+)  # fmt: skip
+def test_layers_say_what_outputs_mean(words: list[str], line: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("layers", "--model", *words)
+    assert " ".join(capsys.readouterr().out.partition("\n\n")[0].split()) == line
+
+
 @pytest.mark.parametrize(("threshold", "predicted"), [(0.001, 0), (0.999, 1)])
 def test_the_threshold_of_a_single_output(threshold: float, predicted: int, place: Path) -> None:
     words = ["--model", "single.pt", "--architecture", "my_network:single", "--input-size", "32", "--decision-threshold", str(threshold)]
     run("explain", "photo.png", "--out", "out", *words)
     [entry] = json.loads((place / "out" / "explanations.json").read_text())
     assert entry["id"] == predicted
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--window", "200", "--level", "300"], ["--level=300", "--window=200"], ["--grey-window", "200,300"]],
+    ids=["two flags", "in any order", "one flag"],
+)
+def test_the_window_of_grey_images(words: list[str], place: Path) -> None:
+    import lucidcam
+
+    pixels = np.random.default_rng(0).integers(0, 4096, (48, 64), dtype=np.uint16)
+    Image.fromarray(pixels).save(place / "photo.png")
+    base = ["--model", "four.pt", "--architecture", "my_network:build", "--input-size", "32"]
+    entries = _explained(place, *base, *words)
+    model = lucidcam.load("four.pt", architecture="my_network:build", size=32, window=(200, 300))
+    expected = [explanation.score for explanation in lucidcam.explain(model, "photo.png", target="all")]
+    assert [entry["score"] for entry in entries] == pytest.approx(expected, abs=1e-6)
+    assert [entry["score"] for entry in _explained(place, *base)] != pytest.approx(expected, abs=1e-3)
+
+
+def test_a_window_without_a_level_is_a_methods(place: Path, err: Any) -> None:
+    base = ["explain", "photo.png", "--model", "four.pt", "--architecture", "my_network:build", "--input-size", "32", "--out", "out"]
+    run(*base, "--method", "occlusion", "--window", "8", "--stride", "8", "--format", "npz")
+    with np.load(next((place / "out").glob("*.npz"))) as archive:
+        assert len(np.unique(archive["raw"])) <= 16  # patches of 8 in an input of 32
+
+
+def test_a_level_needs_a_window(place: Path, err: Any) -> None:
+    run("explain", "photo.png", "--level", "3", code=2)
+    assert "--level goes with --window" in err()
+    run("explain", "photo.png", "--level", "3", "--window", "wide", code=2)
+    assert "expects a width above 0 and a level" in err()
+    run("explain", "photo.png", "--window", "3", code=2)
+    assert "--window is an option of occlusion" in err()
 
 
 def test_an_untrained_network_of_ones_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

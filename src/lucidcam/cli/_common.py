@@ -68,6 +68,14 @@ class LoadOptions:
         Fit | None,
         typer.Option(help="crop (as trained), squash, or whole (no crop, convolutional networks).", rich_help_panel=MODEL_PANEL),
     ] = None
+    grey_window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WIDTH,LEVEL",
+            help="Of grey images, in their files' values; also --window WIDTH --level LEVEL. [dim]default: by bit depth[/dim]",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Random weights: to try mechanics without a download.", rich_help_panel=MODEL_PANEL)
     ] = False
@@ -212,6 +220,8 @@ def _source(spec: str, loading: LoadOptions) -> tuple[str, dict[str, Any]]:
         if not 0 < loading.decision_threshold < 1:
             raise OptionError(f"--decision-threshold expects a probability between 0 and 1; got {loading.decision_threshold:g}.")
         options["threshold"] = loading.decision_threshold
+    if loading.grey_window is not None:
+        options["window"] = _window(loading.grey_window)
     if loading.num_classes is not None:
         options["num_classes"] = loading.num_classes
     if loading.labels is not None and spec != architecture and source_of(spec) in ("timm", "torchvision"):
@@ -257,6 +267,17 @@ def _joined(numbers: Sequence[float]) -> str:
 
 def _flag(name: str) -> str:
     return "--input-size" if name == "size" else f"--{name.replace('_', '-')}"
+
+
+def _window(text: str) -> tuple[float, float]:
+    """From "400,40" to (width, level)."""
+    try:
+        width, level = (float(number) for number in text.split(","))
+    except ValueError:
+        width, level = 0.0, 0.0
+    if not (width > 0 and math.isfinite(width) and math.isfinite(level)):
+        raise OptionError(f"--grey-window (--window, --level) expects a width above 0 and a level, for instance 400,40; got {text!r}.")
+    return width, level
 
 
 def _size(text: str) -> tuple[int, int]:

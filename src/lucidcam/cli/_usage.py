@@ -30,6 +30,9 @@ EXPECTATIONS = {
 }
 """What a parser's message means, by a part of it, in older and newer versions of typer."""
 
+WINDOW = "--grey-window"
+"""The option that `--window` and `--level` are short for."""
+
 WORDS = "lucidcam.words"
 """Where the context keeps the words that were typed."""
 
@@ -51,6 +54,8 @@ class Command(TyperCommand):
         if ctx.ignore_unknown_options:
             # Flags of methods come among the paths, so that a path must not look like one.
             args = args[: end + 1] + [f"./{word}" if word.startswith("-") and word != "-" else word for word in args[end + 1 :]]
+        if WINDOW in flags:
+            args = [*_with_window(args[:end]), *args[end:]]
         ctx.meta[WORDS] = list(args)
         parsed: list[str] = super().parse_args(ctx, args)
         return parsed
@@ -62,6 +67,30 @@ class Command(TyperCommand):
         except LucidcamError as error:
             print_error(in_flags(str(error), self, ctx.meta.get(WORDS, ())))
             raise typer.Exit(2) from None
+
+
+def _with_window(words: list[str]) -> list[str]:
+    """Words in which `--window WIDTH --level LEVEL` is `--grey-window WIDTH,LEVEL`.
+
+    `--window` alone stays what it is: methods have an option of that name.
+
+    Raises:
+        OptionError: a level without a window.
+    """
+    width, level = _value_of(["--window"], words), _value_of(["--level"], words)
+    if level is None:
+        return words
+    if width is None:
+        raise OptionError("--level goes with --window: --window WIDTH --level LEVEL, in the values of the files.")
+    kept: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        flag, equals, _ = word.partition("=")
+        if flag not in ("--window", "--level"):
+            kept.append(word)
+        elif not equals:
+            next(remaining, None)
+    return [*kept, f"{WINDOW}={width},{level}"]
 
 
 def print_error(message: str) -> None:

@@ -44,7 +44,9 @@ def app(
     specs = list(dict.fromkeys(model or ["demo"]))
     files = [spec for spec in specs if Path(spec).is_file()] or specs
     models = {}
-    alone = LoadOptions(device=loading.device, dtype=loading.dtype, fit=loading.fit, untrained=loading.untrained)
+    alone = LoadOptions(
+        device=loading.device, dtype=loading.dtype, fit=loading.fit, grey_window=loading.grey_window, untrained=loading.untrained
+    )
     for spec in specs:
         options = loading if spec in files else alone
         title = options.architecture if spec == "demo" and options.architecture else spec

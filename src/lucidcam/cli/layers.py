@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lucidcam.cli._common import DEFAULT_LOADING, LoadOptions, ModelOption
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lucidcam import Model
 
 
 def layers(
@@ -14,7 +19,7 @@ def layers(
     loading: LoadOptions = DEFAULT_LOADING,
     every: Annotated[bool, typer.Option("--all", help="Also layers without a spatial map, dropout and identities.")] = False,
 ) -> None:
-    """List a model's layers in execution order, with the map each one holds."""
+    """List a model's layers in execution order, with the map each one holds; and what its outputs mean."""
     from PIL import Image
 
     import lucidcam
@@ -39,4 +44,23 @@ def layers(
         shape = "×".join(map(str, info.shape[1:])) if info.shape else ""
         grid = "×".join(map(str, info.grid)) if info.grid else ""
         listing.add_row(f"[b]{name}[/b] ← default" if name == best else name, info.type, shape, grid)
+    if loaded.task is None:
+        out.print(f"{loaded.name}: {_outputs(loaded, images)}\n", markup=False)
     out.print(listing)
+
+
+def _outputs(model: Model, images: Tensor) -> str:
+    """What the outputs mean, as stated or found on one image, and how many classes they are of."""
+    from lucidcam.engine.run import open_run
+    from lucidcam.errors import LucidcamError
+
+    try:
+        with open_run(model.module, images, stated=model.class_scores) as run:
+            scores, columns = run.class_scores(), run.class_columns().shape[1]
+    except LucidcamError:
+        return "outputs that are no scores of classes"
+    if scores.kind == "none":
+        return f"{columns} outputs that are no scores of classes"
+    count = scores.count(columns)
+    single = f", by a single output above {scores.threshold:g}" if count != columns else ""
+    return f"{count} classes, outputs: {scores.kind}{single} ({'stated' if model.outputs is not None else 'found by value'})"
