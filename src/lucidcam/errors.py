@@ -38,6 +38,10 @@ class ModelError(LucidcamError, RuntimeError):
     """A model that cannot be loaded, cannot run on these inputs, or gives unusable numbers."""
 
 
+class OptimizedCopyError(ModelError):
+    """An optimised copy that fails where the network itself works; that takes its place from now on, so that a second try succeeds."""
+
+
 class DataError(LucidcamError, ValueError):
     """A data set that cannot be read, has nothing usable, or lacks what was asked for (classes, boxes, masks)."""
 

@@ -222,20 +222,26 @@ def agrees(image: Image.Image, tensor: Tensor, frame: Frame) -> bool:
         return True  # too few pixels of the photo
     per_x, per_y = values.shape[2] / (right - left), values.shape[1] / (bottom - top)
     part = slice(round((y0 - top) * per_y), round((y1 - top) * per_y)), slice(round((x0 - left) * per_x), round((x1 - left) * per_x))
-    photo = np.asarray(image.convert("RGB").resize((columns, rows), Image.Resampling.BOX, (x0, y0, x1, y1)), np.float64)
-    fine = _fine(photo.mean(2))
+    grey = image.convert("L")
+    fine = _fine(grey.resize((columns, rows), Image.Resampling.BOX, (x0, y0, x1, y1)))
     if fine.std() < 2:  # of 255 levels
         return True
-    for channel in values:
-        shown = Image.fromarray(channel[part].astype(np.float32)).resize((columns, rows), Image.Resampling.BOX)
-        other = _fine(np.asarray(shown, np.float64))
-        if other.std() > 0 and abs(float((fine * other).mean() / (fine.std() * other.std()))) >= LIKENESS:
-            return True
-    return False
+    sampled = grey.resize(values[0][part].shape[::-1], Image.Resampling.NEAREST, (x0, y0, x1, y1))
+    if _likeness(fine, _fine(sampled.resize((columns, rows), Image.Resampling.BOX))) < 2 * LIKENESS:
+        return True  # noise: its pixels alone decide which of them are taken
+    shown = (Image.fromarray(channel[part].astype(np.float32)).resize((columns, rows), Image.Resampling.BOX) for channel in values)
+    return any(_likeness(fine, _fine(channel)) >= LIKENESS for channel in shown)
 
 
-def _fine(values: Values) -> Values:
+def _likeness(fine: Values, other: Values) -> float:
+    """The magnitude of the correlation of two arrays whose mean is 0."""
+    scale = float(fine.std() * other.std())
+    return abs(float((fine * other).mean())) / scale if scale > 0 else 0.0
+
+
+def _fine(image: Image.Image) -> Values:
     """What differs from the mean of the surroundings."""
+    values = np.asarray(image, np.float64)
     padded = np.pad(values, 2, mode="edge")
     sums = np.zeros_like(values)
     for i in range(5):

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from lucidcam.class_scores import ClassScores
+from lucidcam.engine import copies
 from lucidcam.engine.inputs import all_finite
 from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.masked import out_of_memory
 from lucidcam.engine.optimize import optimize as optimized_copy
 from lucidcam.engine.run import Run, open_run
 from lucidcam.engine.session import session
-from lucidcam.errors import LayerError, MissingExtraError, ModelError, OptionError, TargetError, TargetNotFoundError
+from lucidcam.errors import LayerError, MissingExtraError, ModelError, OptimizedCopyError, OptionError, TargetError, TargetNotFoundError
 from lucidcam.explanation import Explanation
 from lucidcam.films import over_time
 from lucidcam.fingerprints import stands_for
@@ -83,10 +84,17 @@ def attribute(
         torch.Size([2, 10, 30, 30])
     """
     chosen, settings = resolve_method(method, options)
-    with _opened(module, inputs, chosen, settings, target, chosen.layer_of(module, layer), settings.class_scores()) as run:
-        found = compute(run, chosen, settings)
-        if isinstance(chosen, PixelMethod):
-            found = chosen.reduced(found)
+    try:
+        return _attribute(module, inputs, chosen, settings, target, layer)
+    except OptimizedCopyError:  # the network as it is has taken its place
+        return _attribute(module, inputs, chosen, settings, target, layer)
+
+
+def _attribute(module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any) -> Tensor:
+    with _opened(module, inputs, method, settings, target, method.layer_of(module, layer), settings.class_scores()) as run:
+        found = compute(run, method, settings)
+        if isinstance(method, PixelMethod):
+            found = method.reduced(found)
         return found[:, 0] if run.bound.squeeze else found
 
 
@@ -105,6 +113,8 @@ def together(items: Sequence[T], work: Callable[[Sequence[T]], list[R]], lost: C
         return []
     try:
         return work(items)
+    except OptimizedCopyError:  # the network as it is has taken its place
+        return together(items, work, lost)
     except Exception as error:
         if isinstance(error, (OptionError, LayerError, TargetError, MissingExtraError)) and not isinstance(error, TargetNotFoundError):
             raise
@@ -179,6 +189,8 @@ def explain(
             with _opened(model.module, inputs, chosen, settings, asked, layer, settings.class_scores(model.class_scores)) as run:
                 for i, explained in zip(rows, _explanations(run, chosen, settings, model, [prepared[i] for i in rows]), strict=True):
                     found[i] = explained
+        except OptimizedCopyError:  # the network as it is has taken its place
+            waiting.appendleft(rows)
         except (RuntimeError, MemoryError) as error:
             if len(rows) == 1 or not out_of_memory(error):
                 raise
@@ -210,7 +222,7 @@ def optimize(model: Model | nn.Module, inputs: Any = None, dtype: torch.dtype | 
 
     Raises:
         OptionError: for another dtype, or a module without inputs.
-        ModelError: when the copy's outputs differ from the original's.
+        ModelError: when the model cannot be copied, or the copy does not run, or its outputs differ from the original's.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2)).eval()
@@ -219,15 +231,54 @@ def optimize(model: Model | nn.Module, inputs: Any = None, dtype: torch.dtype | 
         ('Identity', 'BatchNorm2d')
     """
     if isinstance(model, Model):
-        noise = torch.rand(256, 320, 3, generator=torch.Generator().manual_seed(0)).numpy()
-        example = model.prepare(noise)[0].tensor[None].to(model.device, model.dtype)
-        if inputs is None:
-            inputs = example if model.task is None else model.task.example(example, model)
-        return replace(model, module=optimize(model.module, inputs, dtype))
+        return replace(model, module=_copied(model.module, _examples(model) if inputs is None else [inputs], dtype))
     if inputs is None:
         raise OptionError("a module's copy is checked on an example of what it takes: optimize(module, inputs).")
-    copy = optimized_copy(model, inputs, dtype)
-    stands_for(copy, model)
+    return _copied(model, [inputs], dtype)
+
+
+def optimized_if_possible(model: Model, dtype: torch.dtype | None = None) -> tuple[Model, str | None]:
+    """Return a faster copy of a model that gives the same outputs, or the model as it is where no such copy can be made or run.
+
+    Args:
+        model: the model.
+        dtype: as for `optimize`.
+
+    Returns:
+        The model to work with, and why it is the one that was passed, in a sentence; None: it is a copy.
+
+    Raises:
+        OptionError: for another dtype.
+        torch.OutOfMemoryError: when there is no room for a copy.
+    """
+    try:
+        return optimize(model, dtype=dtype), None
+    except OptionError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return model, f"on the network as it is, not on an optimised copy: {reason}"
+
+
+def given_up(model: Model) -> str | None:
+    """Why the network as it is took an optimised copy's place while it was worked with, in a sentence; None: it did not."""
+    failure = copies.failure(model.module)
+    return None if failure is None else f"in part on the network as it is, because the optimised copy failed: {failure}"
+
+
+def _examples(model: Model) -> list[Any]:
+    """What the module takes for a noisy photo, and for one of another shape where that gives an input of another size."""
+    noise = [torch.rand(*size, 3, generator=torch.Generator().manual_seed(0)).numpy() for size in ((256, 320), (320, 192))]
+    tensors = [model.prepare(photo)[0].tensor[None].to(model.device, model.dtype) for photo in noise]
+    tensors = tensors[:1] if tensors[0].shape == tensors[1].shape else tensors
+    return [tensor if model.task is None else model.task.example(tensor, model) for tensor in tensors]
+
+
+def _copied(module: nn.Module, examples: Sequence[Any], dtype: torch.dtype | None) -> nn.Module:
+    copy = optimized_copy(module, examples[0], dtype, examples[1:])
+    stands_for(copy, module)
     return copy
 
 

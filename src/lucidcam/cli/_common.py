@@ -171,6 +171,7 @@ def load_model(spec: str, loading: LoadOptions, optimize: bool = False) -> Model
     import torch
 
     import lucidcam
+    from lucidcam.runner import optimized_if_possible
 
     spec, options = _source(spec, loading)
     if loading.untrained:
@@ -180,7 +181,12 @@ def load_model(spec: str, loading: LoadOptions, optimize: bool = False) -> Model
     reduced = reduced if optimize else None
     model = lucidcam.load(spec, device=device, dtype="float32" if reduced else loading.dtype, fit=loading.fit, **options)
     _print_assumed(model, loading, spec)
-    return lucidcam.optimize(model, dtype=reduced) if optimize else model
+    if not optimize:
+        return model
+    fast, note = optimized_if_possible(model, dtype=reduced)
+    if note is not None:
+        err.print(f"note: explained {note}", style="yellow", markup=False)
+    return fast
 
 
 def _source(spec: str, loading: LoadOptions) -> tuple[str, dict[str, Any]]:

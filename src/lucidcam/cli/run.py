@@ -149,6 +149,8 @@ def run(
     if results.report is not None:
         out.print(results.report.table(out.width))
     out.print(f"{folder if '://' in folder else Path(folder)}", soft_wrap=True, markup=False)
+    for note in manifest.get("notes", ()):
+        err.print(f"note: {note}", style="yellow", markup=False)
     if page is not None:
         write_page(results, page, model=loaded, data=words[0] if len(words) == 1 else None)
     report([each["error"] for each in results.failures()])

@@ -21,7 +21,7 @@ from lucidcam.costs.timing import Ratio, Step, Stopwatch, old_objects_aside
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import session
 from lucidcam.engine.trace import trace
-from lucidcam.errors import OptionError
+from lucidcam.errors import ModelError, OptionError
 from lucidcam.methods._base import Method
 from lucidcam.runner import attribute, optimize
 from lucidcam.settings import resolve_method
@@ -96,11 +96,14 @@ def bench(
         trace(about.module, Inputs.of(about.batch(1)))
         meter = _Meter(about, about.module, repeats, time_limit, memory and measurable(about.inputs.device))
         passes = [meter]
-        if optimized:
-            passes.append(meter.on(optimize(about.module, about.batch(1), dtype)))
         rows: list[Cost] = []
         refused: dict[str, str] = {}
         notes: list[str] = []
+        if optimized:
+            try:
+                passes.append(meter.on(optimize(about.module, about.batch(1), dtype)))
+            except ModelError as error:
+                notes.append(f"measured on the network as it is alone: {error}")
         for each in passes:
             rows += each.forwards(batch)
             for label, method, options in contenders:
@@ -124,7 +127,7 @@ def bench(
         batch=batch,
         repeats=repeats,
         time_limit=time_limit,
-        copy="" if not optimized else str(dtype or about.inputs.dtype)[6:],
+        copy="" if len(passes) == 1 else str(dtype or about.inputs.dtype)[6:],
         rows=tuple(rows),
         refused=refused,
         notes=tuple(notes),

@@ -2,13 +2,15 @@
 
 Batch normalisation is folded into the convolution before it, weights take the channels-last layout, on a CPU 1×1 convolutions become matrix
 products, and on request the rest runs under autocast to bfloat16 or float16. The result is checked against the original on real numbers.
-Layer names stay what they were.
+Layer names stay what they were. Whoever works with a copy falls back to the network as it is wherever that fails (`engine.copies`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lucidcam.engine.copies import note_copy
 from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.masked import out_of_memory
 from lucidcam.engine.session import hooks, plain, session
 from lucidcam.engine.trace import run_forward, tensors_of, trace
 from lucidcam.errors import ModelError, OptionError
@@ -32,44 +36,92 @@ Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def optimize(module: nn.Module, inputs: Any, dtype: torch.dtype | None = None) -> nn.Module:
+def optimize(module: nn.Module, inputs: Any, dtype: torch.dtype | None = None, others: Sequence[Any] = ()) -> nn.Module:
     """Return a faster copy that gives the same outputs.
 
     Args:
         module: the network; it is left as it is.
-        inputs: an example of what it takes; the copy is checked on it.
+        inputs: an example of what it takes; the copy is checked on it, and on two of it at once.
         dtype: run in `torch.bfloat16` or `torch.float16` by autocast; None keeps the precision.
+        others: more examples, of other sizes say, that the copy is checked on where the network takes them.
 
     Returns:
         A copy in evaluation mode, with the same layer names, for `attribute` and `explain`.
 
     Raises:
         OptionError: for another dtype.
-        ModelError: when the copy's outputs differ from the module's.
+        ModelError: when the module cannot be copied, or the copy does not run, or its outputs differ from the module's.
+        torch.OutOfMemoryError: when there is no room for a copy.
     """
     if dtype not in LOOSE:
         raise OptionError(f"expected dtype torch.bfloat16, torch.float16 or None; got {dtype}.")
     module = plain(module)
     given = Inputs.of(inputs)
     with session(module):
-        expected = _compared(module, given)
-        private = copy.deepcopy(module).eval()
+        expected = [(given, _compared(module, given))]
+        for example in [_twice(given), *map(Inputs.of, others)]:
+            with _suppressed():  # the network itself may take one image alone, or one size
+                expected.append((example, _compared(module, example)))
+    try:
+        private = _faster(module, given, dtype)
+        with session(private):
+            differences = [_difference(_compared(private, example), outputs) for example, outputs in expected]
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise ModelError(
+            f"an optimised copy of {type(module).__name__} cannot be made or run ({type(error).__name__}: {reason}); use the module as it "
+            "is (optimized=False, --exact)."
+        ) from error
+    if not max(differences) <= LOOSE[dtype]:
+        raise ModelError(
+            f"the optimised copy's outputs differ by {max(differences):.1e} of their size (allowed: {LOOSE[dtype]:.0e}); "
+            "use the module as it is (optimized=False, --exact)" + (", or another dtype." if dtype is not None else ".")
+        )
+    note_copy(private, module)
+    return private
+
+
+def _faster(module: nn.Module, given: Inputs, dtype: torch.dtype | None) -> nn.Module:
+    with session(module):
+        private = copy.deepcopy(module)
+        private = private if private is module else private.eval()
+    parts: list[Any] = [*module.modules(), *module.parameters(), *module.buffers()]
+    own = {id(part) for part in parts}
+    if any(id(part) in own for part in (*private.modules(), *private.parameters())):
+        raise ModelError("its copy shares modules or weights with it")
     _fold(private, given)
     _channels_last(private)
     if given.image.device.type == "cpu":
         _pointwise(private, given)
     if dtype is not None:
         _autocast(private, given.image.device.type, dtype)
-    with session(private):
-        got = _compared(private, given)
-    scale = float(expected.abs().max())
-    difference = float((got.float() - expected.float()).abs().max()) / max(scale, 1e-12)
-    if not difference <= LOOSE[dtype]:
-        raise ModelError(
-            f"the optimised copy's outputs differ by {difference:.1e} of their size (allowed: {LOOSE[dtype]:.0e}); "
-            "use the module as it is (optimized=False, --exact)" + (", or another dtype." if dtype is not None else ".")
-        )
     return private
+
+
+def _twice(inputs: Inputs) -> Inputs:
+    """Two images at once: the first, and the same the other way round."""
+    rows = inputs.rows(torch.zeros(2, dtype=torch.long, device=inputs.image.device))
+    return rows.with_image(torch.cat([rows.image[:1], rows.image[1:].flip(-1)]))
+
+
+@contextmanager
+def _suppressed() -> Iterator[None]:
+    """Let every error of a network pass, except that the memory ended."""
+    try:
+        yield
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+
+
+def _difference(outputs: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the largest magnitude; infinite where one is NaN or the shapes differ."""
+    if outputs.shape != expected.shape:
+        return math.inf
+    difference = float((outputs.float() - expected.float()).abs().max()) / max(float(expected.abs().max()), 1e-12)
+    return math.inf if math.isnan(difference) else difference
 
 
 def _fold(module: nn.Module, inputs: Inputs) -> None:

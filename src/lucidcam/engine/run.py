@@ -14,17 +14,18 @@ from lucidcam.class_scores import ClassScores, ScoreReader
 from lucidcam.engine import layers as layers_
 from lucidcam.engine.attention import Attention, Wants, attend
 from lucidcam.engine.capture import Done, ForceGrad, cut, gradients_of
+from lucidcam.engine.copies import give_up, original_of
 from lucidcam.engine.head import Head, HeadHook, HeadWatch, head_of, owner
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layers import LayerSpec
-from lucidcam.engine.masked import Stream, Substitute
+from lucidcam.engine.masked import Stream, Substitute, out_of_memory
 from lucidcam.engine.output_activation import is_probability_output
 from lucidcam.engine.recall import Memory, memory, recalled
 from lucidcam.engine.recording import depends_on
 from lucidcam.engine.rules import Rule, refuse
 from lucidcam.engine.session import hooks, plain, session
 from lucidcam.engine.trace import Layer, remembered, run_forward, tensors_of, trace
-from lucidcam.errors import LayerError, ModelError, TargetError
+from lucidcam.errors import LayerError, ModelError, OptimizedCopyError, TargetError
 from lucidcam.targets import Bound, Target, as_target, local, logits, sound
 
 CPU_NUMBERS = 2**20
@@ -459,6 +460,9 @@ def open_run(
         progress: whether long streams show a bar; None: when standard error is a terminal.
         title: what the bar says.
         stated: what is said of the meaning of the module's outputs (`Model.class_scores`); None: nothing, it is found by value.
+
+    Raises:
+        OptimizedCopyError: whatever was done failed because the module is an optimised copy; its original takes its place from now on.
     """
     module = plain(module)
     for name, parameter in module.named_parameters():
@@ -468,15 +472,43 @@ def open_run(
         given = Inputs.of(inputs)
         specs: list[Any] = list(layer) if isinstance(layer, (list, tuple)) else [] if layer is None else [layer]
         asked = as_target(target)
-        found = tuple(layers_.resolve(module, spec, given, local(asked)) for spec in specs)
         stream = Stream(batch_size or _batch(given.image), progress, title)
-        yield Run(
-            module,
-            given,
-            stream,
-            seed,
-            _Pass(module, given, asked, found, by_default=not found, stated=stated or ClassScores(), memory=memory()),
-        )
+        try:
+            found = tuple(layers_.resolve(module, spec, given, local(asked)) for spec in specs)
+            yield Run(
+                module,
+                given,
+                stream,
+                seed,
+                _Pass(module, given, asked, found, by_default=not found, stated=stated or ClassScores(), memory=memory()),
+            )
+        except Exception as error:
+            if not out_of_memory(error) and _copy_fails(module, given, stream.batch):
+                reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+                give_up(module, reason)
+                raise OptimizedCopyError(
+                    f"the optimised copy fails on these inputs ({reason}); the network as it is takes its place from now on: try again."
+                ) from error
+            raise
+
+
+def _copy_fails(module: nn.Module, inputs: Inputs, count: int) -> bool:
+    """Whether the module is an optimised copy that cannot run what its original can: these inputs, or as many as are masked together."""
+    original = original_of(module)
+    if original is None:
+        return False
+    masked = inputs.rows(torch.arange(count, device=inputs.image.device) % inputs.batch)
+    return any(_runs(original, example) and not _runs(module, example) for example in (inputs, masked))
+
+
+def _runs(module: nn.Module, inputs: Inputs) -> bool:
+    """Whether a module runs on inputs; memory that ends says nothing against it."""
+    try:
+        with session(module):
+            run_forward(module, inputs)
+    except Exception as error:
+        return out_of_memory(error)
+    return True
 
 
 def _batch(image: Tensor) -> int:

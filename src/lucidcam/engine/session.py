@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lucidcam.engine.copies import in_use
 from lucidcam.errors import ModelError
 
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
@@ -38,7 +39,7 @@ Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """Return the module to work on: what `torch.compile` wraps, or the module itself.
+    """Return the module to work on: what `torch.compile` wraps, the original of an optimised copy that failed, or the module itself.
 
     Raises:
         ModelError: for modules whose forward runs elsewhere (DataParallel) or that are not torch modules.
@@ -46,6 +47,7 @@ def plain(module: nn.Module) -> nn.Module:
     if not isinstance(module, nn.Module):
         inside = "; of a lucidcam Model that is model.module" if hasattr(module, "module") else ""
         raise ModelError(f"expected a torch.nn.Module; got {type(module).__name__}{inside}. Names and files go to lucidcam.load.")
+    module = in_use(module)
     original = getattr(module, "_orig_mod", None)
     if isinstance(original, nn.Module):
         return original

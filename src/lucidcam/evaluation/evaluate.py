@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lucidcam.data import ClassMap, Dataset, open_data
-from lucidcam.errors import DataError, LucidcamError, ModelError, OptionError
+from lucidcam.errors import DataError, ModelError, OptionError
 from lucidcam.evaluation.ahead import Ahead
 from lucidcam.evaluation.contenders import contenders, judges
 from lucidcam.evaluation.gallery import save_gallery
@@ -24,7 +24,7 @@ from lucidcam.evaluation.report import Report
 from lucidcam.evaluation.tally import Tally
 from lucidcam.metrics import MosaicMetric
 from lucidcam.progress import bar
-from lucidcam.runner import named, optimize
+from lucidcam.runner import given_up, named, optimized_if_possible
 from lucidcam.samples import Problem, Sample
 from lucidcam.settings import IMAGES_AT_ONCE, Settings
 from lucidcam.types import Model
@@ -150,6 +150,8 @@ def evaluate(
             raise DataError(_nothing(dataset, tally))
         for mosaics in tally.mosaics:
             mosaics.measure(measure, dataset, journal, tally.add_mosaic)
+    if (fallback := given_up(fast)) is not None:
+        notes.append(f"measured {fallback}")
     report = replace(tally.report(settings, classes, [*notes, *ahead.notes(asked, classes, model)], protocol), folder=folder)
     if folder is not None:
         report.save(folder)
@@ -208,10 +210,8 @@ def _class_id(target: Any, model: Model) -> int:
 def _optimized(model: Model, wanted: bool) -> tuple[Model, list[str]]:
     if not wanted:
         return model, []
-    try:
-        return optimize(model), []
-    except LucidcamError as error:
-        return model, [f"measured on the network as it is, because the optimised copy is not the same: {error}"]
+    fast, note = optimized_if_possible(model)
+    return fast, [] if note is None else [f"measured {note}"]
 
 
 def _nothing(dataset: Dataset, tally: Tally) -> str:

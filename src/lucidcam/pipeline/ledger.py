@@ -35,6 +35,7 @@ class Record:
         maps: that were written.
         failures: number of the sample, its name and what is wrong with it.
         files: digests of what was written, by name.
+        notes: what was done otherwise than asked for, in sentences.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Record:
     maps: int
     failures: tuple[tuple[int, str, str], ...]
     files: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     def write(self, store: Store) -> None:
         """Write it down: from now on the unit is done."""
@@ -55,7 +57,8 @@ class Record:
         """The record of a unit; None: it is not done, or its record cannot be read."""
         try:
             told = json.loads(store.read(_path(number)))
-            return cls(**{**told, "failures": tuple((int(i), str(name), str(error)) for i, name, error in told["failures"])})
+            failures = tuple((int(i), str(name), str(error)) for i, name, error in told["failures"])
+            return cls(**{**told, "failures": failures, "notes": tuple(told.get("notes", ()))})
         except (FileNotFoundError, ValueError, KeyError, TypeError):  # a disk that lost its power may keep half of one
             return None
 
@@ -101,16 +104,19 @@ def summarise(store: Store, settings: Mapping[str, Any], complete: bool) -> dict
     """Write the failures and the manifest, from the records; returns the manifest."""
     failures: list[str] = []
     units: list[dict[str, Any]] = []
+    notes: dict[str, None] = {}
     for each in records(store):
         failures += [
             json.dumps({"sample": sample, "image": name, "error": error}, ensure_ascii=False) for sample, name, error in each.failures
         ]
-        units.append({key: value for key, value in asdict(each).items() if key not in ("identity", "failures", "files")})
+        units.append({key: value for key, value in asdict(each).items() if key not in ("identity", "failures", "files", "notes")})
+        notes.update(dict.fromkeys(each.notes))
     manifest = {
         "complete": complete,
         "images": sum(each["images"] for each in units),
         "maps": sum(each["maps"] for each in units),
         "failed": len(failures),
+        "notes": list(notes),
         "settings": dict(settings),
         "units": units,
     }

@@ -14,7 +14,7 @@ from lucidcam.compat import Loaded
 from lucidcam.errors import OptionError
 from lucidcam.explainer import LABEL
 from lucidcam.pipeline.job import Job
-from lucidcam.runner import explain, optimize
+from lucidcam.runner import explain, optimized_if_possible
 
 CPU_IMAGES = 8
 """More make no network faster on a processor, and take more memory."""
@@ -113,7 +113,7 @@ def _measure(pipe: object, _: Loaded, job: Job, counts: tuple[int, ...]) -> None
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     peaks = []
-    fast = optimize(job.model, dtype=job.autocast) if job.optimized else job.model  # a worker holds both
+    fast = optimized_if_possible(job.model, job.autocast)[0] if job.optimized else job.model  # a worker holds both
     for count in counts:
         _try(replace(job, model=fast), count)
         peaks.append(_highest())

@@ -32,7 +32,7 @@ class Results:
 
     Attributes:
         report: of the metrics, where `run` was asked for some and has just made it; `results.json` keeps it.
-        manifest: what the run was and what it gave: `images`, `maps`, `failed`, `complete`, `settings`, and its units.
+        manifest: what the run was and what it gave: `images`, `maps`, `failed`, `complete`, `notes`, `settings`, and its units.
     """
 
     def __init__(self, out: str | os.PathLike[str] | Store, report: Report | None = None) -> None:

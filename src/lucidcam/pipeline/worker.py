@@ -27,7 +27,7 @@ from lucidcam.pipeline.ledger import Record
 from lucidcam.pipeline.plan import Unit
 from lucidcam.pipeline.rows import encoded
 from lucidcam.pipeline.steps import Finished, Made, Read, finish, made, read
-from lucidcam.runner import optimize
+from lucidcam.runner import given_up, optimized_if_possible
 from lucidcam.samples import Problem, Sample
 from lucidcam.storage import open_store
 from lucidcam.types import Prepared
@@ -97,7 +97,8 @@ class Worker:
         self.store = open_store(job.out)
         if job.device is not None:
             job.model.to(job.device)
-        self.explainer = job.explainer(optimize(job.model, dtype=job.autocast) if job.optimized else job.model)
+        fast, self.note = optimized_if_possible(job.model, job.autocast) if job.optimized else (job.model, None)
+        self.explainer = job.explainer(fast)
         self.asking = self.explainer.asking()
         self.worked = False
         self.packs = [registry.packs[name]() for name in job.packs]
@@ -220,6 +221,7 @@ class Worker:
             maps=len(found),
             failures=tuple((number, problem.name, problem.error) for number, problem in sorted(problems, key=lambda pair: pair[0])),
             files=files,
+            notes=tuple(f"explained {note}" for note in (self.note, given_up(self.explainer.model)) if note is not None),
         )
         record.write(self.store)
         return record
