@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lucidcam.class_scores import OutputKind
 from lucidcam.errors import DataError, OptionError, unknown
 from lucidcam.fingerprints import fingerprint
+from lucidcam.images import Window
 from lucidcam.metrics import State
 from lucidcam.metrics._localization import Located
 from lucidcam.metrics.maxboxacc import MaxBoxAcc
@@ -25,7 +26,7 @@ from lucidcam.models._card import WEIGHTS, Card
 from lucidcam.models.gap import OWN, on_top
 from lucidcam.nn import GAPNetwork
 from lucidcam.nn.gap import Pooling
-from lucidcam.preprocess import Fit, Preprocess
+from lucidcam.preprocess import Fit, Preprocess, with_window
 from lucidcam.samples import Problem
 from lucidcam.storage import write_whole
 from lucidcam.train._lightning import Task, leads, torchmetrics
@@ -68,6 +69,7 @@ def train_gap(
     pooling: Pooling = "gap",
     size: int | None = None,
     fit_photos: Fit | None = None,
+    window: Window | None = None,
     pretrained: bool = True,
     freeze: bool = False,
     classes: Sequence[str] | Literal["present"] | None = None,
@@ -94,6 +96,7 @@ def train_gap(
         pooling: "gap" (mean), "gmp" (maximum) or "lse".
         size: pixels per side of the input; None: the backbone's own.
         fit_photos: how photos come into the input: "crop", "squash" or "whole"; None: the backbone's own.
+        window: (width, level) of grey photos, in their files' values (see `lucidcam.images.read`); the trained network keeps it.
         pretrained: the backbone starts from its published weights, where it has any, and learns at a tenth of the rate. False for a
             module of your own whose weights are random.
         freeze: train only what is on top of the backbone.
@@ -125,7 +128,7 @@ def train_gap(
     else:
         train, check = everything, read(validation, everything.classes, everything.multi_label, complete=False)
     torch.manual_seed(how.seed)
-    model, architecture, built = _network(backbone, pretrained, train.classes, at, channels, pooling, size, fit_photos)
+    model, architecture, built = _network(backbone, pretrained, train.classes, at, channels, pooling, size, fit_photos, window)
     settings = {
         "data": everything.name,
         "samples": f"{len(train)} for training, {len(check)} for validation",
@@ -303,6 +306,7 @@ def _network(
     pooling: Pooling,
     size: int | None,
     fit_photos: Fit | None,
+    window: Window | None,
 ) -> tuple[Model, str | None, dict[str, Any]]:
     """The network with its preprocessing, the spec that builds it again, and that spec's options."""
     built: dict[str, Any] = {"num_classes": len(classes), "pooling": pooling, "channels": channels}
@@ -323,6 +327,8 @@ def _network(
         architecture = None
     if fit_photos is not None:
         model = replace(model, preprocess=steps_of(model).refit(fit_photos))
+    if window is not None:
+        model = replace(model, preprocess=with_window(steps_of(model), window))
     if steps_of(model).fit == "whole":
         raise OptionError(
             "training needs inputs of one size: give fit 'squash' or 'crop'; a trained network takes 'whole' when it is loaded."
