@@ -507,3 +507,60 @@ def test_the_module_and_the_script_find_code_in_the_working_folder(place: Path) 
     for start in ([sys.executable, "-m", "lucidcam"], [str(script)] if script.is_file() else [sys.executable, "-m", "lucidcam.cli"]):
         found = subprocess.run([*start, *words], capture_output=True, text=True, check=True)
         assert "features ← default" in found.stdout
+
+
+# ------------------------------------------------------------------------------------------------------ windows of grey values
+
+
+def _slice(path: Path, seed: int) -> None:
+    values = np.random.default_rng(seed).integers(-1000, 3000, (48, 64)).astype(np.int32)
+    Image.fromarray(values).save(path)
+
+
+@pytest.fixture
+def slices(place: Path) -> Path:
+    """The same folder with grey photos that need a window, in the place of the others."""
+    for old in place.rglob("*.png"):
+        old.unlink()
+    for name in ("cat", "dog"):
+        for number in range(20):
+            _slice(place / "data" / name / f"{number}.tif", seed=number)
+    _slice(place / "photo.tif", seed=0)
+    return place
+
+
+@pytest.mark.parametrize("words", sorted(LOADS - {("app",), ("layers",)}), ids=" ".join)
+def test_every_command_takes_a_window(words: tuple[str, ...], slices: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [{"photo.png": "photo.tif"}.get(word, word) for word in ENOUGH[words]]
+    if words == ("run",):
+        given = ["1" if word == "2" else word for word in given]  # workers
+    model = ["--model", "four.pt", "--architecture", "my_network:build", "--labels", "labels.txt", "--input-size", "32x40"]
+    run(*words, *given, *model, "--window", "400", "--level", "40")
+    assert "failed" not in capsys.readouterr().err
+    assert any((slices / "out").rglob("*"))
+
+
+def test_a_window_is_what_is_shown_and_trained(slices: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import lucidcam
+
+    model = ["--model", "four.pt", "--architecture", "my_network:build", "--input-size", "32x40", "--fit", "squash"]
+    run("explain", "photo.tif", *model, "--out", "out", code=1)
+    assert "whole numbers from -" in capsys.readouterr().err
+    run("train", "gap", "data", "--out", "net", "--untrained", "--size", "32", "--epochs", "1", "--window", "400", "--level", "40")
+    values = np.asarray(Image.open("photo.tif"))
+    right = np.interp(values, [-160, 240], [0, 255])
+    (prepared,) = lucidcam.load("net").prepare("photo.tif")
+    assert np.abs(np.asarray(prepared.image)[..., 1] - right).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("flags", "answer"),
+    [
+        (["--window", "400"], "--window needs --level"),
+        (["--level", "40"], "--level needs --window"),
+        (["--window", "0", "--level", "40"], "with a positive width"),
+    ],
+)
+def test_a_window_has_two_numbers(flags: list[str], answer: str, place: Path, err: Any) -> None:
+    run("explain", "photo.png", *flags, code=2)
+    assert answer in err()

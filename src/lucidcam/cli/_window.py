@@ -11,11 +11,11 @@ from lucidcam.errors import OptionError
 if TYPE_CHECKING:
     from lucidcam.images import Window
 
-WindowOption = Annotated[
-    float | None,
-    typer.Option("--window", help="Of 16-bit grey photos: how many values lie between black and white. [dim]default: all[/dim]"),
-]
-LevelOption = Annotated[float | None, typer.Option("--level", help="The value in the middle of the window.")]
+WIDTH_HELP = "Of grey photos, 16-bit ones say: how many values lie between black and white. [dim]default: all[/dim]"
+LEVEL_HELP = "The value in the middle of --window."
+
+WindowOption = Annotated[float | None, typer.Option("--window", help=WIDTH_HELP)]
+LevelOption = Annotated[float | None, typer.Option("--level", help=LEVEL_HELP)]
 
 
 def window_of(width: float | None, level: float | None) -> Window | None:
