@@ -551,16 +551,3 @@ def test_a_window_is_what_is_shown_and_trained(slices: Path, capsys: pytest.Capt
     right = np.interp(values, [-160, 240], [0, 255])
     (prepared,) = lucidcam.load("net").prepare("photo.tif")
     assert np.abs(np.asarray(prepared.image)[..., 1] - right).max() <= 0.5 + 1e-9
-
-
-@pytest.mark.parametrize(
-    ("flags", "answer"),
-    [
-        (["--window", "400"], "--window needs --level"),
-        (["--level", "40"], "--level needs --window"),
-        (["--window", "0", "--level", "40"], "with a positive width"),
-    ],
-)
-def test_a_window_has_two_numbers(flags: list[str], answer: str, place: Path, err: Any) -> None:
-    run("explain", "photo.png", *flags, code=2)
-    assert answer in err()

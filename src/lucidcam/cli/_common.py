@@ -34,6 +34,8 @@ ModelOption = Annotated[
     ),
 ]
 MODEL_PANEL = "Model"
+WINDOW_HELP = "Of grey images, in their files' values; also --window WIDTH --level LEVEL. [dim]default: by bit depth[/dim]"
+GreyWindowOption = Annotated[str | None, typer.Option("--grey-window", metavar="WIDTH,LEVEL", help=WINDOW_HELP)]
 CHECKPOINT_PANEL = "Checkpoint files: what they do not say of themselves"
 OptimizeOption = Annotated[bool, typer.Option("--optimize", help="Fold, channels-last: faster for many images.")]
 ClassMapOption = Annotated[
@@ -68,14 +70,7 @@ class LoadOptions:
         Fit | None,
         typer.Option(help="crop (as trained), squash, or whole (no crop, convolutional networks).", rich_help_panel=MODEL_PANEL),
     ] = None
-    grey_window: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WIDTH,LEVEL",
-            help="Of grey images, in their files' values; also --window WIDTH --level LEVEL. [dim]default: by bit depth[/dim]",
-            rich_help_panel=MODEL_PANEL,
-        ),
-    ] = None
+    grey_window: Annotated[str | None, typer.Option(metavar="WIDTH,LEVEL", help=WINDOW_HELP, rich_help_panel=MODEL_PANEL)] = None
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Random weights: to try mechanics without a download.", rich_help_panel=MODEL_PANEL)
     ] = False
@@ -227,7 +222,7 @@ def _source(spec: str, loading: LoadOptions) -> tuple[str, dict[str, Any]]:
             raise OptionError(f"--decision-threshold expects a probability between 0 and 1; got {loading.decision_threshold:g}.")
         options["threshold"] = loading.decision_threshold
     if loading.grey_window is not None:
-        options["window"] = _window(loading.grey_window)
+        options["window"] = parse_window(loading.grey_window)
     if loading.num_classes is not None:
         options["num_classes"] = loading.num_classes
     if loading.labels is not None and spec != architecture and source_of(spec) in ("timm", "torchvision"):
@@ -275,8 +270,12 @@ def _flag(name: str) -> str:
     return "--input-size" if name == "size" else f"--{name.replace('_', '-')}"
 
 
-def _window(text: str) -> tuple[float, float]:
-    """From "400,40" to (width, level)."""
+def parse_window(text: str) -> tuple[float, float]:
+    """From "400,40" to (width, level).
+
+    Raises:
+        OptionError: it is no pair of numbers, or the width is not positive.
+    """
     try:
         width, level = (float(number) for number in text.split(","))
     except ValueError:

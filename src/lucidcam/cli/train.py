@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from lucidcam.cli._common import DEFAULT_LOADING, ClassMapOption, DataFormatOption, LimitOption, LoadOptions, SplitOption
+from lucidcam.cli._common import (
+    DEFAULT_LOADING,
+    ClassMapOption,
+    DataFormatOption,
+    GreyWindowOption,
+    LimitOption,
+    LoadOptions,
+    SplitOption,
+    parse_window,
+)
 from lucidcam.cli._usage import Command, expanded
-from lucidcam.cli._window import LevelOption, WindowOption, window_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,8 +71,7 @@ def gap(
     fit: Annotated[
         Literal["crop", "squash"] | None, typer.Option(help="How photos come into the input. [dim]default: the backbone's[/dim]")
     ] = None,
-    window: WindowOption = None,
-    level: LevelOption = None,
+    grey_window: GreyWindowOption = None,
     untrained: Annotated[bool, typer.Option("--untrained", help="Start from random weights, not the backbone's published ones.")] = False,
     freeze: Annotated[bool, typer.Option("--freeze", help="Train only what is on top of the backbone.")] = False,
     multi_label: Annotated[
@@ -114,7 +121,7 @@ def gap(
             pooling=pooling,
             size=size,
             fit_photos=fit,
-            window=window_of(window, level),
+            window=None if grey_window is None else parse_window(grey_window),
             pretrained=not untrained,
             freeze=freeze,
             classes=_classes(classes),
