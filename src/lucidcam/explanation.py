@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +45,8 @@ class Explanation:
         frame: where in the original image the network's input lies.
         target: class id, or None where the target is not one class.
         label: the target in words.
-        score: what was explained: the class's logit, unless a target said otherwise.
+        score: what was explained: the class's logit, unless a target said otherwise; NaN where nothing was, by a method that needs no
+            target, of a model without class scores.
         probability: the probability of the class, by what the model's outputs mean (`lucidcam.wrap(…, outputs=…)`); None where the target
             is not one class, or the outputs have no probabilities.
         method: the method's registered name.
@@ -54,6 +56,7 @@ class Explanation:
         error: of a map made with fewer passes than the exact one: its estimated distance from that one, as a share of its size (root of
             the expected sum of squares over the map's cells, before what is negative is cut off; see the method). Where several maps were
             averaged, the largest of theirs. None: the map is exact, or its error is not estimated.
+        note: what must be known to read the map: that it is zero everywhere, say, and why; "": nothing.
         pixels: signed values `[C, H, W]` of pixel methods (Guided Backprop, …), else None.
         time: of a clip's frame: its number in the clip, from 0; None: an image by itself.
         film: of a clip: the explanations of all frames that the network got, in time; else empty.
@@ -76,6 +79,7 @@ class Explanation:
     time: int | None = None
     film: tuple[Explanation, ...] = field(default=(), repr=False)
     scale: Scale | None = field(default=None, repr=False)
+    note: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -144,11 +148,13 @@ class Explanation:
         known: dict[str, Any] = {} if self.error is None else {"error": self.error}
         if self.time is not None:
             known["frame"] = self.time
+        if self.note:
+            known["note"] = self.note
         return {
             "image": self.name,
             "label": self.label,
             "id": self.target,
-            "score": self.score,
+            "score": None if math.isnan(self.score) else self.score,
             "probability": self.probability,
             "method": self.method,
             "layer": self.layer,

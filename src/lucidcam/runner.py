@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 
 from lucidcam.class_scores import ClassScores
 from lucidcam.engine import copies
+from lucidcam.engine.foreign import out_of_memory
 from lucidcam.engine.inputs import all_finite
 from lucidcam.engine.layers import LayerSpec
-from lucidcam.engine.masked import out_of_memory
 from lucidcam.engine.optimize import optimize as optimized_copy
 from lucidcam.engine.run import Run, open_run
 from lucidcam.engine.session import session
@@ -29,7 +30,7 @@ from lucidcam.methods._base import Method
 from lucidcam.methods._pixel import PixelMethod
 from lucidcam.methods._wrap import augmented, fused, smoothed
 from lucidcam.settings import Settings, resolve_method
-from lucidcam.targets import Classes, Spoken, Target, as_target, by_word, local
+from lucidcam.targets import Classes, PredictedOrNone, Spoken, Target, as_target, by_word, local
 from lucidcam.targets._base import Label
 from lucidcam.types import Frame, Model, Prepared
 
@@ -303,6 +304,8 @@ def compute(run: Run, method: Method, settings: Settings) -> Tensor:
 def _opened(
     module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any, stated: ClassScores
 ) -> AbstractContextManager[Run]:
+    if target is None and not method.needs_target:
+        target = PredictedOrNone()
     return open_run(
         module,
         inputs,
@@ -346,6 +349,7 @@ def _explanations(run: Run, method: Method, settings: Settings, model: Model, pr
     maps = _one_channel(found, method).float().cpu()
     pixels = found.float().cpu() if isinstance(method, PixelMethod) else None
     errors = torch.stack(run.errors).amax(0).tolist() if run.errors else None
+    _note_zeros(run, method, maps)
     for i, one in enumerate(prepared):
         explained = []
         for t in range(bound.count):
@@ -356,7 +360,7 @@ def _explanations(run: Run, method: Method, settings: Settings, model: Model, pr
                     frame=one.frame,
                     target=None if ids is None else ids[i][t],
                     label=bound.name(i, t, label),
-                    score=scores[i][t],
+                    score=scores[i][t] if bound.scored else math.nan,
                     probability=None if probabilities is None else probabilities[i][t],
                     method=method.name,
                     layer=layer,
@@ -364,6 +368,7 @@ def _explanations(run: Run, method: Method, settings: Settings, model: Model, pr
                     pixels=None if pixels is None else pixels[i, t],
                     ranged=method.ranged,
                     error=None if errors is None else errors[i][t],
+                    note=run.noted(i, t),
                 )
             )
         yield [over_time(each, one.film, one.times) for each in explained] if one.film else explained
@@ -372,6 +377,18 @@ def _explanations(run: Run, method: Method, settings: Settings, model: Model, pr
 def _single_column_label(class_id: int) -> str:
     """The two classes of a network with one output column and no labels, in words."""
     return "class 0" if class_id == 0 else "not class 0"
+
+
+def _note_zeros(run: Run, method: Method, maps: Tensor) -> None:
+    """Say of maps `[B, T, *grid]` whose pictures show nothing that this is so, and why."""
+    if method.ranged:
+        return
+    peak, low = maps.flatten(2).amax(-1), maps.flatten(2).amin(-1)
+    for i, t in (peak <= 0).nonzero().tolist():
+        kind = "zero everywhere" if float(low[i, t]) == 0 else "nowhere positive"
+        here = torch.zeros_like(peak, dtype=torch.bool)
+        here[i, t] = True
+        run.note(f"the map is {kind}: {method.reason_for_zero(run, i, t)}", here)
 
 
 def _batches(model: Model, prepared: Sequence[Prepared], targets: Sequence[Any], most: int) -> Iterator[list[int]]:

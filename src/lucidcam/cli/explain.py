@@ -271,7 +271,10 @@ def _show(entries: list[dict[str, Any]], look: _Look) -> None:
         words = [escape(word) for word in (Path(entry["image"]).name, entry["method"], _short(entry["label"], entry["id"]))]
         listing.add_row(*words, probability, box)
     out.print(listing)
-    if any(entry["box"] is None for entry in entries[:50]):
+    notes = dict.fromkeys(entry["note"] for entry in entries if "note" in entry)
+    for note in notes:
+        out.print(f"[dim]{escape(note[0].upper() + note[1:])}.[/dim]")
+    if not notes and any(entry["box"] is None for entry in entries[:50]):
         out.print("[dim]No box: nothing in the map speaks for the target.[/dim]")
     if len(entries) > 50:
         out.print(f"[dim]… and {len(entries) - 50} more[/dim]")

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from lucidcam.engine.session import add_hook
 from lucidcam.engine.trace import tensors_of
 
 
@@ -52,7 +53,7 @@ def counted(module: nn.Module, seconds: float | None = None) -> Iterator[Passes]
         if seconds is not None and found.calls > 1 and time.monotonic() - began > seconds:
             raise TimeOverError
 
-    handle = module.register_forward_hook(hook)
+    handle = add_hook(module, hook)
     try:
         yield found
     except TimeOverError:

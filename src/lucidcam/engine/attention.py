@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from lucidcam.engine.capture import Done, ForceGrad, cut
+from lucidcam.engine.foreign import gradient, out_of_memory
 from lucidcam.engine.inputs import Inputs
-from lucidcam.engine.masked import alike, out_of_memory
+from lucidcam.engine.masked import alike
 from lucidcam.engine.matrices import ELSE, Catch, Plan, plan
 from lucidcam.engine.recording import depends_on
 from lucidcam.engine.session import hooks
@@ -110,7 +111,7 @@ class Attention:
                 continue
             above = _some(_grad(total, [leaf])[0], leaf).chunk(count)
             pairs = zip(tokens, self._raw, above, strict=True)
-            yield [_folded(torch.autograd.grad(z, m, g, retain_graph=True)[0], batch) for z, m, g in pairs]
+            yield [_folded(gradient(z, m, g, retain_graph=True)[0], batch) for z, m, g in pairs]
 
     def _head(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scores `[blocks·B, T]` of tokens put in place of the last block's, and the pooling's matrix on the way."""
@@ -141,7 +142,7 @@ class Attention:
         return self._read(outputs, rows), caught[0] if caught else None
 
 
-def attend(module: nn.Module, inputs: Inputs, read: Read, wants: Wants) -> Attention:
+def attend(module: nn.Module, inputs: Inputs, read: Read, wants: Wants, copies: bool = False) -> Attention:
     """Run the module once and keep its attention. Call it inside a session.
 
     Args:
@@ -149,6 +150,7 @@ def attend(module: nn.Module, inputs: Inputs, read: Read, wants: Wants) -> Atten
         inputs: what it takes.
         read: the target.
         wants: "matrices": no gradients below the last tokens; "gradients": of the score; "blocks": also every block's tokens.
+        copies: as for `cut`.
 
     Raises:
         ModelError: the network's attention is not between the image's patches in every block, or no gradient flows.
@@ -156,15 +158,15 @@ def attend(module: nn.Module, inputs: Inputs, read: Read, wants: Wants) -> Atten
     known = plan(module, inputs)
     if wants == "blocks" and not known.residual:
         raise ModelError(f"the blocks of this {type(module).__name__} are not modules that hand their tokens on to each other; {ELSE}")
-    found = _attend(module, inputs, read, wants, known, force=False)
+    found = _attend(module, inputs, read, wants, known, force=False, copies=copies)
     if found is None:
-        found = _attend(module, inputs, read, wants, known, force=True)
+        found = _attend(module, inputs, read, wants, known, force=True, copies=copies)
     if found is None:
         raise ModelError(f"the score does not depend on the attention of this {type(module).__name__} by differentiable operations; {ELSE}")
     return found
 
 
-def _attend(module: nn.Module, inputs: Inputs, read: Read, wants: Wants, known: Plan, force: bool) -> Attention | None:
+def _attend(module: nn.Module, inputs: Inputs, read: Read, wants: Wants, known: Plan, force: bool, copies: bool) -> Attention | None:
     """One try; None where no gradient flows, because the model turns gradients off by itself, say."""
     raw: dict[int, Tensor] = {}
     started: list[bool] = []
@@ -186,7 +188,7 @@ def _attend(module: nn.Module, inputs: Inputs, read: Read, wants: Wants, known: 
         stack.enter_context(Catch(note))
         if force:
             stack.enter_context(ForceGrad(started))
-        done = cut(module, inputs, layers, gradients=True, force=force)
+        done = cut(module, inputs, layers, gradients=True, force=force, copies=copies)
     with torch.enable_grad():
         scores = read(done.outputs, None)
     kept = tuple(raw[i] for i in known.matrices)
@@ -214,7 +216,7 @@ def _totals(scores: Tensor) -> tuple[Tensor, ...]:
 
 
 def _grad(total: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    return torch.autograd.grad(total, list(tensors), retain_graph=True, allow_unused=True)
+    return gradient(total, list(tensors), retain_graph=True, allow_unused=True)
 
 
 def _some(gradient: Tensor | None, like: Tensor) -> Tensor:

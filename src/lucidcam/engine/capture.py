@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lucidcam.engine.foreign import GradientError, gradient, holder_of, in_transform
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout
 from lucidcam.engine.session import Hook, hooks
@@ -70,6 +71,42 @@ class ForceGrad(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
 
 
+_PARTING = frozenset(
+    getattr(home, name) for home in (torch, Tensor) for name in ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
+)
+
+
+class Copies(TorchFunctionMode):
+    """Lets a network change in place what its backward pass needs, as detectors do that decode their boxes in place.
+
+    What autograd saves is copied at once, and the parts of a `split` or `unbind`, which autograd forbids to change in place, become views
+    of their own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._saved = torch.autograd.graph.saved_tensors_hooks(_copied, lambda tensor: tensor)
+
+    def __enter__(self) -> Copies:
+        self._saved.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._saved.__exit__(*error)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        parts = func(*args, **(kwargs or {}))
+        if func not in _PARTING or not args or not any(part.requires_grad for part in parts):
+            return parts
+        return tuple(args[0].as_strided(part.shape, part.stride(), part.storage_offset()) for part in parts)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+
+
 def cut(
     module: nn.Module,
     inputs: Inputs,
@@ -77,6 +114,7 @@ def cut(
     gradients: bool,
     force: bool = False,
     known: Sequence[Tensor] | None = None,
+    copies: bool = False,
 ) -> Done:
     """Run the module once and keep the outputs of `layers`. Call it inside a session.
 
@@ -87,6 +125,7 @@ def cut(
         gradients: keep a graph from the layers to the outputs.
         force: keep it even where the model turns gradients off by itself.
         known: the layers' outputs, where they are known: one image alone runs below the layers, and these are handed on in its place.
+        copies: keep copies of what the backward pass needs, for networks that change it in place.
 
     Raises:
         LayerError: when a layer does not run, or its output holds no spatial map.
@@ -103,6 +142,11 @@ def cut(
             found = first_tensor(output)
             if found is None:
                 raise LayerError(f"the layer {layers[i].name!r} gives {type(output).__name__}, not a tensor; choose a layer inside it.")
+            if in_transform(found):
+                raise LayerError(
+                    f"the layer {layers[i].name!r} runs inside a transform of torch.func (vmap, grad), whose tensors are gone after it; "
+                    "choose a layer outside it."
+                )
             if known is not None:
                 found = known[i].to(found.device, found.dtype)
             if not gradients:
@@ -123,6 +167,8 @@ def cut(
         stack.enter_context(hooks([(layer.module, keep(i)) for i, layer in enumerate(layers)]))
         if force:
             stack.enter_context(ForceGrad(started))
+        if copies and gradients:
+            stack.enter_context(Copies())
         outputs = run_forward(module, inputs if known is None else inputs.rows(slice(0, 1)))
     return Done(outputs, tuple(_cut(module, inputs, *pair) for pair in zip(layers, kept, calls, strict=True)))
 
@@ -131,6 +177,10 @@ def _cut(module: nn.Module, inputs: Inputs, layer: Layer, tensor: Tensor | None,
     if tensor is None:
         if calls:
             raise LayerError(f"the layer {layer.name!r} runs {calls} times: give '#0' to '#{calls - 1}' as its call number.")
+        holder = holder_of(module, layer.name)
+        if holder is not None:
+            outer = repr(holder[0]) if holder[0] else f"this {type(module).__name__}"
+            raise LayerError(f"the layer {layer.name!r} lies inside {outer}, which is {holder[1]} and runs its layers out of sight.")
         raise LayerError(f"the layer {layer.name!r} does not run in a forward pass of this {type(module).__name__}.")
     shape = tuple(tensor.shape)
     layout = layout_at(module, inputs, layer, shape)
@@ -151,21 +201,22 @@ def gradients_of(scores: Tensor, cuts: Sequence[Cut]) -> list[Tensor]:
         ModelError: when the scores do not depend on the layers through differentiable operations.
     """
     if not scores.requires_grad:
-        raise ModelError("the score is not differentiable with respect to the layer (detached or integer operations in between).")
+        raise ModelError(
+            f"no gradient flows from the score to the layer {cuts[0].layer.name!r} (detached, integer or quantised operations in between); "
+            "use eigencam, scorecam or ablationcam, which need none."
+        )
     tensors = [c.tensor for c in cuts]
     count = scores.shape[1]
     totals = scores.sum(0)
     if count == 1:
-        rows = [torch.autograd.grad(totals[0], tensors, retain_graph=True, allow_unused=True)]
+        rows = [gradient(totals[0], tensors, retain_graph=True, allow_unused=True)]
     else:
         seeds = torch.eye(count, dtype=totals.dtype, device=totals.device)
         try:
-            batched = torch.autograd.grad(totals, tensors, seeds, retain_graph=True, allow_unused=True, is_grads_batched=True)
+            batched = gradient(totals, tensors, seeds, retain_graph=True, allow_unused=True, is_grads_batched=True)
             return _laid_out(cuts, [None if g is None else g.transpose(0, 1) for g in batched])
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:  # an operation without a batching rule: one backward pass per target
-            rows = [torch.autograd.grad(total, tensors, retain_graph=True, allow_unused=True) for total in totals]
+        except GradientError:  # an operation without a batching rule: one backward pass per target
+            rows = [gradient(total, tensors, retain_graph=True, allow_unused=True) for total in totals]
     stacked = []
     for i, c in enumerate(cuts):
         grads = [row[i] for row in rows]

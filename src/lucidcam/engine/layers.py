@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lucidcam.engine.capture import cut
+from lucidcam.engine.foreign import GRADIENT_FREE, gradient, hidden_part, out_of_memory
 from lucidcam.engine.head import HeadWatch
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import plain, session
 from lucidcam.engine.settle import settled
-from lucidcam.engine.trace import Call, Layer, Trace, remembered, signature, tensors_of, trace
+from lucidcam.engine.trace import Call, Layer, Trace, example, remembered, signature, tensors_of, trace
 from lucidcam.errors import LayerError, LucidcamError, unknown
 from lucidcam.targets import logits
 
@@ -125,11 +126,7 @@ def _default(module: nn.Module, inputs: Inputs, branch: str, everywhere: bool) -
         spatial = _spatial(seen, everywhere)
     calls = seen.calls
     if not spatial:
-        where = f"the branch {branch!r}" if branch else f"this {type(module).__name__}"
-        raise LayerError(
-            f"no layer of {where} holds a spatial map for inputs of size {list(inputs.size)}; "
-            "class activation maps need convolutional or token features (larger inputs may help)."
-        )
+        raise LayerError(_no_layer(module, inputs, branch, everywhere))
     if max(seen.attentions, default=-1) > seen.last_conv:
         norms = [i for i in spatial if calls[i].norm]
         after = [i for i in norms if i >= seen.last_spatial_linear]
@@ -141,6 +138,46 @@ def _default(module: nn.Module, inputs: Inputs, branch: str, everywhere: bool) -
         if reached:
             return reached[-1]
     return _name(calls, spatial[-1])
+
+
+def _no_layer(module: nn.Module, inputs: Inputs, branch: str, everywhere: bool) -> str:
+    """Why no layer holds a map, and what to do."""
+    where = f"the branch {branch!r}" if branch else f"this {type(module).__name__}"
+    hidden = hidden_part(module)
+    if hidden is not None:
+        name, part, kind = hidden
+        which = f"; its part {name!r} ({type(part).__name__}) is {kind}" if name else f": it is {kind}"
+        eager = "torch.export.unflatten(program)" if "export" in kind else "the eager network"
+        return (
+            f"no layer of {where} that holds a spatial map can be seen{which}, whose layers run out of Python's sight. Explain {eager}; "
+            f"or use gradient, if it can be differentiated, or {GRADIENT_FREE}."
+        )
+    size = _larger(module, inputs, branch, everywhere)
+    hint = "" if size is None else f" (inputs of size {list(size)} would give one)"
+    return (
+        f"no layer of {where} holds a spatial map for inputs of size {list(inputs.size)}{hint}; class activation maps need convolutional "
+        f"or token features. Without any use gradient, or {GRADIENT_FREE}."
+    )
+
+
+LARGER = (2, 4, 8)
+"""By how much inputs are enlarged to see whether a network holds a map for those."""
+
+
+def _larger(module: nn.Module, inputs: Inputs, branch: str, everywhere: bool) -> tuple[int, ...] | None:
+    """A size of inputs for which a layer holds a map, tried on enlarged ones; None: there is none."""
+    one = inputs.rows(slice(0, 1))
+    for factor in LARGER:
+        image = one.image
+        for axis in range(2, image.ndim):
+            image = image.repeat_interleave(factor, axis)
+        try:
+            if _spatial(_within(trace(module, one.with_image(image)), branch), everywhere):
+                return tuple(image.shape[2:])
+        except Exception as error:  # most networks refuse other sizes, each in its own way
+            if out_of_memory(error):
+                return None
+    return None
 
 
 def _name(calls: tuple[Call, ...], i: int) -> str:
@@ -172,20 +209,42 @@ def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> list[str]:
     """
     if not names:
         return []
-    with session(module), HeadWatch() as watch:
-        done = cut(module, inputs.rows(slice(0, 1)), [find(module, name) for name in names], gradients=True)
-    ends = [t for t in [*_scores(done.outputs), *watch.features()] if t.requires_grad]
+    layers = [find(module, name) for name in names]
+    try:
+        with session(module), HeadWatch() as watch:
+            done = cut(module, example(module, inputs), layers, gradients=True, copies=True)
+        ends = [t for t in [*_scores(done.outputs), *watch.features()] if t.requires_grad]
+        generator = torch.Generator().manual_seed(0)
+        with torch.inference_mode(False), torch.enable_grad():
+            projections = [(t * torch.randn(t.shape, generator=generator).to(t)).sum() for t in ends]
+            grads = gradient(sum(projections[1:], projections[0]), [c.tensor for c in done.cuts], allow_unused=True) if ends else ()
+    except Exception as error:  # the network ran before, without gradients: something in it refuses them
+        if out_of_memory(error):
+            raise
+        ends = []
     if not ends:
-        return []
-    generator = torch.Generator().manual_seed(0)
-    with torch.inference_mode(False), torch.enable_grad():
-        projections = [(t * torch.randn(t.shape, generator=generator).to(t)).sum() for t in ends]
-        grads = torch.autograd.grad(sum(projections[1:], projections[0]), [c.tensor for c in done.cuts], allow_unused=True)
+        return _reached_by_value(module, inputs, layers)
     return [
         name
         for name, kept, grad in zip(names, done.cuts, grads, strict=True)
         if grad is not None and bool(kept.layout.to_maps(grad).abs().sum() > 0)
     ]
+
+
+def _reached_by_value(module: nn.Module, inputs: Inputs, layers: list[Layer]) -> list[str]:
+    """The same where no gradient flows: those whose outputs, changed at the patches, change what the network returns."""
+    one = example(module, inputs)
+    with session(module):
+        done = cut(module, one, layers, gradients=False)
+        expected = tensors_of(done.outputs)
+        reached = []
+        for layer, kept in zip(layers, done.cuts, strict=True):
+            noise = torch.randn(kept.maps.shape, generator=torch.Generator().manual_seed(0)).to(kept.maps)
+            changed = kept.layout.from_maps(kept.maps + kept.maps.std() * noise, kept.tensor)
+            outputs = tensors_of(cut(module, one, [layer], gradients=False, known=[changed]).outputs)
+            if any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(outputs, expected, strict=True)):
+                reached.append(layer.name if layer.call is None else f"{layer.name}#{layer.call}")
+    return reached
 
 
 def _scores(outputs: Any) -> list[Tensor]:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lucidcam.engine.capture import Cut
+from lucidcam.engine.foreign import out_of_memory
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hooks
-from lucidcam.engine.trace import replace_first, run_forward, tensors_of, trace
+from lucidcam.engine.trace import batch_of, replace_first, run_forward, tensors_of, trace
 from lucidcam.progress import listener
 
 SLOW = 2.0
@@ -109,12 +110,6 @@ class Stream:
                 self._bar = None
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory, of a GPU or of the host, did not suffice."""
-    text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate memory" in text
-
-
 class Substitute:
     """Runs the network above a layer on other activations of one image.
 
@@ -125,13 +120,14 @@ class Substitute:
 
     def __init__(self, module: nn.Module, kept: Cut, inputs: Inputs) -> None:
         self.module = module
+        self.batch = batch_of(module, inputs)
         self.kept = kept
         calls = trace(module, inputs).calls
         places = [i for i, call in enumerate(calls) if call.name == kept.layer.name]
         self.call = len(places) - 1 if kept.layer.call is None else kept.layer.call
         sizes = [0 if call.shape is None else prod(call.shape[1:]) for call in calls]
         self._lighter = max(1, max(sizes) // max(1, *sizes[places[self.call] :]))
-        self._copies: bool | None = None
+        self._copies: bool | None = None if self.batch is None else True
 
     def times(self, one: Inputs, tensor: Tensor, maps: Tensor) -> int:
         """How many rows above the layer take the memory of one that runs through the whole network.

@@ -28,6 +28,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
+from lucidcam.engine.foreign import gradient, hidden_part
 from lucidcam.engine.recording import (
     ACTIVATION,
     ROUTING,
@@ -57,13 +58,16 @@ def refuse(module: nn.Module) -> None:
     """Raise if a rule could not see inside `module`.
 
     Raises:
-        RuleError: A part of `module` is TorchScript or was compiled by `torch.compile`.
+        RuleError: A part of `module` is TorchScript, an exported program, or was compiled by `torch.compile`.
     """
+    hidden = hidden_part(module)
+    if hidden is not None:
+        name, inner, kind = hidden
+        where = f"{name or 'the module itself'} ({type(inner).__name__})"
+        raise RuleError(f"{where} is {kind}, which hides its operations from backprop rules: use the eager module.")
     dynamo = sys.modules.get("torch._dynamo.eval_frame")  # not imported means nothing has been compiled
     for name, part in module.named_modules():
         where = f"{name or 'the module itself'} ({type(part).__name__})"
-        if isinstance(part, torch.jit.ScriptModule):
-            raise RuleError(f"{where} is TorchScript, which hides its operations from backprop rules: use the eager module.")
         if part._compiled_call_impl is not None or (dynamo is not None and isinstance(part, dynamo.OptimizedModule)):
             raise RuleError(
                 f"{where} is compiled by torch.compile, which hides its operations from backprop rules: use the module "
@@ -136,7 +140,7 @@ class Rule(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 for seed in torch.eye(scores.shape[1], device=scores.device).to(scores.dtype):
                     seeds = seed.expand_as(scores)
-                    parts = iter(torch.autograd.grad(scores, edges, seeds, retain_graph=True, allow_unused=True))
+                    parts = iter(gradient(scores, edges, seeds, retain_graph=True, allow_unused=True))
                     column = [torch.zeros_like(x) for x in inputs]
                     for total, group in zip(column, groups):
                         for part in (next(parts) for _ in group):

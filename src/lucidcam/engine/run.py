@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +13,23 @@ from torch import Tensor, nn
 from lucidcam.class_scores import ClassScores, ScoreReader
 from lucidcam.engine import layers as layers_
 from lucidcam.engine.attention import Attention, Wants, attend
-from lucidcam.engine.capture import Done, ForceGrad, cut, gradients_of
+from lucidcam.engine.capture import Copies, Done, ForceGrad, cut, gradients_of
 from lucidcam.engine.copies import give_up, original_of
+from lucidcam.engine.foreign import GRADIENT_FREE, GradientError, gradient, is_foreign, out_of_memory, reason_of
 from lucidcam.engine.head import Head, HeadHook, HeadWatch, head_of, owner
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layers import LayerSpec
-from lucidcam.engine.masked import Stream, Substitute, out_of_memory
+from lucidcam.engine.masked import Stream, Substitute
 from lucidcam.engine.output_activation import is_probability_output
 from lucidcam.engine.recall import Memory, memory, recalled
 from lucidcam.engine.recording import depends_on
 from lucidcam.engine.rules import Rule, refuse
 from lucidcam.engine.session import hooks, plain, session
-from lucidcam.engine.trace import Layer, remembered, run_forward, tensors_of, trace
-from lucidcam.errors import LayerError, ModelError, OptimizedCopyError, TargetError
+from lucidcam.engine.trace import ForeignError, Layer, batch_of, remembered, run_forward, tensors_of, trace
+from lucidcam.errors import LayerError, LucidcamError, ModelError, OptimizedCopyError, TargetError
 from lucidcam.targets import Bound, Target, as_target, local, logits, sound
+
+T = TypeVar("T")
 
 CPU_NUMBERS = 2**20
 """Numbers in a batch of masked images on a CPU."""
@@ -51,6 +54,27 @@ class Capture:
         return self._gradients
 
 
+@dataclass(frozen=True)
+class Note:
+    """What must be known to read some maps.
+
+    Attributes:
+        text: a clause without a full stop.
+        targets: of which of the targets.
+        where: which of those maps `[B, T]`; None: all.
+    """
+
+    text: str
+    targets: slice
+    where: Tensor | None = None
+
+    def concerns(self, image: int, target: int) -> bool:
+        """Whether it is about the map of an image and target."""
+        column = target - (self.targets.start or 0)
+        inside = column >= 0 and (self.targets.stop is None or target < self.targets.stop)
+        return inside and (self.where is None or bool(self.where[image, column]))
+
+
 @dataclass
 class _Pass:
     """The forward passes over one set of inputs and the target bound to them, shared by every view of a run."""
@@ -65,6 +89,8 @@ class _Pass:
     done: dict[bool, Done] = field(default_factory=dict)
     above: dict[int, Substitute] = field(default_factory=dict)
     memory: Memory | None = None
+    copies: bool = False
+    batch: int | None = None
 
     @property
     def local(self) -> bool:
@@ -101,13 +127,13 @@ class _Pass:
             return self._run(gradients)
 
     def _run(self, gradients: bool) -> Done:
-        if self.memory is not None:
+        if self.memory is not None and not self.copies:
             return recalled(self.memory, self.module, self.inputs, self.layers, gradients)
-        return cut(self.module, self.inputs, self.layers, gradients)
+        return cut(self.module, self.inputs, self.layers, gradients, copies=self.copies)
 
     def cut_by_force(self) -> Done:
         """The same where the model turns gradients off by itself."""
-        kept = self.done[True] = cut(self.module, self.inputs, self.layers, gradients=True, force=True)
+        kept = self.done[True] = cut(self.module, self.inputs, self.layers, gradients=True, force=True, copies=self.copies)
         return kept
 
     def bind(self, outputs: Any) -> Bound:
@@ -137,6 +163,7 @@ class Run:
         index: which of the layers this view is about.
         targets: which of the targets this view is about.
         errors: estimated errors `[B, T]` of the maps made so far, by all views alike; none: the maps are exact.
+        notes: what was said of the maps made so far, by all views alike.
     """
 
     module: nn.Module
@@ -147,6 +174,7 @@ class Run:
     index: int = 0
     targets: slice = field(default_factory=lambda: slice(None))
     errors: list[Tensor] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     # ------------------------------------------------------------------------------------------------------------- views
 
@@ -220,8 +248,7 @@ class Run:
             gradients: also the gradients of every target's score with respect to the layer's activations.
         """
         self._pass.choose_layer()
-        done = self._pass.cut(gradients)
-        found = self._gradients(done) if gradients else None
+        found = self._differentiated(self._gradients) if gradients else None
         activations = _wide(self._pass.cut(gradients).cuts[self.index].maps).unsqueeze(1)
         return Capture(activations, found)
 
@@ -235,14 +262,14 @@ class Run:
         def read(outputs: Any, rows: Tensor | None) -> Tensor:
             return self._read(outputs) if rows is None else sound(self._chosen(self.bound, outputs, rows))
 
-        found = attend(self.module, self.inputs, read, wants)
+        found = self._differentiated(lambda: attend(self.module, self.inputs, read, wants, self._pass.copies))
         self._pass.done.setdefault(False, Done(found.outputs, ()))
         return found
 
     def graph_size(self) -> int:
         """Numbers in one target's gradient, all images together; makes the pass with gradients."""
         self._pass.choose_layer()
-        return self._pass.cut(gradients=True).cuts[self.index].tensor.numel()
+        return self._differentiated(lambda: self._pass.cut(gradients=True)).cuts[self.index].tensor.numel()
 
     def head(self) -> Head | None:
         """Make the pass over the clean images, and return the linear operation or 1×1 convolution whose output is the class scores.
@@ -292,7 +319,8 @@ class Run:
         """Scores `[n, T]` of outputs whose n rows were all made from the image `row`."""
         return self._chosen(self.bound, outputs, torch.tensor([row], device=self.image.device))
 
-    def _gradients(self, done: Done) -> Tensor:
+    def _gradients(self) -> Tensor:
+        done = self._pass.cut(gradients=True)
         with torch.enable_grad():
             scores = self._read(done.outputs)
             if not depends_on(scores, done.cuts[self.index].tensor):
@@ -300,13 +328,53 @@ class Run:
                 scores = self._read(done.outputs)
             return _wide(gradients_of(scores, [done.cuts[self.index]])[0].detach())
 
+    def _differentiated(self, work: Callable[[], T]) -> T:
+        """Do work that takes gradients; where torch refuses, once more with copies of what the network may change in place.
+
+        Raises:
+            GradientError: the network runs and gives scores, but not with gradients. What it raises without them too passes unchanged.
+        """
+        refused: Exception | None = None
+        for copies in (False, True)[self._pass.copies :]:
+            self._pass.copies = copies
+            try:
+                return work()
+            except Exception as error:
+                ours = isinstance(error, LucidcamError) and not isinstance(error, (GradientError, ForeignError))
+                if ours or out_of_memory(error):
+                    raise
+                refused = refused or error
+                self._pass.done.pop(True, None)
+        assert refused is not None
+        self._pass.copies = False
+        try:
+            self._chosen(self.bound, run_forward(self.module, self.inputs), None)
+        except Exception:
+            raise refused from None
+        if isinstance(refused, GradientError):
+            raise refused
+        raise GradientError(
+            f"this {type(self.module).__name__} runs, but not with gradients ({reason_of(refused)}); use {GRADIENT_FREE}."
+        ) from (refused)
+
     def scores(self, image: Tensor, rows: Tensor) -> Tensor:
         """Scores `[n, T]` of images `[n, C, *spatial]`, row i made from the image `rows[i]`."""
         return sound(self._scores(image, rows))
 
     def _scores(self, image: Tensor, rows: Tensor) -> Tensor:
         bound = self.bound  # to the clean images, before any others are seen
-        return self._chosen(bound, run_forward(self.module, self.inputs.repeated(image, rows)), rows)
+
+        def run(image: Tensor, rows: Tensor) -> Tensor:
+            return self._chosen(bound, run_forward(self.module, self.inputs.repeated(image, rows)), rows)
+
+        if self._pass.batch in (None, len(image)):
+            try:
+                return run(image, rows)
+            except (RuntimeError, ValueError, AssertionError) as error:
+                if out_of_memory(error) or len(image) == self.inputs.batch or not is_foreign(self.module):
+                    raise
+                self._pass.batch = self.inputs.batch  # a program that was made for this many images, as a traced one may be
+        return _in_batches(lambda part: run(image[part], rows[part]), len(image), self._pass.batch or 1, image.device)
 
     def as_probability(self) -> Run:
         """The same question about probabilities, where the target is a class score."""
@@ -368,9 +436,14 @@ class Run:
         above = self._pass.above[self.index]
         one, tensor = self.inputs.rows(slice(row, row + 1)), kept.tensor.detach()[row : row + 1]
 
+        def run(maps: Tensor) -> Tensor:
+            return self._chosen(self.bound, above.outputs(one, tensor, maps), torch.full((len(maps),), row, device=tensor.device))
+
         def step(part: slice) -> Tensor:
-            outputs = above.outputs(one, tensor, make(part).to(tensor.dtype))
-            return self._chosen(self.bound, outputs, torch.full((part.stop - part.start,), row, device=tensor.device))
+            maps = make(part).to(tensor.dtype)
+            if above.batch is None:
+                return run(maps)
+            return _in_batches(lambda part: run(maps[part]), len(maps), above.batch, maps.device)
 
         if not count:
             return tensor.new_zeros(0, self.count)
@@ -390,21 +463,22 @@ class Run:
             return self.capture(gradients=True).gradients
         if rule is not None:
             refuse(self.module)
-        found = self._backpropagated(rule, to_layer, force=False)
+        found = self._differentiated(lambda: self._backpropagated(rule, to_layer, force=False))
         if found is None:
-            found = self._backpropagated(rule, to_layer, force=True)
+            found = self._differentiated(lambda: self._backpropagated(rule, to_layer, force=True))
         if found is None:
             raise ModelError(
-                "the score does not depend on the image through differentiable operations (detach, or integers in between), so nothing "
-                "flows back; use a CAM method at a layer above them, or scorecam, rise or occlusion, which need no gradients."
+                "the score does not depend on the image through differentiable operations (detached, integer or quantised ones in between), so "
+                "nothing flows back; use a CAM method at a layer above them, or scorecam, rise or occlusion, which need no gradients."
             )
         return _wide(found)
 
     def _backpropagated(self, rule: Rule | None, to_layer: bool, force: bool) -> Tensor | None:
         """One try; None when nothing can flow back, because the model turns gradients off by itself, say."""
-        with torch.enable_grad(), rule or nullcontext(), ForceGrad() if force else nullcontext():
+        copies = Copies() if self._pass.copies else nullcontext()
+        with torch.enable_grad(), rule or nullcontext(), ForceGrad() if force else nullcontext(), copies:
             if to_layer:
-                done = cut(self.module, self.inputs, (self.layer,), gradients=True)
+                done = cut(self.module, self.inputs, (self.layer,), gradients=True, copies=self._pass.copies)
                 leaf, outputs = done.cuts[0].tensor, done.outputs
             else:
                 leaf = self.image.detach().clone().requires_grad_()
@@ -416,7 +490,7 @@ class Run:
             if rule is not None:
                 found = rule.backward(scores, [leaf])[0]
             else:
-                found = torch.stack([torch.autograd.grad(score, leaf, retain_graph=True)[0] for score in scores.sum(0)], dim=1)
+                found = torch.stack([gradient(score, leaf, retain_graph=True)[0] for score in scores.sum(0)], dim=1)
         return done.cuts[0].layout.to_maps(found) if to_layer else found
 
     def _read(self, outputs: Any) -> Tensor:
@@ -429,6 +503,19 @@ class Run:
     def note_error(self, error: Tensor) -> None:
         """Keep the estimated relative error `[B, T]` of maps that were made with fewer passes than exact ones take."""
         self.errors.append(error)
+
+    def note(self, text: str, where: Tensor | None = None) -> None:
+        """Say what must be known to read maps of this view.
+
+        Args:
+            text: a clause without a full stop.
+            where: which maps `[B, T]` it is about; None: all of this view.
+        """
+        self.notes.append(Note(text, self.targets, where))
+
+    def noted(self, image: int, target: int) -> str:
+        """What was said of the map of an image and target of this run."""
+        return "; ".join(dict.fromkeys(note.text for note in self.notes if note.concerns(image, target)))
 
     def generator(self) -> torch.Generator:
         """A fresh random generator on the images' device, seeded with `seed`."""
@@ -465,11 +552,14 @@ def open_run(
         OptimizedCopyError: whatever was done failed because the module is an optimised copy; its original takes its place from now on.
     """
     module = plain(module)
-    for name, parameter in module.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ModelError(f"the parameter {name!r} has no shape yet: run the lazy module once on an example before explaining it.")
     with session(module):
         given = Inputs.of(inputs)
+        batch = batch_of(module, given)
+        if batch not in (None, given.batch):
+            raise ModelError(
+                f"this {type(module).__name__} was exported for {batch} images at a time; got {given.batch}: give it {batch}, or export it "
+                "with dynamic_shapes."
+            )
         specs: list[Any] = list(layer) if isinstance(layer, (list, tuple)) else [] if layer is None else [layer]
         asked = as_target(target)
         stream = Stream(batch_size or _batch(given.image), progress, title)
@@ -480,7 +570,7 @@ def open_run(
                 given,
                 stream,
                 seed,
-                _Pass(module, given, asked, found, by_default=not found, stated=stated or ClassScores(), memory=memory()),
+                _Pass(module, given, asked, found, by_default=not found, stated=stated or ClassScores(), memory=memory(), batch=batch),
             )
         except Exception as error:
             if not out_of_memory(error) and _copy_fails(module, given, stream.batch):
@@ -529,6 +619,12 @@ def _disturbed(tensor: Tensor, generator: torch.Generator) -> Tensor:
         return tensor
     noise = torch.rand(tensor.shape, generator=generator, device=generator.device).to(tensor)
     return tensor * (0.5 + noise) + 0.01 * noise
+
+
+def _in_batches(run: Callable[[Tensor], Tensor], count: int, size: int, device: torch.device) -> Tensor:
+    """Scores of `count` rows from a module that takes exactly `size` at a time: the last of them is repeated to fill a batch."""
+    rows = torch.arange(-(-count // size) * size, device=device).clamp(max=count - 1)
+    return torch.cat([run(rows[start : start + size]) for start in range(0, count, size)])[:count]
 
 
 def _wide(tensor: Tensor) -> Tensor:

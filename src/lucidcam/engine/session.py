@@ -2,7 +2,7 @@
 
 Nothing else in lucidcam changes a module: gradients are taken with `torch.autograd.grad` (never `.backward()`, so `.grad` and
 `requires_grad` are not touched), hooks are registered inside the session and removed by it, and training flags are flipped one by one
-(not through `module.eval()`, which some modules override with side effects).
+(not through `module.eval()`, which some modules override with side effects). Gradient checkpointing is set aside for this thread alone.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
+from lucidcam.engine.checkpointing import without_checkpoints
 from lucidcam.engine.copies import in_use
+from lucidcam.engine.foreign import check_growth, check_weights, not_a_module
 from lucidcam.errors import ModelError
 
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
@@ -45,8 +48,7 @@ def plain(module: nn.Module) -> nn.Module:
         ModelError: for modules whose forward runs elsewhere (DataParallel) or that are not torch modules.
     """
     if not isinstance(module, nn.Module):
-        inside = "; of a lucidcam Model that is model.module" if hasattr(module, "module") else ""
-        raise ModelError(f"expected a torch.nn.Module; got {type(module).__name__}{inside}. Names and files go to lucidcam.load.")
+        raise ModelError(not_a_module(module))
     module = in_use(module)
     original = getattr(module, "_orig_mod", None)
     if isinstance(original, nn.Module):
@@ -58,16 +60,24 @@ def plain(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def session(module: nn.Module) -> Iterator[None]:
-    """Hold the module for one thread, in evaluation mode, and give it back unchanged, also after an exception."""
+    """Hold the module for one thread, in evaluation mode, and give it back unchanged, also after an exception.
+
+    Raises:
+        ModelError: its weights are not all there, or its forward added some.
+    """
     with _lock(module), ExitStack() as stack:
         children = list(module.modules())
-        _hold(children)
-        stack.callback(_release, children)
+        check_weights(module, children)
+        flagged = [child for child in children if hasattr(child, "training")]  # frozen TorchScript has no flag
+        _hold(flagged)
+        stack.callback(_release, flagged)
+        stack.enter_context(without_checkpoints())
         if any(child._compiled_call_impl is not None or hasattr(child, "_orig_mod") for child in children):
             stack.enter_context(_eager())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         yield
+        check_growth(module, children)
 
 
 @contextmanager
@@ -83,8 +93,15 @@ def hooks(pairs: list[tuple[nn.Module, Hook]]) -> Iterator[None]:
 
     with ExitStack() as stack:
         for module, hook in pairs:
-            stack.callback(module.register_forward_hook(only_here(hook)).remove)
+            stack.callback(add_hook(module, only_here(hook)).remove)
         yield
+
+
+def add_hook(module: nn.Module, hook: Hook) -> RemovableHandle:
+    """Register a forward hook, also on TorchScript: it refuses hooks since none fires inside, but those of a call from Python do."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return nn.Module.register_forward_hook(module, hook)
+    return module.register_forward_hook(hook)
 
 
 def _lock(module: nn.Module) -> threading.RLock:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout, layout_of
 from lucidcam.engine.session import hooks, session
-from lucidcam.engine.trace import Call, Layer, Trace, first_tensor, remembered, run_forward, signature, trace
+from lucidcam.engine.trace import Call, Layer, Trace, example, first_tensor, remembered, run_forward, signature, trace
 
 TILES = {2: 3}
 """Into how many tiles per axis an image is cut, by its number of axes, to see where each token looks; with more axes, into two."""
@@ -50,7 +50,7 @@ def layout_at(module: nn.Module, inputs: Inputs, layer: Layer, shape: tuple[int,
 
 def _tried(module: nn.Module, inputs: Inputs, calls: tuple[Call, ...]) -> tuple[Call, ...]:
     """Change the image tile by tile, and see which tokens change: a layout is right where they lie as their tiles do."""
-    one = inputs.rows(slice(0, 1))
+    one = example(module, inputs)
     image, size = one.image, one.size
     count = TILES.get(len(size), 2)
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from math import prod
@@ -15,11 +14,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lucidcam.engine.foreign import fixed_batch, in_transform, is_foreign, out_of_memory, reason_of
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout, Lineage, layout_of
 from lucidcam.engine.session import Hook, hooks, session
 from lucidcam.errors import LucidcamError, ModelError
 from lucidcam.targets import dense, logits, part
+from lucidcam.targets import tensors_of as tensors_of
 
 
 @dataclass(frozen=True)
@@ -189,16 +190,29 @@ class _Watch(TorchFunctionMode):
                 (self.added if "add" in name.strip("_") else self.used).add(position)
 
 
+def example(module: nn.Module, inputs: Inputs) -> Inputs:
+    """The first image, or as many as a module takes that was exported for a fixed number."""
+    return inputs.rows(slice(0, batch_of(module, inputs) or 1))
+
+
+def batch_of(module: nn.Module, inputs: Inputs) -> int | None:
+    """How many images a module takes at a time; None: any number."""
+    names = [*range(len(inputs.args)), *inputs.kwargs]
+    return fixed_batch(module, [*inputs.args, *inputs.kwargs.values()], names.index(inputs.key))
+
+
 def _trace(module: nn.Module, inputs: Inputs) -> Trace:
-    one = inputs.rows(slice(0, 1))
+    one = example(module, inputs)
     names = {child: name for name, child in module.named_modules()}
     watch = _Watch(one)
     calls: list[Call] = []
 
     def note(child: nn.Module, _: Any, output: Any) -> None:
-        found = first_tensor(output)
+        found = _first(output)
         layout: Layout | None = None
         candidates: tuple[Layout, ...] = ()
+        if found is not None and in_transform(found):
+            found = None
         if found is not None:
             shape = tuple(found.shape)
             layout = watch.lineage.of(found) or layout_of(shape, one, child)
@@ -264,9 +278,9 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
     try:
         with _InOrder() if _has_words(inputs) else nullcontext(), hooks(_norms(module) if inputs.batch == 1 else []):
             return module(*inputs.args, **inputs.kwargs)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
+        if isinstance(error, LucidcamError) or out_of_memory(error):
+            raise
         text = str(error).splitlines()[0].rstrip(".") if str(error) else ""
         if type(error) in (RuntimeError, TypeError, ValueError, AssertionError) and any(part in text for part in ABOUT_SHAPES):
             batch = "A single picture needs a batch axis: image[None]. " if inputs.image.ndim == 3 else ""
@@ -274,9 +288,17 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
                 f"the model does not take an input of shape {list(inputs.image.shape)} and type {str(inputs.image.dtype)[6:]} on "
                 f"{inputs.image.device}: {text}. {batch}Prepare inputs as in its training (channels, size, dtype, device)."
             ) from error
-        if "use_reentrant=True" in text or "Inference tensors cannot be saved" in text:
-            raise ModelError(f"no gradients can flow through this model: {text}.") from error
+        if isinstance(error, torch.jit.Error) or is_foreign(module):
+            raise ForeignError(
+                f"this {type(module).__name__}, a program that was compiled, exported or quantised, fails on an input of shape "
+                f"{list(inputs.image.shape)} and type {str(inputs.image.dtype)[6:]}: {reason_of(error)}. Give it what it was made for, or "
+                "explain the eager network."
+            ) from error
         raise
+
+
+class ForeignError(ModelError):
+    """A program, rather than code of the user's, does not run."""
 
 
 def _norms(module: nn.Module) -> list[tuple[nn.Module, Hook]]:
@@ -313,28 +335,22 @@ def _has_words(inputs: Inputs) -> bool:
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """The tensor a layer's output stands for: itself, or the first of a tuple or list (Hugging Face blocks)."""
+    """The tensor a layer's output stands for: itself, or the first of a tuple or list (Hugging Face blocks); quantised ones as numbers."""
+    found = _first(output)
+    return found.dequantize() if found is not None and found.is_quantized else found
+
+
+def _first(output: Any) -> Tensor | None:
     if isinstance(output, (tuple, list)) and output:
         output = output[0]
-    return output if isinstance(output, Tensor) and output.is_floating_point() else None
-
-
-def tensors_of(outputs: Any) -> list[Tensor]:
-    """The floating-point tensors among a module's outputs: a tensor, or what sequences, mappings and objects hold, however deep."""
-    if isinstance(outputs, Tensor):
-        return [outputs] if outputs.is_floating_point() else []
-    if isinstance(outputs, (tuple, list)):
-        values: Any = outputs
-    elif isinstance(outputs, Mapping):
-        values = outputs.values()
-    else:
-        values = getattr(outputs, "__dict__", {}).values()
-        values = [value for value in values if isinstance(value, (Tensor, tuple, list, Mapping))]
-    return [tensor for value in values for tensor in tensors_of(value)]
+    return output if isinstance(output, Tensor) and (output.is_floating_point() or output.is_quantized) else None
 
 
 def replace_first(output: Any, tensor: Tensor) -> Any:
-    """Put `tensor` where `first_tensor` found one."""
+    """Put `tensor` where `first_tensor` found one, quantised as that one is."""
+    replaced = _first(output)
+    if replaced is not None and replaced.is_quantized and not tensor.is_quantized:
+        tensor = torch.quantize_per_tensor(tensor, replaced.q_scale(), replaced.q_zero_point(), replaced.dtype)
     if isinstance(output, Tensor):
         return tensor
     rest = output[1:]

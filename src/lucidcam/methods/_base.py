@@ -30,6 +30,7 @@ class Method(ABC):
         paper: where it was published.
         cost: what it takes, in words, where that is not what its kind takes.
         ranged: its values have no zero of their own, so that pictures start at the map's minimum.
+        needs_target: whether its maps depend on what is explained; if not, outputs without class scores will do when no target is given.
         layered: whether it looks at a layer: "always", "never", or "optional": at the image unless a layer is given.
     """
 
@@ -38,6 +39,7 @@ class Method(ABC):
     paper: ClassVar[str]
     cost: ClassVar[str] = ""
     ranged: ClassVar[bool] = False
+    needs_target: ClassVar[bool] = True
     layered: ClassVar[Literal["always", "never", "optional"]] = "always"
 
     def layer_of(self, module: nn.Module, asked: Any, usual: str | None = None) -> Any:
@@ -55,6 +57,21 @@ class Method(ABC):
     def identity(self) -> dict[str, Any]:
         """What decides its maps beyond its options, for reports and for runs that go on."""
         return {}
+
+    def reason_for_zero(self, run: Run, image: int, target: int) -> str:
+        """Why the map of an image and target has no positive value, as far as can be said; it is called for such maps alone."""
+        if self.layered != "always":
+            return "no evidence for the target in this image"
+        if self.kind == "gradient":
+            c = run.capture(gradients=True)
+            if not bool(c.gradients[image, target].any()):
+                return "the score's gradient at the layer is zero"
+            activations = c.activations
+        else:
+            activations = run.capture().activations
+        if not bool(activations[image].any()):
+            return "the layer's activations are zero"
+        return "nothing at the layer speaks for the target"
 
     @abstractmethod
     def maps(self, run: Run) -> Tensor:

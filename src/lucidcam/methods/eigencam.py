@@ -20,6 +20,7 @@ class EigenCAM(Method):
     """
 
     kind = "activation"
+    needs_target = False
     paper = "Muhammad 2020"
 
     def maps(self, run: Run) -> Tensor:

@@ -24,6 +24,17 @@ class GradCAM(Method):
 
     counterfactual: bool = False
 
+    def reason_for_zero(self, run: Run, image: int, target: int) -> str:
+        """See `Method.reason_for_zero`."""
+        reason = super().reason_for_zero(run, image, target)
+        if not reason.startswith("nothing"):
+            return reason
+        return (
+            "nothing at the layer speaks against the target"
+            if self.counterfactual
+            else f"{reason}; counterfactual shows what speaks against it"
+        )
+
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
         c = run.capture(gradients=True)

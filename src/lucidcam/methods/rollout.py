@@ -30,6 +30,7 @@ class Rollout(Method):
     """
 
     kind = "activation"
+    needs_target = False
     layered = "never"
     paper = "Abnar 2020"
     cost = "1 forward; ViTs"

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lucidcam import maps
 from lucidcam.class_scores import ClassScores, OutputKind
+from lucidcam.engine.foreign import out_of_memory
 from lucidcam.engine.inputs import Inputs
-from lucidcam.engine.masked import out_of_memory
 from lucidcam.engine.run import open_run
 from lucidcam.engine.trace import remembered
 from lucidcam.errors import InputError, OptionError

@@ -294,7 +294,14 @@ def _shot(name: str, group: Sequence[Seen], anchor: str, several: bool) -> Shot:
             labels.append(_words(each.told, several))
     note = "; ".join(dict.fromkeys(_words(each.told, several) for each in group)) if len(pictures) < 1 + len(group) or not pictures else ""
     lost = "the photo is not where it was" if photo is None else ""
-    return Shot(pictures, Path(name).name, Path(name).name, "; ".join(each for each in (note, lost) if each), labels, anchor=anchor)
+    return Shot(
+        pictures,
+        Path(name).name,
+        Path(name).name,
+        "; ".join(dict.fromkeys(each for each in (note, *(each.told.get("note", "") for each in group), lost) if each)),
+        labels,
+        anchor=anchor,
+    )
 
 
 def _words(told: dict[str, Any], several: bool) -> str:

@@ -14,7 +14,7 @@ target then reads the same scores from any other outputs, of masked or noisy cop
 """
 
 from lucidcam.targets._as import as_target, by_word
-from lucidcam.targets._base import Bound, Target, kind_of, leaves, local, logits, part, sound
+from lucidcam.targets._base import Bound, Target, kind_of, leaves, local, logits, part, sound, tensors_of
 from lucidcam.targets.classes import All, Classes, TopK
 from lucidcam.targets.composed import Contrast, Head, LogProbability, Probability, Several
 from lucidcam.targets.detection import Detection
@@ -22,6 +22,7 @@ from lucidcam.targets.embedding import Similarity
 from lucidcam.targets.function import Function
 from lucidcam.targets.segmentation import Segmentation, dense
 from lucidcam.targets.tokens import Tokens
+from lucidcam.targets.unclassed import PredictedOrNone
 from lucidcam.targets.words import Caption, Prompt, Question, Spoken
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Function",
     "Head",
     "LogProbability",
+    "PredictedOrNone",
     "Probability",
     "Prompt",
     "Question",
@@ -53,4 +55,5 @@ __all__ = [
     "logits",
     "part",
     "sound",
+    "tensors_of",
 ]

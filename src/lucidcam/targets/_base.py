@@ -31,6 +31,7 @@ class Bound:
         logit: the scores are the class scores of `ids`, nothing else.
         against: the classes a contrast subtracts, like `ids`.
         say: the words for target t of image i, given i, t and the words for class ids; None: those of `ids`.
+        scored: whether the scores answer a question; else they only depend on everything that the module returned.
     """
 
     read: Read
@@ -40,6 +41,7 @@ class Bound:
     logit: bool = False
     against: Tensor | None = None
     say: Callable[[int, int, Label], str] | None = None
+    scored: bool = True
 
     def name(self, image: int, target: int, label: Label) -> str:
         """The target in words, given the words for class ids."""
@@ -186,6 +188,20 @@ def logits(outputs: Any, batch: int | None = None) -> Tensor:
         expected = "[B, classes]" if batch is None else f"[{batch}, classes]"
         raise TargetError(f"expected class scores {expected} from the model; got {str(found.dtype)[6:]} {shape}; {how}")
     return found
+
+
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """The floating-point tensors among a module's outputs: a tensor, or what sequences, mappings and objects hold, however deep."""
+    if isinstance(outputs, Tensor):
+        return [outputs] if outputs.is_floating_point() else []
+    if isinstance(outputs, (tuple, list)):
+        values: Any = outputs
+    elif isinstance(outputs, Mapping):
+        values = outputs.values()
+    else:
+        values = getattr(outputs, "__dict__", {}).values()
+        values = [value for value in values if isinstance(value, (Tensor, tuple, list, Mapping))]
+    return [tensor for value in values for tensor in tensors_of(value)]
 
 
 def part(outputs: Any, *names: str) -> Any:

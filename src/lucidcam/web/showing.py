@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,12 +113,13 @@ def _told(one: Explanation) -> dict[str, Any]:
     return {
         "label": short(one.label) if one.target is not None else one.label,
         "id": one.target,
-        "score": one.score,
+        "score": None if math.isnan(one.score) else one.score,
         "probability": one.probability,
         "method": one.method,
         "layer": one.layer,
         "grid": list(one.raw.shape),
         "maximum": float(one.raw.max()),
+        "note": one.note,
     }
 
 

@@ -126,7 +126,7 @@ async function show(value) {
     const share = told.probability === null ? "" : ` ${(100 * told.probability).toFixed(1)} %`;
     const name = document.createElement("b");
     name.textContent = told.label;
-    caption.append(name, `${share} · ${told.method} · ${told.layer} (${told.grid.join("×")})`);
+    caption.append(name, `${share} · ${told.method} · ${told.layer} (${told.grid.join("×")})${told.note ? `: ${told.note}` : ""}`);
     canvas.setAttribute("aria-label", `Where the network looks for ${caption.textContent}`);
     canvas.dataset.method = told.method;
     canvas.dataset.label = told.label;
