@@ -79,8 +79,8 @@ _PARTING = frozenset(
 class Copies(TorchFunctionMode):
     """Lets a network change in place what its backward pass needs, as detectors do that decode their boxes in place.
 
-    What autograd saves is copied at once, and the parts of a `split` or `unbind`, which autograd forbids to change in place, become views
-    of their own.
+    What autograd saves is copied at once; the parts of a `split` or `unbind`, which autograd forbids to change in place, become views of
+    their own; and weights that were made under inference mode, which autograd cannot save, are handed on as copies.
     """
 
     def __init__(self) -> None:
@@ -97,10 +97,20 @@ class Copies(TorchFunctionMode):
         self._saved.__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "_")
+        if not name.endswith("_"):  # neither in place nor an attribute
+            args, kwargs = _normal(args), {key: _normal(value) for key, value in (kwargs or {}).items()}
         parts = func(*args, **(kwargs or {}))
         if func not in _PARTING or not args or not any(part.requires_grad for part in parts):
             return parts
         return tuple(args[0].as_strided(part.shape, part.stride(), part.storage_offset()) for part in parts)
+
+
+def _normal(value: Any) -> Any:
+    """A value, or several, with copies in place of tensors of inference mode."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() and torch.is_grad_enabled() else value
+    return type(value)(map(_normal, value)) if type(value) in (tuple, list) else value
 
 
 def _copied(tensor: Tensor) -> Tensor:
@@ -202,8 +212,8 @@ def gradients_of(scores: Tensor, cuts: Sequence[Cut]) -> list[Tensor]:
     """
     if not scores.requires_grad:
         raise ModelError(
-            f"no gradient flows from the score to the layer {cuts[0].layer.name!r} (detached, integer or quantised operations in between); "
-            "use eigencam, scorecam or ablationcam, which need none."
+            f"the score is not differentiable with respect to the layer {cuts[0].layer.name!r} (detached, integer or quantised operations in "
+            "between); use eigencam, scorecam or ablationcam, which need no gradient."
         )
     tensors = [c.tensor for c in cuts]
     count = scores.shape[1]

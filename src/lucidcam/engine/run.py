@@ -468,8 +468,8 @@ class Run:
             found = self._differentiated(lambda: self._backpropagated(rule, to_layer, force=True))
         if found is None:
             raise ModelError(
-                "the score does not depend on the image through differentiable operations (detached, integer or quantised ones in between), so "
-                "nothing flows back; use a CAM method at a layer above them, or scorecam, rise or occlusion, which need no gradients."
+                "the score does not depend on the image by differentiable operations (detached, integer or quantised ones in between), "
+                "so nothing flows back; use a CAM method at a layer above them, or scorecam, rise or occlusion, which need no gradients."
             )
         return _wide(found)
 

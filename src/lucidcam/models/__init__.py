@@ -20,13 +20,15 @@ from torch import Tensor, nn
 
 from lucidcam import compat, registry
 from lucidcam.class_scores import OutputKind
+from lucidcam.engine.foreign import not_a_module
 from lucidcam.errors import LayerError, LucidcamError, ModelError, OptionError, nearest, unknown
 from lucidcam.images import Window
 from lucidcam.models._card import Card
+from lucidcam.models._formats import SUFFIXES, foreign_format
 from lucidcam.preprocess import Clips, Fit, Preprocess, Probed, from_timm, with_window
 from lucidcam.types import Frame, Model, Task
 
-CHECKPOINTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl", ".onnx"})
+CHECKPOINTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl", ".xml"}) | SUFFIXES
 """Suffixes by which a spec is taken for a file; what is in it decides whether it can be read."""
 
 
@@ -123,7 +125,7 @@ def wrap(
         OptionError: `preprocess` cannot be called, `labels` are not texts, or `outputs` or `threshold` are none that there are.
     """
     if not isinstance(module, nn.Module):
-        raise ModelError(f"expected a torch.nn.Module; got {type(module).__name__}. Names and paths go to lucidcam.load.")
+        raise ModelError(not_a_module(module))
     if preprocess is None:
         config = getattr(module, "pretrained_cfg", None)
         preprocess = from_timm(config) if isinstance(config, Mapping) and "input_size" in config else None
@@ -252,7 +254,7 @@ def _split(spec: Any) -> tuple[str, str]:
     if path.suffix.lower() in CHECKPOINTS or path.is_file() or not isinstance(spec, str):
         return "file", text
     if path.is_dir():
-        if Card.beside(path) is not None:
+        if Card.beside(path) is not None or foreign_format(path) is not None:
             return "file", text
         raise OptionError(
             f"{text!r} is a folder without the card of `lucidcam train`; for a transformers model write 'hf:{text}', else give the "

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lucidcam.compat import first_line
 from lucidcam.errors import LucidcamError, ModelError, OptionError
 from lucidcam.models._card import WEIGHTS, Card
+from lucidcam.models._formats import HEAD, foreign_format, is_safetensors
 from lucidcam.nn import GAPNetwork
 from lucidcam.preprocess import Preprocess, Probed
 from lucidcam.registry import sources
@@ -151,13 +152,20 @@ def _loaded(path: Path, card: Card | None, architecture: Architecture | None, nu
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name."""
+    if path.exists() and (path.is_dir() or path.stat().st_size):
+        format = foreign_format(path)
+        if format is not None:
+            raise ModelError(f"{str(path)!r} is {format.name}, no checkpoint of torch: {format.advice}.")
     if path.is_dir():
         raise ModelError(f"expected a checkpoint file; {str(path)!r} is a folder (for transformers write 'hf:{path}').")
     if not path.exists():
         raise ModelError(f"the checkpoint {str(path)!r} does not exist; check the path.")
     if path.stat().st_size == 0:
         raise ModelError(f"the checkpoint {str(path)!r} is empty (0 bytes); copy or download it again.")
-    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    safetensors = is_safetensors(head, path.stat().st_size) or (path.suffix.lower() == ".safetensors" and head[:2] != b"PK")
+    content = _read_safetensors(path) if safetensors else _read_torch(path)
     tensors = _unnested(content)
     if not tensors:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
@@ -185,8 +193,6 @@ def _read_torch(path: Path) -> Any:
             raise ModelError(f"{str(path)!r} holds pickled Python objects{thing}, which is refused: {_SAFE_WAY}.") from error
         raise _damaged(path, error) from error
     except Exception as error:  # a damaged pickle or archive can raise anything
-        if "TorchScript" in str(error):
-            raise ModelError(f"{str(path)!r} is a TorchScript program; load it with torch.jit.load and use lucidcam.wrap.") from error
         raise _damaged(path, error) from error
 
 
@@ -218,7 +224,11 @@ def _built(
         heads = {
             (len(tensor), len(expected[key]))
             for key, tensor in tensors.items()
-            if key in expected and tensor.shape != expected[key].shape and tensor.ndim and tensor.shape[1:] == expected[key].shape[1:]
+            if key in expected
+            and not _is_lazy(expected[key])
+            and tensor.shape != expected[key].shape
+            and tensor.ndim
+            and tensor.shape[1:] == expected[key].shape[1:]
         }
         if len(heads) == 1 and _takes_classes(architecture):
             model = _build(architecture, {**options, "num_classes": heads.pop()[0]})
@@ -247,7 +257,7 @@ def _build(architecture: Architecture, options: dict[str, Any]) -> Model:
         raise
     except TypeError as error:
         raise OptionError(f"the architecture {title} cannot be built: {first_line(error)}.") from error
-    except Exception as error:  # code of the user's
+    except (Exception, SystemExit) as error:  # code of the user's
         raise ModelError(f"the architecture {title} raised {type(error).__name__}: {first_line(error)}.") from error
     if not isinstance(module, nn.Module):
         raise OptionError(f"expected the architecture {title} to return a module; got {type(module).__name__}.")
@@ -259,10 +269,10 @@ def _imported(module: str, attribute: str) -> Any:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         known = ", ".join(repr(f"{source}:NAME") for source in sources if source not in ("demo", "file"))
         raise OptionError(f"no architecture is called '{module}:{attribute}' ({first_line(error)}); known: {known}.") from error
-    except Exception as error:  # code of the user's, of any kind of fault
+    except (Exception, SystemExit) as error:  # code of the user's, of any kind of fault
         raise ModelError(f"the module {module!r} of the architecture raised {type(error).__name__}: {first_line(error)}.") from error
     return found
 
@@ -277,7 +287,10 @@ def _takes_classes(architecture: Architecture) -> bool:
 
 
 def _has_classes(build: Callable[..., Any]) -> bool:
-    parameters = inspect.signature(build).parameters.values()
+    try:
+        parameters = inspect.signature(build).parameters.values()
+    except (TypeError, ValueError):  # compiled code says nothing of its parameters
+        return False
     return any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
@@ -304,10 +317,11 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor], path: str, architecture
     # checkpoints of before torch 0.4.1 do not count batches
     missing = [key for key in expected if key not in tensors and not key.endswith("num_batches_tracked")]
     surplus = [key for key in tensors if key not in expected]
+    lazy = {key for key, tensor in expected.items() if _is_lazy(tensor)}
     unequal = [
         f"{key} {list(tensors[key].shape)} rather than {list(tensor.shape)}"
         for key, tensor in expected.items()
-        if key in tensors and tensors[key].shape != tensor.shape
+        if key in tensors and key not in lazy and tensors[key].shape != tensor.shape
     ]
     problems = [
         f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{', …' * (len(keys) > _SHOWN)})"
@@ -317,6 +331,11 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor], path: str, architecture
     if problems:
         raise ModelError(f"the weights in {path!r} do not fit {_name(architecture)}: {'; '.join(problems)}. Give the right architecture.")
     module.load_state_dict(tensors, strict=False)
+
+
+def _is_lazy(tensor: Tensor) -> bool:
+    """Whether a weight has no shape before the network runs, or weights are loaded."""
+    return isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer))
 
 
 def _preprocess(
