@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -529,6 +530,133 @@ def test_files_with_something_else(tmp_path):
         assert part in refused(ModelError, path, architecture=Small)
     (tmp_path / "folder.pt").mkdir()
     assert "is a folder" in refused(ModelError, tmp_path / "folder.pt", architecture=Small)
+
+
+def archive(path, *names):
+    with zipfile.ZipFile(path, "w") as file:
+        for name in names:
+            file.writestr(name, "{}")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_programs_of_torch_are_named_and_the_advice_works(tmp_path):
+    module, x = Small().eval(), torch.rand(2, 3, 16, 16)
+    photo = torch.rand(3, 20, 30)
+    for name, make in (
+        ("scripted.pt", lambda path: torch.jit.script(module).save(path)),
+        ("traced.bin", lambda path: torch.jit.trace(module, x).save(path)),
+    ):
+        make(str(tmp_path / name))
+        message = refused(ModelError, tmp_path / name)
+        assert "is a TorchScript program" in message
+        assert "torch.jit.load(path)" in message
+        model = wrap(torch.jit.load(str(tmp_path / name)), Preprocess(size=(16, 16)))
+        for method in ("gradient", "occlusion", "rise"):  # as the message says
+            options = {"masks": 20} if method == "rise" else {}
+            wanted = lucidcam.explain(wrap(module, Preprocess(size=(16, 16))), photo, method, 1, **options)[0]
+            torch.testing.assert_close(lucidcam.explain(model, photo, method, 1, **options)[0].raw, wanted.raw, atol=1e-6, rtol=1e-4)
+        with pytest.raises(LayerError, match=r"use gradient.*occlusion or rise"):
+            lucidcam.explain(model, photo)
+    path = tmp_path / "exported.pt2"
+    torch.export.save(torch.export.export(module, (x[:1],)), path)
+    message = refused(ModelError, path)
+    assert "is an exported program of torch" in message
+    assert "torch.export.unflatten(torch.export.load(path))" in message
+    model = wrap(torch.export.unflatten(torch.export.load(path)), Preprocess(size=(16, 16)))
+    wanted = lucidcam.explain(wrap(module, Preprocess(size=(16, 16))), [photo, photo], "gradcam", 1)
+    for found, other in zip(lucidcam.explain(model, [photo, photo], "gradcam", 1), wanted, strict=True):
+        torch.testing.assert_close(found.raw, other.raw, atol=1e-6, rtol=1e-4)
+
+
+FOREIGN = (
+    ("m.onnx", b"\x08\x07\x12\x07pytorch", "an ONNX model"),
+    ("m.bin", b"\x08\x0a\x12\x07pytorch\x1a\x052.1.0:", "an ONNX model"),
+    ("broken.onnx", b"\x00\x01\x02\x03 nothing that one can read", "an ONNX model"),
+    ("m.h5", b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file"),
+    ("m.pt", b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file"),
+    ("m.tflite", b"\x1c\x00\x00\x00TFL3" + bytes(64), "a TensorFlow Lite model"),
+    ("m.pb", b"\n\x12\n\x05input" + bytes(16), "a TensorFlow graph"),
+    ("m.xml", b'<?xml version="1.0"?>\n<net name="m" version="11">\n<layers>', "an OpenVINO model"),
+    ("m.engine", b"ptrt" + bytes(64), "a TensorRT engine"),
+    ("m.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "the pointer of Git LFS"),
+    ("m.pth", b"<!DOCTYPE html><html><head>", "a page of the web"),
+    ("m.weights", bytes(64), "weights of Darknet"),
+)
+
+
+@pytest.mark.parametrize(("name", "content", "told"), FOREIGN, ids=[f"{name} {told}" for name, _, told in FOREIGN])
+def test_files_of_other_frameworks_are_named(tmp_path, name, content, told):
+    (tmp_path / name).write_bytes(content)
+    message = refused(ModelError, tmp_path / name)
+    assert told in message
+    assert "\n" not in message
+    assert "cut off" not in message
+
+
+def test_archives_and_folders_of_other_frameworks_are_named(tmp_path):
+    archive(tmp_path / "m.keras", "metadata.json", "config.json", "model.weights.h5")
+    archive(tmp_path / "aot.pt2", "aot/data/aotinductor/model/a.so", "aot/archive_format")
+    archive(tmp_path / "old.pt2", "serialized_exported_program.json", "serialized_state_dict.pt")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"\x08\x01\x12")
+    (tmp_path / "ov.xml").write_text("<net ")
+    (tmp_path / "ov.bin").write_bytes(bytes(range(100)))
+    for name, told in (
+        ("m.keras", "a Keras model"),
+        ("aot.pt2", "AOTInductor"),
+        ("old.pt2", "an exported program"),
+        ("saved", "a TensorFlow graph"),
+        ("ov.bin", "an OpenVINO model"),
+    ):
+        assert told in refused(ModelError, tmp_path / name)
+    for name in ("none.onnx", "none.h5", "none.pt2"):
+        assert "does not exist" in refused(ModelError, tmp_path / name)
+
+
+def test_safetensors_are_known_by_what_is_in_them(tmp_path, weights):
+    save_file(weights, tmp_path / "w.safetensors")
+    (tmp_path / "w.safetensors").rename(tmp_path / "w.bin")
+    assert same(load(tmp_path / "w.bin", architecture=Small), weights)
+    torch.save(weights, tmp_path / "w.safetensors")
+    assert same(load(tmp_path / "w.safetensors", architecture=Small), weights)
+
+
+class LazySmall(Small):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.LazyLinear(self.head.out_features)
+
+
+def test_lazy_layers_take_the_shapes_of_the_weights(tmp_path, weights):
+    torch.save(weights, tmp_path / "w.pt")
+    model = load(tmp_path / "w.pt", architecture=LazySmall)
+    assert same(model, weights)
+    torch.testing.assert_close(
+        lucidcam.attribute(model.module, torch.ones(1, 3, 16, 16), target=1),
+        lucidcam.attribute(load(tmp_path / "w.pt", architecture=Small).module, torch.ones(1, 3, 16, 16), target=1),
+    )
+
+
+@pytest.mark.parametrize("error", [ValueError("two\nlines"), KeyError("depth"), RuntimeError(), SystemExit("stop"), ZeroDivisionError("0")])
+def test_an_architecture_that_raises_is_named(tmp_path, weights, error):
+    def build():
+        raise error
+
+    torch.save(weights, tmp_path / "w.pt")
+    message = refused(OptionError, tmp_path / "w.pt", architecture=build)
+    assert message.startswith(f"the architecture build cannot be built: {type(error).__name__}")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("code", ["raise ValueError('no GPU here')", "1 +", "import sys; sys.exit(3)"])
+def test_an_architecture_whose_module_raises_is_named(tmp_path, weights, code, monkeypatch):
+    name = f"arch_{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    torch.save(weights, tmp_path / "w.pt")
+    message = refused(OptionError, tmp_path / "w.pt", architecture=f"{name}:net")
+    assert f"the module '{name}' of the architecture cannot be imported" in message
+    assert "\n" not in message
 
 
 # ---------------------------------------------------------------- wrap

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from lucidcam.class_scores import ClassScores
 from lucidcam.engine import copies
 from lucidcam.engine.foreign import out_of_memory
-from lucidcam.engine.inputs import all_finite
+from lucidcam.engine.inputs import Inputs, all_finite
 from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.optimize import optimize as optimized_copy
 from lucidcam.engine.run import Run, open_run
 from lucidcam.engine.session import session
+from lucidcam.engine.trace import batch_of
 from lucidcam.errors import LayerError, MissingExtraError, ModelError, OptimizedCopyError, OptionError, TargetError, TargetNotFoundError
 from lucidcam.explanation import Explanation
 from lucidcam.films import over_time
@@ -174,22 +175,25 @@ def explain(
     found: list[list[Explanation]] = [[] for _ in prepared]
     layer = chosen.layer_of(model.module, layer, model.layer)
     waiting = deque(_batches(model, prepared, targets, settings.images_at_once))
-    most = min(settings.images_at_once, _room.get(model.module, settings.images_at_once))
+    fixed = _fixed_batch(model, prepared)
+    most = min(settings.images_at_once, _room.get(model.module, settings.images_at_once)) if fixed is None else fixed
     while waiting:
         rows = waiting.popleft()
         if len(rows) > most:
             waiting.appendleft(rows[most:])
             rows = rows[:most]
-        inputs = _stacked([prepared[i].tensor for i in rows], model)
-        asked = [targets[i] for i in rows] if isinstance(targets[rows[0]], list) else targets[rows[0]]
+        batch = [*rows, *rows[-1:] * ((fixed or 0) - len(rows))]
+        inputs = _stacked([prepared[i].tensor for i in batch], model)
+        asked = [targets[i] for i in batch] if isinstance(targets[rows[0]], list) else targets[rows[0]]
         try:
             asked = placed(asked, prepared[rows[0]].frame, (inputs.shape[-2], inputs.shape[-1]))
             if model.task is not None:
                 with session(model.module):  # it may write a caption, or read a text
                     inputs, asked = model.task.ask(inputs, asked, model)
             with _opened(model.module, inputs, chosen, settings, asked, layer, settings.class_scores(model.class_scores)) as run:
-                for i, explained in zip(rows, _explanations(run, chosen, settings, model, [prepared[i] for i in rows]), strict=True):
-                    found[i] = explained
+                explained = list(_explanations(run, chosen, settings, model, [prepared[i] for i in batch]))
+                for i, explanations in zip(rows, explained, strict=False):
+                    found[i] = explanations
         except OptimizedCopyError:  # the network as it is has taken its place
             waiting.appendleft(rows)
         except (RuntimeError, MemoryError) as error:
@@ -389,6 +393,13 @@ def _note_zeros(run: Run, method: Method, maps: Tensor) -> None:
         here = torch.zeros_like(peak, dtype=torch.bool)
         here[i, t] = True
         run.note(f"the map is {kind}: {method.reason_for_zero(run, i, t)}", here)
+
+
+def _fixed_batch(model: Model, prepared: Sequence[Prepared]) -> int | None:
+    """How many photos a program takes at a time that was exported for a fixed number; None: any number."""
+    if model.task is not None or not prepared:
+        return None
+    return batch_of(model.module, Inputs((prepared[0].tensor[None],), {}, 0))
 
 
 def _batches(model: Model, prepared: Sequence[Prepared], targets: Sequence[Any], most: int) -> Iterator[list[int]]:

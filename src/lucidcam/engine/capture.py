@@ -212,8 +212,8 @@ def gradients_of(scores: Tensor, cuts: Sequence[Cut]) -> list[Tensor]:
     """
     if not scores.requires_grad:
         raise ModelError(
-            f"the score is not differentiable with respect to the layer {cuts[0].layer.name!r} (detached, integer or quantised operations in "
-            "between); use eigencam, scorecam or ablationcam, which need no gradient."
+            f"the score is not differentiable with respect to the layer {cuts[0].layer.name!r} (detached, integer or quantised operations "
+            "in between); use eigencam, scorecam or ablationcam, which need no gradient."
         )
     tensors = [c.tensor for c in cuts]
     count = scores.shape[1]

@@ -6,7 +6,7 @@ All of it is recognised by its type, before anything runs, so that a method eith
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -142,16 +142,18 @@ def check_weights(module: nn.Module, parts: Sequence[nn.Module]) -> None:
     """
     sharded = _sharded_kinds()
     for part in parts:
-        if isinstance(part, sharded):
+        if sharded and isinstance(part, sharded):
             raise ModelError(
                 f"{_name_of(module, part)} is sharded over processes, which must all run it at the same time: load the whole weights into "
                 "the network as it was before FSDP, and explain that."
             )
         for tensor in _tensors(part):
-            if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
+            if not tensor.is_meta and type(tensor) not in _LAZY:
+                continue
+            if type(tensor) in _LAZY:
                 name = next(key for key, value in module.state_dict(keep_vars=True).items() if value is tensor)
                 raise ModelError(f"the parameter {name!r} has no shape yet: run the lazy module once on an example before explaining it.")
-            if tensor.is_meta and not any(hasattr(other, "_hf_hook") for other in parts):  # accelerate brings offloaded weights itself
+            if not any(hasattr(other, "_hf_hook") for other in parts):  # accelerate brings offloaded weights itself
                 raise ModelError(
                     f"{_name_of(module, part)} has weights on the meta device, which hold no values: load them first "
                     "(module.to_empty(device='cpu'), then load_state_dict)."
@@ -168,6 +170,8 @@ def check_growth(module: nn.Module, parts: Sequence[nn.Module]) -> None:
     Raises:
         ModelError: its forward added modules with parameters.
     """
+    if sum(1 for _ in module.modules()) == len(parts):
+        return
     known = set(parts)
     added = [name for name, part in module.named_modules() if part not in known and any(True for _ in part.parameters(recurse=False))]
     if added:
@@ -177,13 +181,14 @@ def check_growth(module: nn.Module, parts: Sequence[nn.Module]) -> None:
         )
 
 
-def _tensors(part: nn.Module) -> Iterator[Tensor]:
+_LAZY = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
+
+
+def _tensors(part: nn.Module) -> list[Tensor]:
+    """A module's own parameters and buffers; those of TorchScript are there."""
     if isinstance(part, torch.jit.ScriptModule):
-        return
-    for tensors in (part._parameters, part._buffers):
-        for tensor in tensors.values():
-            if tensor is not None:
-                yield tensor
+        return []
+    return [tensor for tensor in (*part._parameters.values(), *part._buffers.values()) if tensor is not None]
 
 
 def _sharded_kinds() -> tuple[type, ...]:

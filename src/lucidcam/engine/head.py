@@ -66,8 +66,8 @@ class HeadWatch(TorchFunctionMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        if name == "linear" or (name in ("conv1d", "conv2d", "conv3d") and prod(_weight(args, kwargs).shape[2:]) == 1):
-            weight = _weight(args, kwargs)
+        weight = _weight(args, kwargs) if name in ("linear", "conv1d", "conv2d", "conv3d") else None
+        if isinstance(weight, Tensor) and (name == "linear" or prod(weight.shape[2:]) == 1):  # quantised weights are no tensors
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
             self.entering = args[0] if args else kwargs["input"]
             if len(weight) == self.classes and (name != "linear" or output.ndim == 2):

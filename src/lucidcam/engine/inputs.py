@@ -118,6 +118,8 @@ def all_finite(tensor: Tensor) -> bool:
 def _check(image: Tensor) -> None:
     if 0 in image.shape:
         raise InputError(f"expected images [B, C, H, W] with at least one pixel; got an empty tensor {list(image.shape)}.")
+    if image.is_meta:
+        raise InputError(f"expected images with values; got a tensor {list(image.shape)} on the meta device, which holds none.")
     if not all_finite(image):
         bad = [i for i, row in enumerate(image) if not bool(torch.isfinite(row).all())]
         raise InputError(f"image {bad[0]} of the batch holds NaN or infinite values; clean the input (torch.nan_to_num) before explaining.")

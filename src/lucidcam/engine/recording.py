@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.function import Function
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
+from lucidcam.engine.foreign import GRADIENT_FREE, GradientError
+
 # (node, gradient of the output) -> gradients of the inputs. It must not hold a tensor of the call: if the call is in
 # place, the tensor holds the node as well, and the two would only die with the garbage collector.
 Back: TypeAlias = Callable[[Any, Tensor], tuple[Any, ...]]
@@ -158,8 +160,18 @@ def nodes_between(root: Node | None, ends: Iterable[Node]) -> list[Node]:
 
 
 def depends_on(scores: Tensor, x: Tensor) -> bool:
-    """Whether a gradient of the scores reaches `x`."""
-    return scores.requires_grad and bool(nodes_between(scores.grad_fn, [get_gradient_edge(x).node]))
+    """Whether a gradient of the scores reaches `x`.
+
+    Raises:
+        GradientError: an operation on the way has no derivative, where autograd would warn and pass nothing on.
+    """
+    nodes = nodes_between(scores.grad_fn, [get_gradient_edge(x).node]) if scores.requires_grad else []
+    if any("NotImplemented" in node.name() for node in nodes):
+        raise GradientError(
+            f"the score depends on operations that have no derivative (quantised ones, say), so no gradient can be taken; use "
+            f"{GRADIENT_FREE}; or, at a layer, eigencam, scorecam or ablationcam."
+        )
+    return bool(nodes)
 
 
 def has_weights(node: Any) -> bool:

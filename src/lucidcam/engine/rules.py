@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -55,24 +54,16 @@ Handler: TypeAlias = Callable[..., Any]
 
 
 def refuse(module: nn.Module) -> None:
-    """Raise if a rule could not see inside `module`.
+    """Raise if a rule could not see inside `module`. What `torch.compile` made it does see: a session runs that eagerly.
 
     Raises:
-        RuleError: A part of `module` is TorchScript, an exported program, or was compiled by `torch.compile`.
+        RuleError: A part of `module` is TorchScript or an exported program.
     """
     hidden = hidden_part(module)
     if hidden is not None:
         name, inner, kind = hidden
         where = f"{name or 'the module itself'} ({type(inner).__name__})"
         raise RuleError(f"{where} is {kind}, which hides its operations from backprop rules: use the eager module.")
-    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # not imported means nothing has been compiled
-    for name, part in module.named_modules():
-        where = f"{name or 'the module itself'} ({type(part).__name__})"
-        if part._compiled_call_impl is not None or (dynamo is not None and isinstance(part, dynamo.OptimizedModule)):
-            raise RuleError(
-                f"{where} is compiled by torch.compile, which hides its operations from backprop rules: use the module "
-                "that was compiled (of an OptimizedModule, `_orig_mod`)."
-            )
 
 
 class Rule(TorchFunctionMode):

@@ -7,6 +7,7 @@ Nothing else in lucidcam changes a module: gradients are taken with `torch.autog
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 import weakref
@@ -72,8 +73,12 @@ def session(module: nn.Module) -> Iterator[None]:
         _hold(flagged)
         stack.callback(_release, flagged)
         stack.enter_context(without_checkpoints())
-        if any(child._compiled_call_impl is not None or hasattr(child, "_orig_mod") for child in children):
+        # Whoever compiles, be it a function that a forward calls, has imported dynamo.
+        if "torch._dynamo.eval_frame" in sys.modules:
             stack.enter_context(_eager())
+        if any(isinstance(child, torch.jit.ScriptModule) for child in children):
+            # Optimised, parts of its graph are one node, which hides what it does.
+            stack.enter_context(torch.jit.optimized_execution(False))  # type: ignore[attr-defined]
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         yield
@@ -115,7 +120,8 @@ def _hold(children: list[nn.Module]) -> None:
         for child in children:
             held = _held.setdefault(child, _Held(child.training))
             held.sessions += 1
-            child.training = False
+            if child.training:
+                child.training = False
 
 
 def _release(children: list[nn.Module]) -> None:
@@ -125,13 +131,14 @@ def _release(children: list[nn.Module]) -> None:
             held = _held[child]
             held.sessions -= 1
             if not held.sessions:
-                child.training = held.training
+                if child.training != held.training:
+                    child.training = held.training
                 del _held[child]
 
 
 @contextmanager
 def _eager() -> Iterator[None]:
-    """Run modules compiled in place (`module.compile()`) eagerly: hooks and rules see every call."""
+    """Run eagerly what is compiled, in place (`module.compile()`) or as a function inside: hooks and rules see every call."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stance = torch.compiler.set_stance("force_eager")

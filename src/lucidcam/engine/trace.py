@@ -17,7 +17,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from lucidcam.engine.foreign import fixed_batch, in_transform, is_foreign, out_of_memory, reason_of
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout, Lineage, layout_of
-from lucidcam.engine.session import Hook, hooks, session
+from lucidcam.engine.recording import walk_from
+from lucidcam.engine.session import hooks, session
 from lucidcam.errors import LucidcamError, ModelError
 from lucidcam.targets import dense, logits, part
 from lucidcam.targets import tensors_of as tensors_of
@@ -276,8 +277,8 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
         ModelError: when the module does not take inputs of this shape or type. Any other error of the module passes unchanged.
     """
     try:
-        with _InOrder() if _has_words(inputs) else nullcontext(), hooks(_norms(module) if inputs.batch == 1 else []):
-            return module(*inputs.args, **inputs.kwargs)
+        with _InOrder() if _has_words(inputs) else nullcontext():
+            outputs = module(*inputs.args, **inputs.kwargs)
     except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
         if isinstance(error, LucidcamError) or out_of_memory(error):
             raise
@@ -295,26 +296,30 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
                 "explain the eager network."
             ) from error
         raise
+    if inputs.batch == 1:
+        _mend_norms(outputs)
+    return outputs
 
 
 class ForeignError(ModelError):
     """A program, rather than code of the user's, does not run."""
 
 
-def _norms(module: nn.Module) -> list[tuple[nn.Module, Hook]]:
-    """A hook for each batch normalisation, whose gradient torch (2.13 on a CPU, in evaluation mode) gets wrong for a single image.
+def _mend_norms(outputs: Any) -> None:
+    """Correct the gradient of batch normalisations, which torch (2.13 on a CPU, in evaluation mode) gets wrong for a single image.
 
     That is when what follows flattens and transposes: the gradient then has the strides of channels-last, but for the axis of one image.
+    The graph tells of all of them, in modules, functions, TorchScript and exported programs alike.
     """
-    return [(child, _restrided) for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]
+    roots = [tensor.grad_fn for tensor in tensors_of(outputs) if tensor.grad_fn is not None]
+    for node in walk_from(roots):
+        if "BatchNorm" in node.name():
+            node.register_prehook(_restrided)
 
 
-def _restrided(_: nn.Module, __: Any, output: Any) -> None:
-    def usual(gradient: Tensor) -> Tensor:
-        return gradient.as_strided(gradient.shape, (gradient.numel(), *gradient.stride()[1:]))
-
-    if isinstance(output, Tensor) and output.requires_grad and len(output) == 1:
-        output.register_hook(usual)  # type: ignore[no-untyped-call]
+def _restrided(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    first = gradients[0]
+    return gradients if first is None else (first.as_strided(first.shape, (first.numel(), *first.stride()[1:])), *gradients[1:])
 
 
 class _InOrder(TorchFunctionMode):

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lucidcam.engine.capture import Cut, gradients_of
+from lucidcam.engine.foreign import out_of_memory
 from lucidcam.engine.head import Head
-from lucidcam.engine.masked import out_of_memory
 from lucidcam.engine.pooling import Pool, matching, maximum, mean, same, tolerance, total
 from lucidcam.engine.run import Run
 from lucidcam.errors import LucidcamError, ModelError, TargetError

@@ -183,9 +183,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of old pickle protocols and of TorchScript before it raises
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(), path.open("rb") as file:  # a file: of a path, torch would trust the suffix
+            warnings.simplefilter("ignore")  # torch warns of old pickle protocols before it raises
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"Unsupported class ([\w.]+)", str(error))
         if blocked or zipfile.is_zipfile(path):
@@ -243,7 +243,7 @@ def _build(architecture: Architecture, options: dict[str, Any]) -> Model:
     title = _name(architecture)
     if isinstance(architecture, str):
         source, colon, name = architecture.partition(":")
-        if not (colon and name):
+        if not (source and colon and name):
             raise OptionError(f"expected architecture='timm:NAME', 'torchvision:NAME' or 'module:function'; got {architecture!r}.")
         if source in sources and source not in ("demo", "file"):
             model: Model = sources[source](name, pretrained=False, **options)
@@ -269,7 +269,7 @@ def _imported(module: str, attribute: str) -> Any:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError) as error:
         known = ", ".join(repr(f"{source}:NAME") for source in sources if source not in ("demo", "file"))
         raise OptionError(f"no architecture is called '{module}:{attribute}' ({first_line(error)}); known: {known}.") from error
     except (Exception, SystemExit) as error:  # code of the user's, of any kind of fault
