@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import session
-from lucidcam.engine.trace import remembered, run_forward, signature, tensors_of
+from lucidcam.engine.trace import example, remembered, run_forward, signature, tensors_of
 
 LINEAR_OPERATIONS = ("linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "addmv", "mv", "einsum")
 PROBABILITY_OPERATIONS = ("sigmoid", "hardsigmoid", "softmax", "safe_softmax", "special_expit", "exp", "erf", "special_erf", "special_ndtr")
@@ -56,7 +56,7 @@ def probability_outputs(module: nn.Module, inputs: Inputs) -> tuple[bool | None,
     if key not in cache:
         descent = _Descent()
         with session(module), descent:
-            outputs = run_forward(module, inputs.rows(slice(0, 1)))
+            outputs = run_forward(module, example(module, inputs))
         cache[key] = tuple(id(tensor) in descent.ids if descent.has_seen_operations else None for tensor in tensors_of(outputs))
     found: tuple[bool | None, ...] = cache[key]
     return found
