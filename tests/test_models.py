@@ -643,8 +643,8 @@ def test_an_architecture_that_raises_is_named(tmp_path, weights, error):
         raise error
 
     torch.save(weights, tmp_path / "w.pt")
-    message = refused(OptionError, tmp_path / "w.pt", architecture=build)
-    assert message.startswith(f"the architecture build cannot be built: {type(error).__name__}")
+    message = refused(ModelError, tmp_path / "w.pt", architecture=build)
+    assert message.startswith(f"the architecture build raised {type(error).__name__}")
     assert "\n" not in message
 
 
@@ -654,8 +654,8 @@ def test_an_architecture_whose_module_raises_is_named(tmp_path, weights, code, m
     (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     torch.save(weights, tmp_path / "w.pt")
-    message = refused(OptionError, tmp_path / "w.pt", architecture=f"{name}:net")
-    assert f"the module '{name}' of the architecture cannot be imported" in message
+    message = refused(ModelError, tmp_path / "w.pt", architecture=f"{name}:net")
+    assert f"the module '{name}' of the architecture raised" in message
     assert "\n" not in message
 
 
