@@ -22,8 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lucidcam.engine.copies import note_copy
-from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.foreign import out_of_memory
+from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hooks, plain, session
 from lucidcam.engine.trace import run_forward, tensors_of, trace
 from lucidcam.errors import ModelError, OptionError
