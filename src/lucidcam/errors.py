@@ -50,6 +50,10 @@ class RuleError(LucidcamError, RuntimeError):
     """A network that a backpropagation rule (guided, deconvnet, excitation) is not defined for."""
 
 
+class SignedLayerWarning(UserWarning):
+    """A method for activations that are not negative was used at a layer where some are, and divides by a sum that is zero or near it."""
+
+
 class MissingExtraError(LucidcamError, ImportError):
     """An optional library is needed and not installed."""
 

@@ -21,6 +21,7 @@ from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.masked import Stream, Substitute
 from lucidcam.engine.output_activation import is_probability_output
+from lucidcam.engine.pooling import same
 from lucidcam.engine.recall import Memory, memory, recalled
 from lucidcam.engine.recording import depends_on
 from lucidcam.engine.rules import Rule, refuse
@@ -251,6 +252,44 @@ class Run:
         found = self._differentiated(self._gradients) if gradients else None
         activations = _wide(self._pass.cut(gradients).cuts[self.index].maps).unsqueeze(1)
         return Capture(activations, found)
+
+    def capture_rectified(self) -> Capture:
+        """Activations and gradients after the ReLU, for methods that sums of activations are divided by in.
+
+        Where no layer was named, and the default one has negative activations that a ReLU without a module of its own cuts off
+        (DenseNet), these are its ReLU and the gradients there. That a ReLU follows is seen by value: the scores stay what they are when it
+        is applied twice. Anywhere else this is `capture(gradients=True)`.
+        """
+        plain_capture = self.capture(gradients=True)
+        if self.named_layers or not bool(plain_capture.activations.min() < 0):
+            return plain_capture
+        known = remembered(self.module, self.inputs)
+        key = ("a ReLU follows", self.layer.name)
+        rectified = self._rectified() if known.get(key, True) else None
+        known[key] = rectified is not None
+        return rectified or plain_capture
+
+    def _rectified(self) -> Capture | None:
+        kept = self._pass.cut(gradients=True).cuts[self.index]
+        maps = kept.maps.relu()
+        # Just above zero the gradient of a second ReLU is 1, so that it is that of the score behind the first.
+        above = maps + torch.finfo(maps.dtype).eps * maps.abs().max()
+        tensor = kept.layout.from_maps(above, kept.tensor.detach())
+        calls = sum(call.name == kept.layer.name for call in trace(self.module, self.inputs).calls)
+        layer = replace(kept.layer, call=calls - 1) if kept.layer.call is None and calls > 1 else kept.layer
+        try:
+            done = cut(self.module, self.inputs, (layer,), gradients=True, known=[tensor])
+            with torch.enable_grad():
+                scores = self._read(done.outputs)
+                gradients = gradients_of(scores, done.cuts)[0].detach()
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            if out_of_memory(error):
+                raise
+            return None
+        clean = self.clean_scores().detach()
+        if scores.shape != clean.shape or not same(scores.detach(), clean):
+            return None
+        return Capture(_wide(maps).unsqueeze(1), _wide(gradients))
 
     def attention(self, wants: Wants) -> Attention:
         """Run the module once and keep the attention of its blocks; it must be a vision transformer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from lucidcam import registry
 from lucidcam.engine.run import Run
+from lucidcam.errors import SignedLayerWarning
 
 CHANNELS = 2
 """The channels' axis in `[B, T, C, *grid]`."""
@@ -111,6 +113,23 @@ def weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
     else:
         found = weights @ pixels
     return found.reshape(*found.shape[:-1], *grid)
+
+
+def warn_of_pole(poles: Tensor, layer: str, denominator: str) -> None:
+    """Warn that a method divides by a sum of activations that is zero, near it, or of the wrong sign.
+
+    Args:
+        poles: where that is so.
+        layer: the layer's name.
+        denominator: the sum, in symbols.
+    """
+    if bool(poles.any()):
+        warnings.warn(
+            f"the layer {layer!r} has negative activations, and {denominator}, which the method divides by, is zero, near it or below in "
+            "some channels: their weights say little. Choose a layer after a ReLU, or gradcam or hirescam.",
+            SignedLayerWarning,
+            stacklevel=2,
+        )
 
 
 def upsample(maps: Tensor, size: tuple[int, ...]) -> Tensor:

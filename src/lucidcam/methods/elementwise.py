@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from lucidcam.engine.run import Capture, Run
-from lucidcam.methods._base import CHANNELS, Method, register, spatial_sum, weighted_sum
+from lucidcam.methods._base import CHANNELS, Method, register, spatial_sum, warn_of_pole, weighted_sum
+
+CANCELLED = 1e-3
+"""Share of a channel's magnitude that its sum must have."""
 
 
 @register("xgradcam")
@@ -17,6 +20,9 @@ class XGradCAM(Method):
     """Gradients weighted by normalised activations (Fu et al., BMVC 2020, Eq. 8).
 
     `w_k = Σ_ij (A_k^ij / Σ_ab A_k^ab) g_k^ij`, `ReLU(Σ_k w_k A_k)`. A channel whose activations sum to zero has weight zero.
+
+    Meant for activations that are not negative. At a layer with negative ones it has a pole where they cancel, `Σ A = 0`: where they all
+    but do, a `SignedLayerWarning` says so. The default layer is taken after its ReLU, also where that has no module of its own.
     """
 
     kind = "gradient"
@@ -24,7 +30,10 @@ class XGradCAM(Method):
 
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
-        c = run.capture(gradients=True)
+        c = run.capture_rectified()
+        total, size = spatial_sum(c.activations), spatial_sum(c.activations.abs())
+        counts = spatial_sum(c.gradients.abs()) > 0
+        warn_of_pole((total.abs() < CANCELLED * size) & counts, run.layer.name, "ΣA")
         return weighted_sum(self.weights(c), c.activations).relu()
 
     @staticmethod

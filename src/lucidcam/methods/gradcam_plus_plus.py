@@ -9,8 +9,11 @@ from torch import Tensor
 
 from lucidcam.engine.run import Capture, Run
 from lucidcam.errors import OptionError
-from lucidcam.methods._base import Method, over_grid, register, spatial_sum, weighted_sum
+from lucidcam.methods._base import Method, over_grid, register, spatial_sum, warn_of_pole, weighted_sum
 from lucidcam.perturb.noise import noisy
+
+SMALLEST_DENOMINATOR = 0.5
+"""Of α, where a gradient is positive; without negative activations it is at least 2."""
 
 
 @register("gradcam++")
@@ -20,6 +23,10 @@ class GradCAMPlusPlus(Method):
 
     `α_k^ij = 1 / (2 + g_k^ij Σ_ab A_k^ab)` where `g ≠ 0`, else 0: Eq. 19 of the paper for the exponential of the score, whose second and
     third derivatives are powers of the first; one factor `g²` cancels, so that nothing needs an epsilon.
+
+    Meant for activations that are not negative, for which the denominator is 2 or more wherever it counts. At a layer with negative ones
+    it has a pole at `g Σ A = −2` and changes its sign there: where it comes near, a `SignedLayerWarning` says so. The default layer is
+    taken after its ReLU, also where that has no module of its own.
     """
 
     kind = "gradient"
@@ -27,13 +34,18 @@ class GradCAMPlusPlus(Method):
 
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
-        c = run.capture(gradients=True)
+        c = run.capture_rectified()
+        warn_of_pole((c.gradients > 0) & (self._denominators(c) < SMALLEST_DENOMINATOR), run.layer.name, "2 + g·ΣA")
         return weighted_sum(self.weights(c), c.activations).relu()
+
+    @staticmethod
+    def _denominators(c: Capture) -> Tensor:
+        return 2 + over_grid(spatial_sum(c.activations), c.gradients) * c.gradients
 
     @staticmethod
     def weights(c: Capture) -> Tensor:
         """What each channel is weighted with: `w_k`, `[B, T, C]`."""
-        below = 2 + over_grid(spatial_sum(c.activations), c.gradients) * c.gradients
+        below = GradCAMPlusPlus._denominators(c)
         alpha = torch.where((c.gradients != 0) & (below != 0), 1 / below, 0)
         return spatial_sum(alpha * c.gradients.relu())
 
@@ -63,13 +75,14 @@ class SmoothGradCAMPlusPlus(Method):
 
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
-        activations = run.capture().activations
+        activations = run.capture_rectified().activations
         generator = run.generator()
         sums = [torch.zeros((), device=run.image.device)] * 3
         for _ in run.stream.steps(self.samples):
-            g = run.on(noisy(run.image, self.noise, generator)).capture(gradients=True).gradients
+            g = run.on(noisy(run.image, self.noise, generator)).capture_rectified().gradients
             sums = [total + g**power / self.samples for power, total in enumerate(sums, start=1)]
         first, second, third = sums
         below = 2 * second + over_grid(spatial_sum(activations), third) * third
+        warn_of_pole((first > 0) & (below < SMALLEST_DENOMINATOR * second), run.layer.name, "2 D₂ + D₃·ΣA")
         alpha = torch.where((second != 0) & (below != 0), second / below, 0)
         return weighted_sum(spatial_sum(alpha * first.relu()), activations).relu()
