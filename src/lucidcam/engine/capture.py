@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from lucidcam.engine.foreign import GradientError, gradient, holder_of, in_transform
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout
+from lucidcam.engine.recording import Waypoint, on_path
 from lucidcam.engine.session import Hook, hooks
 from lucidcam.engine.settle import layout_at
 from lucidcam.engine.trace import Layer, first_tensor, replace_first, run_forward
@@ -149,14 +150,7 @@ def cut(
             number, calls[i] = calls[i], calls[i] + 1
             if layers[i].call not in (None, number):
                 return None
-            found = first_tensor(output)
-            if found is None:
-                raise LayerError(f"the layer {layers[i].name!r} gives {type(output).__name__}, not a tensor; choose a layer inside it.")
-            if in_transform(found):
-                raise LayerError(
-                    f"the layer {layers[i].name!r} runs inside a transform of torch.func (vmap, grad), whose tensors are gone after it; "
-                    "choose a layer outside it."
-                )
+            found = tensor_at(layers[i], output)
             if known is not None:
                 found = known[i].to(found.device, found.dtype)
             if not gradients:
@@ -181,6 +175,67 @@ def cut(
             stack.enter_context(Copies())
         outputs = run_forward(module, inputs if known is None else inputs.rows(slice(0, 1)))
     return Done(outputs, tuple(_cut(module, inputs, *pair) for pair in zip(layers, kept, calls, strict=True)))
+
+
+def follow(module: nn.Module, inputs: Inputs, layer: Layer) -> tuple[Any, Cut, Waypoint | None]:
+    """Run the module once with gradients from the image up, and mark a layer's output on the way. Call it inside a session.
+
+    Nothing is cut: what passes the layer by (a residual, a concatenated branch) stays part of the graph.
+
+    Args:
+        module: the module.
+        inputs: what it takes; the image requires grad.
+        layer: whose output to mark.
+
+    Returns:
+        The module's outputs, the layer's output without a graph, and its place in the graph; None where it does not depend on the image
+        through differentiable operations.
+
+    Raises:
+        LayerError: when the layer does not run, or its output holds no spatial map.
+    """
+    calls, begin = 0, 0
+    kept: Tensor | None = None
+    point: Waypoint | None = None
+
+    def start(child: nn.Module, _: Any) -> None:
+        nonlocal begin
+        begin = torch._C._autograd._get_sequence_nr()
+
+    def mark(child: nn.Module, _: Any, output: Any) -> Any:
+        nonlocal calls, kept, point
+        number, calls = calls, calls + 1
+        if layer.call not in (None, number):
+            return None
+        value = tensor_at(layer, output)
+        with torch.enable_grad():
+            reached = on_path(value)
+        if reached and (value.grad_fn is None or value.grad_fn._sequence_nr() < begin):
+            value = value.clone()  # the layer hands its input on, which others may read as well
+            output = replace_first(output, value)
+        kept, point = value.detach(), Waypoint.of(value) if reached and value.requires_grad else None
+        return output
+
+    with hooks([(layer.module, mark)], before=[(layer.module, start)]):
+        outputs = run_forward(module, inputs)
+    return outputs, _cut(module, inputs, layer, kept, calls), point
+
+
+def tensor_at(layer: Layer, output: Any) -> Tensor:
+    """The tensor in what a layer returned.
+
+    Raises:
+        LayerError: when there is none, or it does not outlive a transform.
+    """
+    tensor = first_tensor(output)
+    if tensor is None:
+        raise LayerError(f"the layer {layer.name!r} gives {type(output).__name__}, not a tensor; choose a layer inside it.")
+    if in_transform(tensor):
+        raise LayerError(
+            f"the layer {layer.name!r} runs inside a transform of torch.func (vmap, grad), whose tensors are gone after it; "
+            "choose a layer outside it."
+        )
+    return tensor
 
 
 def _cut(module: nn.Module, inputs: Inputs, layer: Layer, tensor: Tensor | None, calls: int) -> Cut:

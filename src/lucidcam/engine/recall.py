@@ -66,17 +66,22 @@ def recalled(memory: Memory, module: nn.Module, inputs: Inputs, layers: Sequence
     done = cut(module, inputs, layers, gradients)
     kept = [each.tensor.detach() for each in done.cuts]
     if places not in usable:
-        usable[places] = _agrees(module, inputs, layers)
+        usable[places] = carries_all(module, inputs, layers)
     if usable[places] and found is None:
         memory.put(key, [each.cpu() for each in kept])
     return done
 
 
-def _agrees(module: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> bool:
-    """Whether the network gives the same when it is handed its own activations, tried on two images that have nothing in common."""
+def carries_all(module: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> bool:
+    """Whether all that the image tells goes through the layers: nothing passes them by.
+
+    The network must give the same when it is handed its own activations, tried on two images that have nothing in common.
+    """
     image = inputs.image[:1]
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(image)
-    pair = inputs.rows(slice(0, 2)).with_image(torch.cat([image, image.mean() + image.std().clamp(min=1e-3) * noise]))
+    pair = inputs.rows(torch.arange(2, device=image.device) % inputs.batch).with_image(
+        torch.cat([image, image.mean() + image.std().clamp(min=1e-3) * (1 + noise)])
+    )
     done = cut(module, pair, layers, gradients=False)
     try:
         again = cut(module, pair, layers, gradients=False, known=[each.tensor for each in done.cuts])

@@ -141,9 +141,27 @@ def on_path(x: Any) -> bool:
     return any(recorded(n) or not isinstance(getattr(n, "variable", None), (nn.Parameter, type(None))) for n in walk_from([x.grad_fn]))
 
 
-def arrivals(x: Tensor) -> list[GradientEdge]:
+@dataclass(frozen=True, eq=False)
+class Waypoint:
+    """A value on the way as it was when it was marked: what is done to its tensor in place afterwards comes after it.
+
+    Attributes:
+        edge: where its gradient arrives.
+        tensor: the value; in place operations may have changed it since, so only its shape, type and device can be relied on.
+    """
+
+    edge: GradientEdge
+    tensor: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Waypoint:
+        """Mark a tensor that requires grad, as it is now."""
+        return cls(get_gradient_edge(x), x.detach())
+
+
+def arrivals(x: Waypoint) -> list[GradientEdge]:
     """Return where P arrives for `x`. What is folded into the layer that made `x` goes past it, and counts as well."""
-    first = get_gradient_edge(x)
+    first = x.edge
     folded = walk_from([first.node], lambda n: n.folded if recorded(n) else ())  # type: ignore[attr-defined]
     return [first, *(GradientEdge(node, 0) for node in folded if node is not first.node)]
 
@@ -159,13 +177,16 @@ def nodes_between(root: Node | None, ends: Iterable[Node]) -> list[Node]:
     return [node for node in nodes if node in reaching]
 
 
-def depends_on(scores: Tensor, x: Tensor) -> bool:
+def depends_on(scores: Tensor, x: Tensor | Waypoint) -> bool:
     """Whether a gradient of the scores reaches `x`.
 
     Raises:
         GradientError: an operation on the way has no derivative, where autograd would warn and pass nothing on.
     """
-    nodes = nodes_between(scores.grad_fn, [get_gradient_edge(x).node]) if scores.requires_grad else []
+    if not scores.requires_grad:
+        return False
+    ends = arrivals(x if isinstance(x, Waypoint) else Waypoint.of(x))
+    nodes = nodes_between(scores.grad_fn, [end.node for end in ends])
     if any("NotImplemented" in node.name() for node in nodes):
         raise GradientError(
             f"the score depends on operations that have no derivative (quantised ones, say), so no gradient can be taken; use "

@@ -34,8 +34,10 @@ from lucidcam.engine.recording import (
     SPELLED,
     SWITCHES,
     Linear,
+    Waypoint,
     arrivals,
     gates_itself,
+    has_weights,
     lowest_layers,
     nodes_between,
     on_path,
@@ -97,13 +99,14 @@ class Rule(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         return handler(self, partial(func, *args, **(kwargs or {})), *args, **(kwargs or {}))
 
-    def backward(self, scores: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def backward(self, scores: Tensor, inputs: Sequence[Tensor | Waypoint]) -> list[Tensor]:
         """Backpropagate each score under this rule. No `.grad` is touched, and the graph is kept for another call.
 
         Args:
             scores: `[B, T]`, made from what the module returned in the `with` block. Their gradient is the seed:
                 gathered logits give the one-hot of the papers.
-            inputs: Tensors `[B, ...]` of that forward that require grad: what went in, or activations on the way.
+            inputs: Tensors `[B, ...]` of that forward that require grad: what went in, or activations on the way; as waypoints
+                where something may have changed them in place since.
 
         Returns:
             For each input a tensor `[B, T, ...]`; zeros where the scores do not depend on it.
@@ -112,14 +115,15 @@ class Rule(TorchFunctionMode):
             RuleError: No rule fired, nothing requires grad, or (strict) the rule is not defined for this network.
         """
         name = type(self).__name__
-        if not (scores.requires_grad and all(x.requires_grad for x in inputs)):
+        if not (scores.requires_grad and all(isinstance(x, Waypoint) or x.requires_grad for x in inputs)):
             raise RuleError(f"{name} needs scores and inputs that require grad: enable gradients, and requires_grad_() the inputs.")
-        groups = [arrivals(x) for x in inputs]
+        points = [x if isinstance(x, Waypoint) else Waypoint.of(x) for x in inputs]
+        groups = [arrivals(point) for point in points]
         edges = [edge for group in groups for edge in group]
         nodes = nodes_between(scores.grad_fn, [edge.node for edge in edges])
         if self.strict:
             self._check(nodes)
-        if self.strict and not self.fired:
+        if self.strict and not self._applied(nodes):
             raise RuleError(
                 f"{name} recorded no {self.needs}, so it would return the plain gradient: use gradcam, or run the "
                 "eager module (no TorchScript, torch.compile, autograd functions) in the rule's `with`, in its thread."
@@ -132,7 +136,7 @@ class Rule(TorchFunctionMode):
                 for seed in torch.eye(scores.shape[1], device=scores.device).to(scores.dtype):
                     seeds = seed.expand_as(scores)
                     parts = iter(gradient(scores, edges, seeds, retain_graph=True, allow_unused=True))
-                    column = [torch.zeros_like(x) for x in inputs]
+                    column = [torch.zeros_like(point.tensor) for point in points]
                     for total, group in zip(column, groups):
                         for part in (next(parts) for _ in group):
                             total += 0 if part is None else part
@@ -154,6 +158,10 @@ class Rule(TorchFunctionMode):
     def _objection(self, node: Node, operation: str) -> str:
         """Why an operation on the way that no rule has recorded makes the result wrong; empty if it does not."""
         raise NotImplementedError
+
+    def _applied(self, nodes: Iterable[Node]) -> bool:
+        """Whether the rule changes anything on the way through these nodes."""
+        return self.fired
 
     def _start(self, nodes: Sequence[Node], several: bool) -> None:
         """Prepare for one call of `backward`."""
@@ -300,6 +308,9 @@ class Excitation(Rule):
             return "a product of two parts of the network, as in gating, attention and dropout, does not share P out"
         return "it is no linear layer with weights of its own, nor does it only move values around"
 
+    def _applied(self, nodes: Iterable[Node]) -> bool:
+        return any(has_weights(node) for node in nodes)
+
     def _start(self, nodes: Sequence[Node], several: bool) -> None:
         self._memo = {} if several else None  # W⁺x⁺ is worth its memory only if it is used again
         self._top = topmost_layers(nodes) if self.contrastive else set()
@@ -342,7 +353,6 @@ class Excitation(Rule):
         return source.detach() * back, torch.where(supported, 0, p)
 
     def _linear(self, call: Any, x: Tensor, linear: Linear) -> Any:
-        self.fired = self.fired or linear.weight is not None
         return record(call, self._layer, x, linear=linear)
 
     def _scale(self, call: Any, x: Tensor, scale: Any, in_place: bool = False) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lucidcam.class_scores import ClassScores, ScoreReader
 from lucidcam.engine import layers as layers_
 from lucidcam.engine.attention import Attention, Wants, attend
-from lucidcam.engine.capture import Copies, Done, ForceGrad, cut, gradients_of
+from lucidcam.engine.capture import Copies, Done, ForceGrad, cut, follow, gradients_of
 from lucidcam.engine.copies import give_up, original_of
 from lucidcam.engine.foreign import GRADIENT_FREE, GradientError, gradient, is_foreign, out_of_memory, reason_of
 from lucidcam.engine.head import Head, HeadHook, HeadWatch, head_of, owner
@@ -22,8 +22,8 @@ from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.masked import Stream, Substitute
 from lucidcam.engine.output_activation import is_probability_output
 from lucidcam.engine.pooling import same
-from lucidcam.engine.recall import Memory, memory, recalled
-from lucidcam.engine.recording import depends_on
+from lucidcam.engine.recall import Memory, carries_all, memory, recalled
+from lucidcam.engine.recording import Waypoint, depends_on
 from lucidcam.engine.rules import Rule, refuse
 from lucidcam.engine.session import hooks, plain, session
 from lucidcam.engine.trace import ForeignError, Layer, batch_of, remembered, run_forward, tensors_of, trace
@@ -493,7 +493,8 @@ class Run:
 
         Args:
             rule: what to do at each operation; None: the plain gradient.
-            to_layer: stop at the layer rather than at the image.
+            to_layer: stop at the layer rather than at the image. The rule still sees the whole network: what passes the layer by takes
+                its share.
 
         Returns:
             `[B, T, C, *spatial]`, or `[B, T, C, *grid]` at the layer.
@@ -505,32 +506,48 @@ class Run:
         found = self._differentiated(lambda: self._backpropagated(rule, to_layer, force=False))
         if found is None:
             found = self._differentiated(lambda: self._backpropagated(rule, to_layer, force=True))
+        if found is None and to_layer and carries_all(self.module, self.inputs, (self.layer,)):
+            found = self._differentiated(lambda: self._backpropagated(rule, to_layer, force=True, below=False))
         if found is None:
+            end = f"the layer {self.layer.name!r}, or that on the image," if to_layer else "the image"
             raise ModelError(
-                "the score does not depend on the image by differentiable operations (detached, integer or quantised ones in between), "
-                "so nothing flows back; use a CAM method at a layer above them, or scorecam, rise or occlusion, which need no gradients."
+                f"the score does not depend on {end} by differentiable operations (detached, integer or quantised ones in between), so "
+                "nothing flows back; use a CAM method at a layer above them, or scorecam, rise or occlusion, which need no gradients."
             )
         return _wide(found)
 
-    def _backpropagated(self, rule: Rule | None, to_layer: bool, force: bool) -> Tensor | None:
-        """One try; None when nothing can flow back, because the model turns gradients off by itself, say."""
+    def _backpropagated(self, rule: Rule | None, to_layer: bool, force: bool, below: bool = True) -> Tensor | None:
+        """One try; None when nothing can flow back, because the model turns gradients off by itself, say.
+
+        Args:
+            rule: as for `backpropagate`.
+            to_layer: likewise.
+            force: keep gradients on where the model turns them off.
+            below: start from the image; False: from the layer, which everything must go through.
+        """
         copies = Copies() if self._pass.copies else nullcontext()
-        with torch.enable_grad(), rule or nullcontext(), ForceGrad() if force else nullcontext(), copies:
-            if to_layer:
-                done = cut(self.module, self.inputs, (self.layer,), gradients=True, copies=self._pass.copies)
-                leaf, outputs = done.cuts[0].tensor, done.outputs
+        with torch.enable_grad(), rule or nullcontext(), ForceGrad() if force and below else nullcontext(), copies:
+            leaf = self.image.detach().clone().requires_grad_()
+            end: Waypoint | None = Waypoint.of(leaf)
+            inputs = self.inputs.with_image(leaf.clone())
+            if rule is not None:  # a second image has its share as well, and is no constant
+                inputs = inputs.map(lambda t: t.detach().clone().requires_grad_() if _is_image(t, leaf) and not t.requires_grad else t)
+            if not to_layer:
+                outputs = run_forward(self.module, inputs)
+            elif below:
+                outputs, layer, end = follow(self.module, inputs, self.layer)
             else:
-                leaf = self.image.detach().clone().requires_grad_()
-                outputs = run_forward(self.module, self.inputs.with_image(leaf.clone()))
+                done = cut(self.module, self.inputs, (self.layer,), gradients=True, force=force, copies=self._pass.copies)
+                outputs, layer, end = done.outputs, done.cuts[0], Waypoint.of(done.cuts[0].tensor)
         with torch.enable_grad():
             scores = self._read(outputs)
-            if not depends_on(scores, leaf):
+            if end is None or not depends_on(scores, end):
                 return None
             if rule is not None:
-                found = rule.backward(scores, [leaf])[0]
+                found = rule.backward(scores, [end])[0]
             else:
                 found = torch.stack([gradient(score, leaf, retain_graph=True)[0] for score in scores.sum(0)], dim=1)
-        return done.cuts[0].layout.to_maps(found) if to_layer else found
+        return layer.layout.to_maps(found) if to_layer else found
 
     def _read(self, outputs: Any) -> Tensor:
         return sound(self._chosen(self._pass.bind(outputs), outputs, None))
@@ -638,6 +655,11 @@ def _runs(module: nn.Module, inputs: Inputs) -> bool:
     except Exception as error:
         return out_of_memory(error)
     return True
+
+
+def _is_image(tensor: Tensor, image: Tensor) -> bool:
+    """Whether a tensor among the inputs may be an image, too."""
+    return tensor.is_floating_point() and tensor.ndim == image.ndim
 
 
 def _batch(image: Tensor) -> int:

@@ -11,7 +11,7 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +40,7 @@ class _Held:
 _held: weakref.WeakKeyDictionary[nn.Module, _Held] = weakref.WeakKeyDictionary()
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+PreHook = Callable[[nn.Module, tuple[Any, ...]], Any]
 
 
 def plain(module: nn.Module) -> nn.Module:
@@ -86,17 +87,24 @@ def session(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def hooks(pairs: list[tuple[nn.Module, Hook]]) -> Iterator[None]:
-    """Register forward hooks that fire in this thread only, and remove them whatever happens."""
+def hooks(pairs: list[tuple[nn.Module, Hook]], before: Sequence[tuple[nn.Module, PreHook]] = ()) -> Iterator[None]:
+    """Register hooks that fire in this thread only, and remove them whatever happens.
+
+    Args:
+        pairs: modules, and what is called with their arguments and output after they ran.
+        before: modules, and what is called with their arguments before they run.
+    """
     thread = threading.get_ident()
 
-    def only_here(hook: Hook) -> Hook:
-        def fire(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            return hook(module, args, output) if threading.get_ident() == thread else None
+    def only_here(hook: Callable[..., Any]) -> Callable[..., Any]:
+        def fire(module: nn.Module, *values: Any) -> Any:
+            return hook(module, *values) if threading.get_ident() == thread else None
 
         return fire
 
     with ExitStack() as stack:
+        for module, pre_hook in before:
+            stack.callback(module.register_forward_pre_hook(only_here(pre_hook)).remove)
         for module, hook in pairs:
             stack.callback(add_hook(module, only_here(hook)).remove)
         yield

@@ -53,10 +53,11 @@ class ExcitationBackprop(_Excitation):
 class ContrastiveExcitationBackprop(_Excitation):
     """c-MWP: the winning probability of the class minus that of its dual, "anything but this class" (section 3.3).
 
-    The class is sent down its classifier once with W and once with −W; the difference goes on. Negative values are clamped at the end and
-    channels summed.
+    The class is sent down its classifier once with W and once with −W; the difference goes on: `relu(Σ_c (P_c − P̄_c))`. Channels are summed
+    before what is negative is cut off, as in the authors' evaluation code: right under the classifier W and −W excite different channels,
+    so that cutting off first would leave plain MWP.
     """
 
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
-        return self._shares(run, contrastive=True).clamp(min=0).sum(CHANNELS)
+        return self._shares(run, contrastive=True).sum(CHANNELS).clamp(min=0)
