@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,6 +18,9 @@ from lucidcam.perturb.surrogate import NUGGET, Surrogate
 from lucidcam.runner import compute
 from lucidcam.settings import resolve_method
 from nets import SeveralFC, build, images
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LAYER = "3"
 CHANNELS = 40
@@ -201,6 +204,57 @@ def test_the_estimated_error_is_near_the_true_one(options: dict[str, int]) -> No
     assert max(ratios) < 8
 
 
+def peaked(seed: int, scale: float) -> nn.Module:
+    """Logits so large that the softmax over channels goes to a few of them, or to one."""
+    net = wide(seed)
+    net[8].weight.data *= scale
+    return net
+
+
+def edged(seed: int, scale: float) -> nn.Module:
+    """The same with a score that jumps from mask to mask: the largest of many places."""
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 16, 5, stride=2), nn.ReLU(), nn.Conv2d(16, 80, 3, stride=2), nn.ReLU(), nn.Conv2d(80, 32, 3), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(32, 5)).double().eval()
+    net[8].weight.data *= scale
+    return net
+
+
+@pytest.mark.parametrize("options", [{"tolerance": 0.1}, {"budget": 14}])
+@pytest.mark.parametrize(("make", "scale"), [(peaked, 50), (peaked, 1500), (edged, 100), (edged, 500)])
+def test_the_error_of_softmax_weights_knows_that_one_score_may_decide(
+    make: Callable[[int, float], nn.Module], scale: float, options: dict[str, float]
+) -> None:
+    """Near the map expected so far a peaked softmax hardly changes with any score: its error lies in scores that may be larger yet."""
+    estimated, true = [], []
+    for seed in range(5):
+        net, x = make(seed, scale), photos(2, seed + 50)
+        exact, _ = explained(net, x, weights="softmax")
+        got, error = explained(net, x, weights="softmax", **options)
+        estimated += error.tolist()
+        true += [distance(a, b) for a, b in zip(got, exact, strict=True)]
+    estimates, truths = np.array(estimated), np.array(true)
+    assert (estimates >= truths / 2).mean() >= 0.9
+    assert 0.6 * np.sqrt(np.mean(truths**2)) < np.sqrt(np.mean(estimates**2))
+    assert np.sqrt(np.mean(estimates**2)) < max(4 * np.sqrt(np.mean(truths**2)), 0.12)
+    if "tolerance" in options:
+        assert estimates.max() <= 0.1
+        assert (truths <= 0.2).mean() >= 0.9
+
+
+@pytest.mark.parametrize(("method", "more"), [("sscam", {"samples": 2}), ("iscam", {"steps": 2})])
+def test_the_error_of_softmax_weights_holds_for_the_descendants(method: str, more: dict[str, int]) -> None:
+    estimated, true = [], []
+    for seed in range(3):
+        net, x = peaked(seed, 1000), photos(2, seed + 50)
+        exact, _ = explained(net, x, method, weights="softmax", **more)
+        got, error = explained(net, x, method, weights="softmax", tolerance=0.2, **more)
+        estimated += error.tolist()
+        true += [distance(a, b) for a, b in zip(got, exact, strict=True)]
+    assert max(estimated) <= 0.2
+    assert np.mean([e >= t / 2 for e, t in zip(estimated, true, strict=True)]) >= 0.8
+
+
 def test_tolerance_stops_where_the_estimate_is_small_enough() -> None:
     net, x = wide(), photos(2)
     spent = {}
@@ -264,9 +318,24 @@ def test_the_surrogate_is_the_textbook_posterior() -> None:
     variance = np.diag(scores[seen].numpy().T @ inverse @ scores[seen].numpy()) / 5
     np.testing.assert_allclose(posterior.variance, variance, rtol=1e-9)
     left = prior - prior[:, seen] @ inverse @ prior[seen]
-    np.testing.assert_allclose(posterior.spread(), np.diag(left)[:, None] * variance, rtol=1e-7)
     directions = torch.rand(14, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert posterior.squared_error(directions) == pytest.approx(np.trace(directions.numpy().T @ left @ directions.numpy()))
+
+
+def test_samples_have_the_posteriors_mean_and_covariance() -> None:
+    points = torch.rand(9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scores = torch.stack([points.sum(1), 5 * points.square().sum(1)], dim=1)
+    seen, others = [3, 0, 7, 5], [1, 2, 4, 6, 8]
+    surrogate = Surrogate(points)
+    posterior = surrogate.fit(seen, scores[seen])
+    samples = posterior.samples(surrogate.draws(200_000, torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(samples[:, seen], scores[seen].expand(len(samples), -1, -1))
+    torch.testing.assert_close(samples.mean(0), posterior.mean, rtol=0.02, atol=0.02)
+    prior = matern(points.numpy()) + NUGGET * np.eye(9)
+    left = prior - prior[:, seen] @ np.linalg.inv(prior[np.ix_(seen, seen)]) @ prior[seen]
+    for t in range(2):
+        expected = left[np.ix_(others, others)] * float(posterior.variance[t])
+        np.testing.assert_allclose(np.cov(samples[:, others, t].T.numpy()), expected, atol=0.02 * expected.max())
 
 
 def test_picks_reduce_the_expected_error_most() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,6 +22,12 @@ FIRST = 16
 
 LATER = 4
 """From then on as many at a time as make a quarter of those known, at least four."""
+
+SAMPLES = 128
+"""Draws of the scores that are not known, where the map is no linear function of them."""
+
+TRIED = 8
+"""Of these, draws for which it is looked at what each mask would tell."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ class _Plan:
         weights: what scores become.
         shortcut: how to choose.
         anchors: scores known beforehand, as of `_anchors`.
-        seed: of the clusters.
+        seed: of the clusters, and of samples.
     """
 
     def __init__(self, image: Image, weights: Weights, shortcut: Shortcut, anchors: Tensor | None, seed: int) -> None:
@@ -98,12 +105,13 @@ class _Plan:
         self.weights = weights
         self.shortcut = shortcut
         self.count = len(image.masks)
+        self.seed = seed
         self.limit = min(shortcut.budget or self.count, self.count)
         self.run: list[int] = []
         self.scores: list[Tensor] = []
         self.groups: Tensor | None = None
         self.part: Image | None = None
-        self.fixed = self._fixed(seed)
+        self.fixed = self._fixed()
         points = image.points
         self.anchors: list[int] = []  # numbered after the masks
         if anchors is not None:
@@ -113,11 +121,11 @@ class _Plan:
             self.scores.append(anchors[: len(self.anchors)])
         self.surrogate = Surrogate(points)
 
-    def _fixed(self, seed: int) -> Tensor | None:
+    def _fixed(self) -> Tensor | None:
         """The masks to run where scores have no say in it."""
         image, count = self.image, self.count
         if self.shortcut.clusters and count:
-            members, self.groups = clusters(image.points, min(self.shortcut.clusters, count), torch.Generator().manual_seed(seed))
+            members, self.groups = clusters(image.points, min(self.shortcut.clusters, count), torch.Generator().manual_seed(self.seed))
             return members
         if self.shortcut.top_channels and count:
             spread = image.activations.var(1)
@@ -149,26 +157,38 @@ class _Plan:
         points = self.image.points
         if not self.count:
             return points.new_zeros(targets, points.shape[1]), points.new_zeros(targets)
-        posterior = self._posterior()
-        found = best = self.image.summed(self.weights, self._expected(posterior))
-        seen = torch.cat(self.scores)[len(self.anchors) :]
+        best, squared = self._estimate(self._posterior())
+        found, seen = best, torch.cat(self.scores)[len(self.anchors) :]
         if self.groups is not None:
             found = self.image.summed(self.weights, seen[self.groups])
         if self.part is not None:
             found = self.part.summed(self.weights, seen)
-        return found, self._error(posterior, found, best)
+        return found, _relative(best, squared, found)
 
     def _posterior(self) -> Posterior:
         return self.surrogate.fit(self.anchors + self.run, torch.cat(self.scores))
 
-    def _expected(self, posterior: Posterior) -> Tensor:
-        """Scores `[m, T]` that give the expected map; the exponential of an uncertain score is larger than that of its mean."""
-        mean = posterior.mean[: self.count]
-        if self.weights == "softmax":
-            spread = posterior.spread()[: self.count]
-            spread[self.run] = 0
-            mean = mean + spread / 2
-        return mean.to(self.image.activations)
+    @cached_property
+    def _draws(self) -> Tensor:
+        return self.surrogate.draws(SAMPLES, torch.Generator().manual_seed(self.seed))
+
+    def _samples(self, posterior: Posterior) -> Tensor:
+        """Scores of the masks as they may be `[S, m, T]`."""
+        return posterior.samples(self._draws)[:, : self.count].to(self.image.activations)
+
+    def _estimate(self, posterior: Posterior) -> tuple[Tensor, Tensor]:
+        """The expected map `[T, P]`, and its expected squared distance from the exact one `[T]`.
+
+        Maps with softmax weights are no linear function of the scores, and one uncertain score may decide such a map: theirs are the
+        mean and the variance over samples of the scores.
+        """
+        if len(self.run) == self.count or self.weights != "softmax":
+            best = self.image.summed(self.weights, posterior.mean[: self.count].to(self.image.activations))
+            known = len(self.run) == self.count
+            return best, (posterior.variance * (0 if known else posterior.squared_error(self._parts(None)))).to(best)
+        maps = torch.stack([self.image.summed(self.weights, scores) for scores in self._samples(posterior)])
+        best = maps.mean(0)
+        return best, (maps - best).square().sum(2).mean(0)
 
     def _parts(self, scores: Tensor | None) -> Tensor:
         """How the map changes with each mask's score, near these `[m]`: `[m, P]`, and nothing for the anchors."""
@@ -179,23 +199,22 @@ class _Plan:
         """What the error is made of `[n, p]`: the masks' parts of the map, of every target where they depend on scores."""
         if self.weights != "softmax" or not self.run:
             return self._parts(None)
-        parts = [self._parts(scores) for scores in self._expected(self._posterior()).T]
+        samples = self._samples(self._posterior())[:TRIED]
+        parts = [self._parts(scores) for sample in samples for scores in sample.T]
         return torch.cat([one / one.norm().clamp(min=torch.finfo(one.dtype).tiny) for one in parts], dim=1)
 
     def _close_enough(self) -> bool:
-        posterior = self._posterior()
-        best = self.image.summed(self.weights, self._expected(posterior))
-        return bool((self._error(posterior, best, best) <= self.shortcut.tolerance).all())
+        best, squared = self._estimate(self._posterior())
+        return bool((_relative(best, squared, best) <= self.shortcut.tolerance).all())
 
-    def _error(self, posterior: Posterior, found: Tensor, best: Tensor) -> Tensor:
-        """Expected distance of `found` from the exact map, as a share of that map's expected size, by target `[T]`."""
-        if len(self.run) == self.count:
-            squared = torch.zeros_like(posterior.variance)
-        elif self.weights == "softmax":
-            each = [posterior.squared_error(self._parts(scores)) for scores in self._expected(posterior).T]
-            squared = posterior.variance * posterior.variance.new_tensor(each)
-        else:
-            squared = posterior.variance * posterior.squared_error(self._parts(None))
-        squared = squared.to(found)
-        whole = squared + best.relu().square().sum(1)
-        return ((squared + (found - best).square().sum(1)) / torch.where(whole > 0, whole, 1)).sqrt()
+
+def _relative(best: Tensor, squared: Tensor, found: Tensor) -> Tensor:
+    """Expected distance of a map from the exact one, as a share of that one's expected size, by target `[T]`.
+
+    Args:
+        best: the expected map `[T, P]`.
+        squared: its own expected squared distance `[T]`.
+        found: the map `[T, P]`.
+    """
+    whole = squared + best.relu().square().sum(1)
+    return ((squared + (found - best).square().sum(1)) / torch.where(whole > 0, whole, 1)).sqrt()

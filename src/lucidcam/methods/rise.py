@@ -24,9 +24,10 @@ BLOCK = 64
 class RISE(Method):
     """Masks weighted by the probability they leave: `1 / (p N) Σ_i f(X ∘ M_i) M_i` (Eq. 6). Maps have the input's resolution.
 
-    The map is a mean over random masks, and how its terms vary says how far it is from the one of endless masks:
-    `Explanation.error` is the expected distance (root of the sum of squares over the pixels), as a share of how much that map varies over
-    the image; 1: nothing is known.
+    The map is a mean over random masks, and how its terms vary says how far it is from its limit, the map of endless masks.
+    `Explanation.error` is an estimate of `‖M − M_∞‖ / ‖M_∞‖`: the norm is the root of the sum of squares over the pixels, after each
+    map's own mean over the image is taken off (a constant says nothing about where). 0.1: the expected squared distance is one hundredth
+    of the limit map's variance over the image. It ends at 1: the noise is as large as the map, or larger, and nothing is known.
 
     Attributes:
         masks: N, random masks (the paper takes 4000 to 8000); every image sees the same.
@@ -93,7 +94,9 @@ class RISE(Method):
 
 
 def _error(total: Tensor, squares: Tensor, counts: Tensor) -> Tensor:
-    """Estimated relative error `[B, T]` of means over masks, what is the same at all pixels apart.
+    """Estimated distance `[B, T]` of means over masks from their limit, as a share of the limit's size, at most 1.
+
+    What is the same at all pixels is left out of both.
 
     Args:
         total: sums over masks `[B, T, P]`.
@@ -103,5 +106,6 @@ def _error(total: Tensor, squares: Tensor, counts: Tensor) -> Tensor:
     mean = total / counts[..., None]
     size = (mean - mean.mean(2, keepdim=True)).square().sum(2)
     variance = (squares / counts - size).clamp(min=0) / (counts - 1).clamp(min=1)
-    truth = (size - variance).clamp(min=0)  # noise adds its own to the size of what is seen
-    return (variance / torch.where(variance + truth > 0, variance + truth, 1)).sqrt()
+    truth = size - variance  # noise adds its own to the size of what is seen
+    share = (variance / torch.where(truth > variance, truth, variance.clamp(min=torch.finfo(variance.dtype).tiny))).sqrt()
+    return torch.where(counts > 1, share, 1)  # one mask does not vary

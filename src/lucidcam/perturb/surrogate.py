@@ -26,17 +26,29 @@ class Posterior:
         variance: of the process, by target `[T]`.
         explained: `[n, m]`, rows whose inner products are the part of the covariance that what was seen explains.
         covariance: of the process before anything was seen, relative to its variance `[n, n]`.
+        seen: which scores are known `[m]`.
+        lower: Cholesky factor of the covariance of what was seen `[m, m]`.
     """
 
     mean: Tensor
     variance: Tensor
     explained: Tensor
     covariance: Tensor
+    seen: list[int]
+    lower: Tensor
 
-    def spread(self) -> Tensor:
-        """Variance of each score `[n, T]`."""
-        left = self.covariance.diagonal() - self.explained.square().sum(1)
-        return left.clamp(min=0)[:, None] * self.variance
+    def samples(self, draws: Tensor) -> Tensor:
+        """Scores `[S, n, T]` as they may be, each sample in agreement with what was seen.
+
+        A draw from before anything was seen becomes one from after it by what the seen part of it predicts (Matheron's rule).
+
+        Args:
+            draws: `[n, S]`, of `Surrogate.draws`; the targets share them, each at its own scale.
+        """
+        known: Tensor = torch.linalg.solve_triangular(self.lower, draws[self.seen], upper=False)
+        away = draws - self.explained @ known
+        away[self.seen] = 0
+        return self.mean + away.T[..., None] * self.variance.sqrt()
 
     def squared_error(self, directions: Tensor) -> float:
         """Expected `‖Σ_k (s_k − mean_k) d_k‖²` of the scores s, relative to their variance, for directions `d` `[n, p]`."""
@@ -100,7 +112,12 @@ class Surrogate:
         mean = self.covariance[:, seen] @ weights
         mean[seen] = scores
         variance = (scores * weights).sum(0) / max(len(seen), 1)
-        return Posterior(mean, variance, self._explained(seen), self.covariance)
+        return Posterior(mean, variance, self._explained(seen), self.covariance, list(seen), lower)
+
+    def draws(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw the process from before anything is seen, in units of its standard deviation, `[n, count]`."""
+        normal = torch.randn(len(self.covariance), count, generator=generator, dtype=torch.float64)
+        return self._lower(list(range(len(normal)))) @ normal.to(self.covariance)
 
     def _lower(self, seen: list[int]) -> Tensor:
         among = self.covariance[seen][:, seen]
