@@ -54,7 +54,8 @@ class Explanation:
         name: the image's name, usually its file's.
         ranged: the map's values have no zero of their own (RISE): the heatmap starts at their minimum.
         error: of a map made with fewer passes than the exact one: its estimated distance from that one, as a share of its size (root of
-            the expected sum of squares over the map's cells, before what is negative is cut off; see the method). Where several maps were
+            the expected sum of squares over the map's cells, before what is negative is cut off). For RISE the exact map is that of endless
+            masks, and both are taken without their means over the image: the share of what varies, at most 1. Where several maps were
             averaged, the largest of theirs. None: the map is exact, or its error is not estimated.
         note: what must be known to read the map: that it is zero everywhere, say, and why; "": nothing.
         pixels: signed values `[C, H, W]` of pixel methods (Guided Backprop, …), else None.

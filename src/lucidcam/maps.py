@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lucidcam.errors import OptionError
@@ -23,18 +22,56 @@ Array = npt.NDArray[np.float32]
 Box = tuple[int, int, int, int]
 """xyxy in pixels: left and top inclusive, right and bottom exclusive."""
 Mode = Literal["bilinear", "bicubic"]
-"""How maps are resized; bicubic is OpenCV's too (`a = −0.75`), up to rounding."""
+"""How maps are resized; bicubic is OpenCV's too, up to rounding."""
+BICUBIC = -0.75
+"""The `a` of the bicubic kernel."""
 
 
-def resize(raw: Tensor, size: tuple[int, int], mode: Mode = "bilinear") -> Tensor:
-    """Resize maps `[..., h, w]` to `size` (H, W); pixel centres aligned (`align_corners=False`)."""
-    if tuple(raw.shape[-2:]) == size:
-        return raw
-    lead = raw.shape[:-2]
-    found = F.interpolate(raw.reshape(-1, 1, *raw.shape[-2:]), size=size, mode=mode, align_corners=False).reshape(*lead, *size)
-    # The weights sum to 1 up to rounding only: a flat map would become noise, which min-max blows up.
-    low, high = raw.amin((-2, -1), keepdim=True), raw.amax((-2, -1), keepdim=True)
-    return found.where(low < high, low)
+def resize(raw: Tensor, size: tuple[int, ...], mode: Mode = "bilinear") -> Tensor:
+    """Resize maps `[..., h, w]` to `size` (H, W); pixel centres aligned (`align_corners=False`).
+
+    Each value is that of the nearest cell plus weighted differences from it: cells that are equal stay equal, to the last bit, on every
+    device. Weights that sum to 1 up to rounding would make noise of a plateau, and of the order of its pixels.
+
+    Args:
+        raw: maps; half precision is resized in float32.
+        size: of as many axes, the last ones, as it has numbers.
+        mode: "bilinear" is linear along any number of axes.
+    """
+    values = raw.float() if raw.dtype in (torch.float16, torch.bfloat16) else raw
+    for axis, length in reversed(list(zip(range(-len(size), 0), size, strict=True))):  # the last one first: there are fewer rows yet
+        if values.shape[axis] != length:
+            values = _stretched(values, axis, length, mode)
+    return values.to(raw.dtype)
+
+
+def _stretched(values: Tensor, axis: int, length: int, mode: Mode) -> Tensor:
+    """Resize one axis, counted from the end, to `length` cells."""
+    count = values.shape[axis]
+    place = (torch.arange(length, dtype=torch.float64) + 0.5) * (count / length) - 0.5
+    if mode == "bilinear":
+        place = place.clamp(0, count - 1)
+    below = place.floor()
+    beyond = (place - below).reshape(-1, *[1] * (-axis - 1))
+
+    def cells(offset: Tensor | int) -> Tensor:
+        return values.index_select(axis, (below + offset).clamp(0, count - 1).long().to(values.device))
+
+    def like(weight: Tensor) -> Tensor:
+        return weight.to(values.dtype).to(values.device)  # in this order: Apple's GPUs have no float64
+
+    if mode == "bilinear":
+        return torch.lerp(cells(0), cells(1), like(beyond))
+    nearest = cells((place - below).round())
+    weights = {-1: _cubic(1 + beyond), 0: _cubic(beyond), 1: _cubic(1 - beyond), 2: _cubic(2 - beyond)}
+    return nearest + sum(like(weight) * (cells(offset) - nearest) for offset, weight in weights.items())
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' cubic kernel (1981) with OpenCV's `a`, at distances in [0, 2]."""
+    near = ((BICUBIC + 2) * distance - (BICUBIC + 3)) * distance.square() + 1
+    far = ((distance - 5) * distance + 8) * distance - 4
+    return torch.where(distance < 1, near, BICUBIC * far)
 
 
 def finish(raw: Tensor, size: tuple[int, int], box: tuple[float, float, float, float] | None = None, mode: Mode = "bilinear") -> Array:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lucidcam.engine.run import Run
 from lucidcam.errors import OptionError, unknown
-from lucidcam.methods._base import upsample
+from lucidcam.maps import resize
 from lucidcam.perturb.noise import noisy
 
 Maps = Callable[[Run], Tensor]
@@ -30,7 +30,7 @@ def fused(maps: Maps, how: Fusion) -> Maps:
     def fuse(run: Run) -> Tensor:
         found = [maps(run.at(i)) for i in range(len(run.layers))]
         size = max((tuple(m.shape[2:]) for m in found), key=lambda grid: torch.Size(grid).numel())
-        units = torch.stack([_resize(_by_magnitude(m), size) for m in found])
+        units = torch.stack([resize(_by_magnitude(m), size) for m in found])
         if how == "product":
             return units.clamp(min=0).prod(0)
         return units.mean(0) if how == "mean" else units.amax(0)
@@ -107,9 +107,3 @@ AUGMENTATIONS: dict[str, tuple[tuple[Change, Change], ...]] = {
 def _by_magnitude(maps: Tensor) -> Tensor:
     peak = maps.flatten(2).abs().amax(-1)
     return maps / torch.where(peak > 0, peak, 1).reshape(*peak.shape, *[1] * (maps.ndim - 2))
-
-
-def _resize(maps: Tensor, grid: tuple[int, ...]) -> Tensor:
-    if tuple(maps.shape[2:]) == grid:
-        return maps
-    return upsample(maps, grid)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from lucidcam import maps
 from lucidcam.errors import OptionError
 from lucidcam.metrics._base import Batch
 from lucidcam.perturb.baselines import baseline, gaussian_blur
@@ -14,17 +15,39 @@ from lucidcam.perturb.baselines import baseline, gaussian_blur
 BLUR_SIGMA, BLUR_RADIUS = 5.0, 5
 """RISE's blur: a Gaussian of σ = 5 pixels on an 11×11 kernel."""
 
+BITS = 40
+"""Leading bits in which two pixels must agree to tie; resizing leaves the last few of 53 to rounding."""
+
 NAMES = ("zeros", "black", "mean", "blur")
 
 
 def ranks(batch: Batch) -> Tensor:
-    """The place of every pixel in the order of the resized map, `[B, H, W]` int32: 0 for the highest; ties in reading order."""
+    """The place of every pixel in the order of the resized map, `[B, H, W]` int32: 0 for the highest; ties in reading order.
+
+    The order is that of the map resized in float64, whatever the device and its rounding: pixels tie that are equal to twelve digits,
+    such as those of a plateau, or on both sides of a peak.
+    """
     if "ranks" not in batch.cache:
-        values = batch.resized.flatten(1)
-        order = values.argsort(dim=1, descending=True, stable=True)
-        places = torch.arange(values.shape[1], dtype=torch.int32, device=values.device).expand_as(order)
-        batch.cache["ranks"] = torch.empty_like(places).scatter_(1, order, places).reshape(batch.resized.shape)
+        values = _comparable(batch.maps, batch.run.inputs.size).flatten(1)
+        order = values.argsort(dim=1, descending=True, stable=True).to(batch.maps.device)
+        places = torch.arange(values.shape[1], dtype=torch.int32, device=order.device).expand_as(order)
+        batch.cache["ranks"] = torch.empty_like(places).scatter_(1, order, places).reshape(len(order), *batch.run.inputs.size)
     return batch.cache["ranks"]
+
+
+def _comparable(raw: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Values `[B, H, W]` in the order of the resized maps, equal where those would be without rounding."""
+    if tuple(raw.shape[1:]) == tuple(size):
+        return raw
+    wide = raw.cpu() if raw.device.type == "mps" else raw  # Apple's GPUs have no float64
+    wide = maps.resize(wide.double(), size)
+    mantissa, exponent = wide.frexp()
+    of_itself = torch.ldexp((mantissa * 2.0**BITS).round(), exponent)
+    # Between cells of both signs values cancel out: what is left of them is as exact as the cells, not as it is itself.
+    low, high = wide.amin((1, 2), keepdim=True), wide.amax((1, 2), keepdim=True)
+    peak = torch.maximum(high, -low)
+    of_peak = (wide / torch.where(peak > 0, peak, 1) * 2.0**BITS).round()
+    return torch.where((low < 0) & (high > 0), of_peak, of_itself)
 
 
 def filled(batch: Batch, name: str | float) -> Tensor:
