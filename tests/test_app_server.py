@@ -535,10 +535,11 @@ def test_a_password_guards_everything(tmp_path):
 # --------------------------------------------------------------------------------------------------------- the command line
 
 
-def test_the_command_refuses_before_any_work():
+def test_the_command_refuses_before_any_work(capsys):
     for words in (["--auth", "ada"], ["--auth", ":x"], ["--auth", "ada:"], ["--max-mb", "0"]):
-        with pytest.raises(lucidcam.LucidcamError):
-            typer.main.get_command(program)(["app", *words], standalone_mode=False)
+        assert typer.main.get_command(program)(["app", *words], standalone_mode=False) == 2
+        [line] = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith("error: ")
 
 
 @pytest.mark.slow

@@ -163,7 +163,7 @@ def test_a_second_call_does_nothing_again(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "out" / "units" / "000001.json").unlink()
     asked: list[Any] = []
     real = lucidcam.images.read
-    monkeypatch.setattr(lucidcam.images, "read", lambda source: asked.append(source) or real(source))
+    monkeypatch.setattr(lucidcam.images, "read", lambda source, *rest: asked.append(source) or real(source, *rest))
     lucidcam.run(runs.colours(), root, tmp_path / "out", unit=2, optimized=False, **QUIET)
     assert len(asked) == 2  # the one unit that had no record
     assert runs.digests(tmp_path / "out") == before
@@ -211,7 +211,7 @@ def test_a_cache_spares_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     kept = {**QUIET, "optimized": False, "cache": tmp_path / "cache"}
     first = lucidcam.run(runs.colours(), root, tmp_path / "one", **kept)
 
-    def unreadable(_: Any) -> Any:
+    def unreadable(*_: Any) -> Any:
         raise AssertionError("read again")
 
     monkeypatch.setattr(lucidcam.images, "read", unreadable)

@@ -259,7 +259,8 @@ def channels(
         >>> import torch, lucidcam
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
         ...                           torch.nn.Flatten(), torch.nn.Linear(8, 10))
-        >>> found = channels(lucidcam.wrap(net, lambda photo: torch.rand(3, 32, 32)), torch.zeros(3, 32, 32), 3, top=2)
+        >>> model = lucidcam.wrap(net, lucidcam.preprocess.Preprocess(size=(32, 32)))
+        >>> found = channels(model, torch.rand(3, 40, 40), 3, top=2)
         >>> len(found.top("gradient")), found.orders
         (2, ('gradient', 'increase', 'cam'))
     """
