@@ -72,7 +72,8 @@ def evaluate(
 ) -> None:
     """Rank methods on your data: every metric with a 95 % interval, trivial baselines beside.
 
-    Bold: the best. ≈: not significantly different from it (paired bootstrap, 5 %).
+    Bold: the best. ≈: not significantly different from it on the same images (5 %).
+    †: its threshold is chosen on the images it is measured on.
 
     Exit code 0: all right; 1: some samples could not be used (the rest is measured); 2: usage.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ class Judge:
     def figures(self) -> tuple[Figure, ...]:
         """What it gives, under the names of the report."""
         suffix = self.label.partition(":")[1] + self.label.partition(":")[2]
-        return tuple(Figure(f"{each.name}{suffix}", each.unit, each.higher_is_better) for each in self.metric.figures)
+        return tuple(replace(each, name=f"{each.name}{suffix}") for each in self.metric.figures)
 
     def described(self) -> dict[str, Any]:
         """For the report's settings."""

@@ -40,7 +40,7 @@ class Row:
         method: a method's label, or a trivial baseline's.
         metric: the figure's name.
         mean: over the data set.
-        low: end of the 95 % bootstrap interval.
+        low: end of the 95 % interval.
         high: its other end.
         n: images that counted.
     """
@@ -62,9 +62,9 @@ class Comparison:
         first: a method.
         second: another.
         difference: the first's figure minus the second's.
-        low: end of the difference's 95 % paired-bootstrap interval.
+        low: end of the difference's 95 % interval, of paired values.
         high: its other end.
-        p: two-sided: twice the share of bootstrap samples in which the difference has the rarer sign.
+        p: two-sided, of the hypothesis that there is no difference; see `lucidcam.stats.paired.mean_p`.
     """
 
     metric: str
@@ -143,7 +143,8 @@ class Report:
             "settings": dict(self.settings),
             "skipped": [_plain(each) for each in self.skipped],
             "comparisons": [_plain(each) for each in self.comparisons],
-            "metrics": {name: {"unit": f.unit, "higher_is_better": f.higher_is_better} for name, f in self.figures.items()},
+            "metrics": {
+                name: {"unit": f.unit, "higher_is_better": f.higher_is_better, "tuned": f.tuned} for name, f in self.figures.items()},
             "trivial": list(self.trivial),
             "classes": dict(self.classes),
             "unmatched": dict(self.unmatched),
@@ -164,7 +165,7 @@ class Report:
         return (max if better else min)(rows, key=lambda row: row.mean).method
 
     def differs(self, metric: str, first: str, second: str) -> bool | None:
-        """Whether two methods' figures differ by the paired bootstrap, at the 5 % level; None where they were not compared."""
+        """Whether two methods' figures differ on the same images, at the 5 % level; None where they were not compared."""
         found = (c for c in self.comparisons if c.metric == metric and {c.first, c.second} == {first, second})
         return next((c.p < SIGNIFICANT for c in found), None)
 

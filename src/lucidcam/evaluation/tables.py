@@ -56,7 +56,7 @@ def _part(report: Report, names: list[str], first: int, last: bool) -> Group:
 
 def _heading(figure: Figure) -> str:
     arrow = {True: " ↑", False: " ↓", None: ""}[figure.higher_is_better]
-    return f"{figure.name.replace('_', ' ')}{' %' if figure.unit else ''}{arrow}"
+    return f"{figure.name.replace('_', ' ')}{' %' if figure.unit else ''}{arrow}{' †' if figure.tuned else ''}"
 
 
 def _cell(report: Report, row: Row | None, best: str | None, top: float | None) -> Text:

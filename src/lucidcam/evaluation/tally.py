@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,8 @@ from lucidcam.evaluation.report import Comparison, Report, Row
 from lucidcam.metrics import MosaicMetric, Record, State
 from lucidcam.samples import Problem
 
-FEW = 30
-"""Images below which a bootstrap says little."""
+FEW = 10
+"""Images below which intervals of skewed values cover too seldom (see `bench/intervals.py`)."""
 
 
 @dataclass
@@ -82,19 +82,17 @@ class Tally:
         figures = {figure.name: figure for judge in self.judges for figure in judge.figures}
         for judge in self.judges:
             names = dict(zip((own.name for own in judge.metric.figures), (each.name for each in judge.figures), strict=True))
-            samples: dict[str, dict[str, Any]] = {name: {} for name in names.values()}
             for contender in self.contenders:
                 state = self.states[contender.label, judge.label]
-                found, intervals, drawn = state.figures(), state.intervals(), state.samples()
+                found, intervals = state.figures(), state.intervals()
                 for own, name in names.items():
                     rows.append(Row(contender.label, name, found[own], *intervals[own], state.n if np.isfinite(found[own]) else 0))
-                    samples[name][contender.label] = (found[own], drawn[own])
                 if state.curves():
                     curves.setdefault(judge.label, {})[contender.label] = state.curves()
                 if len(state.groups()) > 1:
                     groups.setdefault(judge.label, {})[contender.label] = state.groups()
-            for name, each in samples.items():
-                comparisons += list(_compared(name, each)) if len(self.names) > 1 else []
+            if len(self.names) > 1:
+                comparisons += _compared(names, {c.label: self.states[c.label, judge.label] for c in self.contenders})
         asked = set() if protocol is None else {each.label for each in judges(protocol.metrics)} & {each.label for each in self.judges}
         plain = {own.name for each in self.judges if each.label in asked for own in each.metric.figures}
         order = {each.label: i for i, each in enumerate(self.contenders)}
@@ -125,6 +123,11 @@ class Tally:
         for label, n in list(counted.items())[:1]:
             if 0 < n < len(self.names):
                 notes.append(f"{label}: {n} of the {len(self.names)} images counted; the others have nothing marked of a known class.")
+        for judge in self.judges:
+            if any(figure.tuned for figure in judge.metric.figures):
+                notes.append(
+                    f"† {judge.label}: the threshold is chosen on the images it is measured on, which flatters the figure; its interval allows for that."
+                )
         if len(self.names) < FEW and self.resamples:
             notes.append(f"{len(self.names)} image{'s are' if len(self.names) > 1 else ' is'} few: intervals and ≈ are rough below {FEW}.")
         return notes
@@ -142,13 +145,19 @@ def _alone(judge: Judge, records: Sequence[Record]) -> dict[str, float]:
     return {name: float(values[0]) for name, values in judge.metric.compute(count, sums).items()}
 
 
-def _compared(metric: str, samples: Mapping[str, tuple[float, Any]]) -> Iterator[Comparison]:
-    for (first, (a, drawn_a)), (second, (b, drawn_b)) in itertools.combinations(samples.items(), 2):
-        difference = drawn_a - drawn_b
-        difference = difference[np.isfinite(difference)]
-        if not len(difference) or not np.isfinite(a - b):
-            continue
-        low, high = np.quantile(difference, [0.025, 0.975])
-        rarer = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
-        p = min(1.0, 2 * (rarer + 1) / (len(difference) + 1))  # never 0: so many samples cannot tell
-        yield Comparison(metric, first, second, a - b, float(low), float(high), p)
+def _compared(names: Mapping[str, str], states: Mapping[str, State]) -> list[Comparison]:
+    """Each pair of methods, figure by figure.
+
+    Args:
+        names: of the figures: the metric's own, and those of the report.
+        states: by method.
+    """
+    pairs = list(itertools.combinations(states, 2))
+    compared = {pair: states[pair[0]].compare(states[pair[1]]) for pair in pairs}
+    values = {method: state.figures() for method, state in states.items()}
+    return [
+        Comparison(name, *pair, values[pair[0]][own] - values[pair[1]][own], *compared[pair][own])
+        for own, name in names.items()
+        for pair in pairs
+        if own in compared[pair]
+    ]

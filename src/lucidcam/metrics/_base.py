@@ -7,6 +7,7 @@ no second pass. A record belongs to a *group* (a class, a rival): metrics that a
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,11 +50,22 @@ class Figure:
         name: in tables and files, for instance "localization_error_top1".
         unit: "%" or "".
         higher_is_better: None where neither is.
+        bounds: what it lies between, infinite where there is no end; None: 0 to 100 for a figure in %, else nothing is known. What images
+            that were not seen may be, its interval takes from here.
+        tuned: whether it is the best over thresholds, chosen on the images that it is measured on. It is then too good, and its interval
+            is one that allows for it.
     """
 
     name: str
     unit: str = ""
     higher_is_better: bool | None = True
+    bounds: tuple[float, float] | None = None
+    tuned: bool = False
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The ends of its scale, infinite where there is none."""
+        return self.bounds or ((0.0, 100.0) if self.unit == "%" else (-math.inf, math.inf))
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lucidcam.errors import OptionError
-from lucidcam.metrics._base import Array, Curve, Metric, Record
+from lucidcam.metrics._base import Array, Curve, Figure, Metric, Record
+from lucidcam.stats.interval import LEVEL, TINY, Bounds, mean_interval, share_interval
+from lucidcam.stats.paired import mean_p
 
-LEVEL = 0.95
-"""Of the intervals."""
+KEPT = 1000
+"""Up to so many images each one's sums are kept, so that intervals hold for few images, too; of more the bootstrap samples are enough."""
 
 
 @dataclass
@@ -24,13 +27,38 @@ class _Sums:
     values: Array
 
 
+@dataclass(frozen=True, eq=False)
+class Contributions:
+    """What each image contributes to a figure, as values `[n]` of which the figure is the mean, or nearly so.
+
+    For a mean over images they are the images' own values. For any other figure they are Tukey's (1958) pseudo-values: how the figure
+    changes when the image is left out, times n. Of a figure that is the best over thresholds, an image that is left out lets the others
+    choose, which gives values that are too small; an image that is added once more gives values that are too large.
+
+    Attributes:
+        names: of the images that count.
+        low: values for the lower end of an interval.
+        high: values for the upper end.
+    """
+
+    names: tuple[str, ...]
+    low: Array
+    high: Array
+
+    def interval(self, bounds: Bounds) -> tuple[float, float]:
+        """Return the 95 % interval of the figure."""
+        ends = mean_interval(self.low, bounds)
+        return ends if self.high is self.low else (ends[0], mean_interval(self.high, bounds)[1])
+
+
 @dataclass
 class State:
     """What a metric remembers of the images it has seen; states of several workers merge.
 
     The bootstrap is Poisson's: in each of `resamples` samples of the data set an image occurs as often as a Poisson draw of mean one says.
     The draws hang on the image's name alone, so they are the same for every method and metric (differences are paired), for any order
-    of the images, and on any number of workers.
+    of the images, and on any number of workers. Of up to 1000 images the sums of each are kept besides: with few images the quantiles
+    of a bootstrap are too close together, and intervals are made from what each image contributes.
 
     Attributes:
         metric: what is measured.
@@ -44,6 +72,12 @@ class State:
     seed: int = 0
     n: int = 0
     _groups: dict[str, _Sums] = field(default_factory=dict, repr=False)
+    _images: dict[str, dict[str, tuple[float, Array]]] | None = field(default_factory=dict, repr=False)
+    """Of each image and group the number of records and their sum; None: there are too many images."""
+    _levels: dict[str, dict[float, int]] = field(default_factory=dict, repr=False)
+    """Of each figure the values that single images have, and how many have each; of three values or more, only that they are so many."""
+    _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Samples and contributions, until more images come."""
 
     def update(self, name: str, records: Sequence[Record]) -> None:
         """Add one image; without records it does not count."""
@@ -51,17 +85,24 @@ class State:
 
     def update_all(self, names: Sequence[str], records: Sequence[Sequence[Record]]) -> None:
         """Add several images at once."""
+        self._made.clear()
         weights = np.stack([self._weights(name) for name in names], axis=1) if names else np.ones((1 + self.resamples, 0))
         groups: dict[str, tuple[list[int], list[Array]]] = {}
-        for i, each in enumerate(records):
-            self.n += bool(each)
-            for record in each:
+        images: dict[str, dict[str, tuple[float, Array]]] = {}
+        for i, own in enumerate(records):
+            self.n += bool(own)
+            for record in own:
                 rows, values = groups.setdefault(record.group, ([], []))
                 rows.append(i)
                 values.append(record.values)
+                _count(images.setdefault(names[i], {}), record.group, 1.0, record.values)
         for group, (rows, values) in groups.items():
-            own = weights[:, rows]
-            self._add(group, _Sums(own.sum(1), own @ np.stack(values)))
+            drawn = weights[:, rows]
+            self._add(group, _Sums(drawn.sum(1), drawn @ np.stack(values)))
+        if self.resamples and images:
+            for name, alone in self._alone(images).items():
+                self._note(name, zip(*(each.tolist() for each in np.unique(alone[np.isfinite(alone)], return_counts=True)), strict=True))
+            self._keep(images)
 
     def merge(self, other: State) -> None:
         """Add what another state, of other images, has seen.
@@ -71,9 +112,13 @@ class State:
         """
         if (other.metric, other.resamples, other.seed) != (self.metric, self.resamples, self.seed):
             raise OptionError(f"states merge when metric, resamples and seed agree; got {self.metric} and {other.metric}.")
+        self._made.clear()
         self.n += other.n
         for group, sums in other._groups.items():
             self._add(group, _Sums(sums.count.copy(), sums.values.copy()))
+        for name, levels in other._levels.items():
+            self._note(name, levels.items())
+        self._keep(other._images)
 
     def figures(self) -> dict[str, float]:
         """Each figure by name; NaN where nothing counted."""
@@ -81,17 +126,71 @@ class State:
 
     def samples(self) -> dict[str, Array]:
         """Each figure in every bootstrap sample `[resamples]`."""
-        return {name: np.asarray(values) for name, values in self._computed(slice(1, None)).items()}
+        if "samples" not in self._made:
+            self._made["samples"] = {name: np.asarray(values) for name, values in self._computed(slice(1, None)).items()}
+        return dict(self._made["samples"])
 
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """The percentile interval of each figure; NaN without bootstrap samples or with fewer than two images."""
+        """The 95 % interval of each figure; NaN without bootstrap samples or with fewer than two images.
+
+        Of up to 1000 images it is `lucidcam.stats.interval.mean_interval` of their contributions. Of more it is Clopper and Pearson's
+        for a share of images, and the bootstrap's percentile interval for all else; of a figure with a threshold that was chosen on the same
+        images the percentiles are moved by twice what the choice adds to a bootstrap sample.
+        """
+        if self._images is not None:
+            known = self.contributions()
+            return {f.name: known[f.name].interval(f.limits) if f.name in known else (math.nan, math.nan) for f in self.metric.figures}
+        intervals, values, drawn = {}, self.figures(), self.samples()
+        for figure in self.metric.figures:
+            samples = drawn[figure.name][np.isfinite(drawn[figure.name])]
+            share = self._share(figure, values[figure.name])
+            if not len(samples) or share is not None:
+                intervals[figure.name] = share or (math.nan, math.nan)
+            else:
+                tail = (1 - LEVEL) / 2
+                shift = 2 * (float(samples.mean()) - values[figure.name]) if figure.tuned else 0.0
+                low, high = np.quantile(samples, [tail, 1 - tail]) - max(0.0, shift)
+                intervals[figure.name] = float(low), max(float(high), values[figure.name])
+        return intervals
+
+    def contributions(self) -> dict[str, Contributions]:
+        """What each image contributes to each figure; figures for which fewer than two images count, and states of more than 1000 images, have none."""
+        if "contributions" not in self._made:
+            self._made["contributions"] = self._contributions()
+        return dict(self._made["contributions"])
+
+    def compare(self, other: State) -> dict[str, tuple[float, float, float]]:
+        """Compare with another state of the same images: each figure's difference `self − other` has a 95 % interval and a p.
+
+        Of up to 1000 images they are those of paired differences of what each image contributes (`mean_interval`, `mean_p`); of more those of
+        the paired bootstrap, p being twice the share of the samples in which the difference has the rarer sign.
+
+        Returns:
+            Low, high and p by figure; figures without bootstrap samples or with fewer than two images are left out.
+        """
+        mine, others = self.contributions(), other.contributions()
+        few = self._images is not None and other._images is not None
+        first, second = self.figures(), other.figures()
+        drawn = ({}, {}) if few else (self.samples(), other.samples())
         found = {}
-        for name, values in self.samples().items():
-            finite = values[np.isfinite(values)]
-            tail = (1 - LEVEL) / 2
-            usable = len(finite) > 0 and self.n > 1
-            low, high = np.quantile(finite, [tail, 1 - tail]) if usable else (np.nan, np.nan)
-            found[name] = (float(low), float(high))
+        for figure in self.metric.figures:
+            name = figure.name
+            if few and name in mine and name in others:
+                span = figure.limits[1] - figure.limits[0]
+                values = first[name], second[name]
+                # What choosing a threshold adds, it adds to both: it need not be allowed for twice.
+                pairs = [_differences(mine[name], others[name], values, ends) for ends in (("low", "high") if figure.tuned else ("low",))]
+                spans = [mean_interval(each, (-span, span)) for each in pairs]
+                p = max(mean_p(each, (-span, span), max(self.resamples, 1)) for each in pairs)
+                found[name] = (min(low for low, _ in spans), max(high for _, high in spans), p)
+            elif not few:
+                difference = drawn[0][name] - drawn[1][name]
+                difference = difference[np.isfinite(difference)]
+                if len(difference) and math.isfinite(first[name] - second[name]):
+                    ends = np.quantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+                    rarer = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
+                    p = min(1.0, 2 * (rarer + 1) / (len(difference) + 1))  # never 0: so many samples cannot tell
+                    found[name] = (float(ends[0]), float(ends[1]), p)
         return found
 
     def groups(self) -> dict[str, dict[str, float]]:
@@ -107,6 +206,30 @@ class State:
             return ()
         count, sums = self._stacked(slice(0, 1))
         return self.metric.curves(count[:, 0], sums[:, 0])
+
+    def _contributions(self) -> dict[str, Contributions]:
+        if not self._images:
+            return {}
+        names = sorted(self._images)
+        groups = sorted(self._groups)
+        alone = self._alone({name: self._images[name] for name in names})
+        count, sums = self._separate([self._images[name] for name in names], groups)
+        total, whole = count.sum(1, keepdims=True), sums.sum(1, keepdims=True)
+        figures = self.metric.compute(total, whole)
+        without, twice = self.metric.compute(total - count, whole - sums), self.metric.compute(total + count, whole + sums)
+        found = {}
+        for figure in self.metric.figures:
+            counted = np.isfinite(alone[figure.name])
+            n, value = int(counted.sum()), float(figures[figure.name][0])
+            if n < 2:
+                continue
+            left, own = without[figure.name][counted], alone[figure.name][counted]
+            low = n * value - (n - 1) * left
+            high = (n + 1) * twice[figure.name][counted] - n * value if figure.tuned else low
+            if not figure.tuned and np.allclose(low, own, rtol=0, atol=1e-6 * max(1.0, abs(value))):
+                low = high = own  # a mean over images: without the rounding of the detour
+            found[figure.name] = Contributions(tuple(np.array(names)[counted].tolist()), low, high)
+        return found
 
     def _computed(self, which: slice) -> Mapping[str, Array]:
         size = len(range(1 + self.resamples)[which])
@@ -126,6 +249,51 @@ class State:
             have.count += sums.count
             have.values += sums.values
 
+    def _keep(self, images: Mapping[str, Mapping[str, tuple[float, Array]]] | None) -> None:
+        """Keep the sums of some images, unless there are too many."""
+        if self._images is None or images is None or len(self._images.keys() | images.keys()) > KEPT:
+            self._images = None
+            return
+        for name, groups in images.items():
+            own = self._images.setdefault(name, {})
+            for group, (count, values) in groups.items():
+                _count(own, group, count, values)
+
+    def _note(self, name: str, levels: Iterable[tuple[float, int]]) -> None:
+        """Count the values that single images have; of three values or more the first three stand for all."""
+        have = self._levels.setdefault(name, {})
+        for value, number in levels:
+            if len(have) < 3 or value in have:
+                have[value] = have.get(value, 0) + number
+
+    def _alone(self, images: Mapping[str, Mapping[str, tuple[float, Array]]]) -> Mapping[str, Array]:
+        """Each figure of every image by itself `[n]`; NaN where the image does not count."""
+        return self.metric.compute(*self._separate(list(images.values()), sorted({group for own in images.values() for group in own})))
+
+    def _separate(self, images: Sequence[Mapping[str, tuple[float, Array]]], groups: Sequence[str]) -> tuple[Array, Array]:
+        """The counts `[G, n]` and sums `[G, n, K]` of every image by itself."""
+        place = {group: i for i, group in enumerate(groups)}
+        size = len(next(iter(images[0].values()))[1])
+        count, sums = np.zeros((len(groups), len(images))), np.zeros((len(groups), len(images), size))
+        for i, own in enumerate(images):
+            for group, (number, values) in own.items():
+                count[place[group], i], sums[place[group], i] = number, values
+        return count, sums
+
+    def _share(self, figure: Figure, value: float) -> tuple[float, float] | None:
+        """The interval of a figure that is a share of images, each of which has one of two values; None: it is something else."""
+        levels = sorted(self._levels.get(figure.name, {}).items())
+        n = sum(number for _, number in levels)
+        if figure.tuned or not 0 < len(levels) <= 2 or n < 2:
+            return None
+        scale = levels[-1][0] - levels[0][0]
+        if abs(sum(level * number for level, number in levels) / n - value) > TINY * max(1.0, abs(value)):
+            return None
+        if not scale:
+            return mean_interval(np.full(n, value), figure.limits)
+        low, high = share_interval(levels[-1][1], n)
+        return levels[0][0] + low * scale, levels[0][0] + high * scale
+
     def _weights(self, name: str) -> Array:
         """1 for the data set as it is, then how often the image occurs in each bootstrap sample."""
         if not self.resamples:
@@ -133,3 +301,21 @@ class State:
         digest = hashlib.blake2b(f"{self.seed}\n{name}".encode(), digest_size=8).digest()
         drawn: Any = np.random.default_rng(int.from_bytes(digest, "little")).poisson(1.0, self.resamples)
         return np.concatenate([[1.0], drawn.astype(np.float64)])
+
+
+def _differences(first: Contributions, second: Contributions, values: tuple[float, float], which: str) -> Array:
+    """What each image contributes to the difference of two figures; an image that counts for one of them alone contributes to that one."""
+    x, y = getattr(first, which), getattr(second, which)
+    if first.names == second.names:
+        return x - y
+    place = {name: i for i, name in enumerate(sorted({*first.names, *second.names}))}
+    difference = np.full(len(place), values[0] - values[1])
+    for sign, names, own, value in ((1, first.names, x, values[0]), (-1, second.names, y, values[1])):
+        difference[[place[name] for name in names]] += sign * (own - value) * len(place) / len(names)
+    return difference
+
+
+def _count(groups: dict[str, tuple[float, Array]], group: str, count: float, values: Array) -> None:
+    """Add some records of one group to an image's."""
+    number, have = groups.get(group, (0.0, None))
+    groups[group] = (number + count, values if have is None else have + values)

@@ -45,7 +45,7 @@ class Coherency(_Coherent):
     1.0
     """
 
-    figures = (Figure("coherency"),)
+    figures = (Figure("coherency", bounds=(0.0, 1.0)),)
     paper = "Poppi 2021"
 
     def measure(self, batch: Batch) -> Tensor:
@@ -65,7 +65,7 @@ class ADCC(_Coherent):
         space: as in `average_drop`.
     """
 
-    figures = (Figure("adcc"),)
+    figures = (Figure("adcc", bounds=(0.0, 1.0)),)
     paper = "Poppi 2021"
 
     def measure(self, batch: Batch) -> Tensor:

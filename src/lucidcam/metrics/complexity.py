@@ -5,6 +5,7 @@ Both look at the map in the image's resolution and ask the network nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,7 +30,7 @@ class Complexity(FaithfulnessMetric):
     0.375
     """
 
-    figures = (Figure("complexity", higher_is_better=False),)
+    figures = (Figure("complexity", higher_is_better=False, bounds=(0.0, math.inf)),)
     paper = "Bhatt 2020, Poppi 2021"
 
     measure_by: Literal["mean", "entropy"] = "mean"
@@ -55,7 +56,7 @@ class Sparseness(FaithfulnessMetric):
     0.75
     """
 
-    figures = (Figure("sparseness"),)
+    figures = (Figure("sparseness", bounds=(0.0, 1.0)),)
     paper = "Chalasani 2020"
 
     def measure(self, batch: Batch) -> Tensor:

@@ -84,7 +84,7 @@ class Deletion(_PixelCurve):
     torch.Size([5])
     """
 
-    figures = (Figure("deletion", higher_is_better=False),)
+    figures = (Figure("deletion", higher_is_better=False, bounds=(0.0, 1.0)),)
     paper = "Petsiuk 2018"
     deletes = True
 
@@ -104,6 +104,6 @@ class Insertion(_PixelCurve):
 
     baseline: str | float = "blur"
 
-    figures = (Figure("insertion"),)
+    figures = (Figure("insertion", bounds=(0.0, 1.0)),)
     paper = "Petsiuk 2018"
     deletes = False

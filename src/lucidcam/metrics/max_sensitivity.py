@@ -32,7 +32,7 @@ class MaxSensitivity(FaithfulnessMetric):
     [0.0, 0.0]
     """
 
-    figures = (Figure("max_sensitivity", higher_is_better=False),)
+    figures = (Figure("max_sensitivity", higher_is_better=False, bounds=(0.0, math.inf)),)
     paper = "Yeh 2019"
 
     radius: float = 0.02

@@ -44,7 +44,7 @@ class MaxBoxAcc(LocalizationMetric):
         contours: "largest": the box of the contour with the largest area; "all": the best of all contours' boxes, holes too.
     """
 
-    figures = (Figure("maxboxacc", "%"),)
+    figures = (Figure("maxboxacc", "%", tuned=True),)
     paper = "Choe 2020"
     needs = "boxes"
     single = False
@@ -81,7 +81,7 @@ class MaxBoxAccV2(LocalizationMetric):
         contours: "all": the best of all contours' boxes, holes too; "largest": the box of the contour with the largest area.
     """
 
-    figures = (Figure("maxboxacc_v2", "%"), *(Figure(f"maxboxacc_v2_iou{percent}", "%") for percent in (30, 50, 70)))
+    figures = (Figure("maxboxacc_v2", "%", tuned=True), *(Figure(f"maxboxacc_v2_iou{percent}", "%", tuned=True) for percent in (30, 50, 70)))
     paper = "Choe 2020"
     needs = "boxes"
     single = False

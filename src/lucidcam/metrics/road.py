@@ -40,9 +40,9 @@ class ROAD(FaithfulnessMetric):
     """
 
     figures = (
-        Figure("road"),
-        Figure("road_morf_confidence", higher_is_better=False),
-        Figure("road_lerf_confidence"),
+        Figure("road", bounds=(-0.5, 0.5)),
+        Figure("road_morf_confidence", higher_is_better=False, bounds=(0.0, 1.0)),
+        Figure("road_lerf_confidence", bounds=(0.0, 1.0)),
         Figure("road_morf_accuracy", "%", higher_is_better=False),
         Figure("road_lerf_accuracy", "%"),
     )

@@ -66,11 +66,11 @@ class Sanity(FaithfulnessMetric):
     """
 
     figures = (
-        Figure("sanity_spearman", higher_is_better=False),
-        Figure("sanity_spearman_abs", higher_is_better=False),
-        Figure("sanity_ssim", higher_is_better=False),
-        Figure("sanity_hog", higher_is_better=False),
-        Figure("sanity_spearman_full", higher_is_better=False),
+        Figure("sanity_spearman", higher_is_better=False, bounds=(-1.0, 1.0)),
+        Figure("sanity_spearman_abs", higher_is_better=False, bounds=(-1.0, 1.0)),
+        Figure("sanity_ssim", higher_is_better=False, bounds=(-1.0, 1.0)),
+        Figure("sanity_hog", higher_is_better=False, bounds=(-1.0, 1.0)),
+        Figure("sanity_spearman_full", higher_is_better=False, bounds=(-1.0, 1.0)),
     )
     paper = "Adebayo 2018"
     exact = True

@@ -144,7 +144,7 @@ def _summary(report: Report) -> list[Part]:
     if rows:
         head = ["metric", "best method", "value", "against the next method", "against the best baseline"]
         note = (
-            "Differences on the same images, with 95 % intervals of the paired bootstrap; ≈: not significant at 5 %. "
+            "Differences on the same images, with 95 % intervals of paired values; ≈: not significant at 5 %. "
             "↑: more is better, ↓: less is."
         )
         parts.append(Table(head, rows, "The best method by each metric", note))
@@ -173,8 +173,8 @@ def _leaderboard(report: Report) -> list[Part]:
     table = Table(
         ["method", *(_heading(report, name) for name in names)],
         rows,
-        "Every method and baseline, with 95 % bootstrap intervals",
-        "Bold: the best. ≈: not significantly different from it (paired bootstrap, 5 %). Pale: baselines that know nothing of the network.",
+        "Every method and baseline, with 95 % intervals",
+        "Bold: the best. ≈: not significantly different from it on the same images (5 %). Pale: baselines that know nothing of the network.",
         numeric=range(1, len(names) + 1),
     )
     plain = {name.partition(":")[0]: name for name in names}
@@ -228,7 +228,7 @@ def _figure(report: Report, name: str) -> Fold:
                 for c in compared
             ],
             f"{_heading(report, name)}: the first minus the second on the same images",
-            "p: two-sided, of the paired bootstrap, not corrected for the number of pairs.",
+            "p: two-sided, of paired values, not corrected for the number of pairs.",
             numeric=[3, 4],
         )
         parts.append(Fold(f"{counted(len(compared), 'paired comparison')}", (table,)))
@@ -326,7 +326,7 @@ def _words(name: str) -> str:
 def _heading(report: Report, name: str) -> str:
     figure = report.figures[name]
     arrow = {True: " ↑", False: " ↓", None: ""}[figure.higher_is_better]
-    return f"{_words(name)}{' %' if figure.unit == '%' else ''}{arrow}"
+    return f"{_words(name)}{' %' if figure.unit == '%' else ''}{arrow}{' †' if figure.tuned else ''}"
 
 
 def _number(value: float, unit: str) -> str:
