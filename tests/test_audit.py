@@ -19,7 +19,7 @@ from lucidcam.auditing.clusters import clusters
 from lucidcam.auditing.evidence import Photographer
 from lucidcam.auditing.findings import read
 from lucidcam.auditing.probing import Prober, Scores
-from lucidcam.auditing.statistics import chance, estimate, holm
+from lucidcam.auditing.statistics import estimate
 from lucidcam.auditing.tables import Fact
 from lucidcam.auditing.trials import Outcome
 from lucidcam.auditing.views import GRID, Drawer, View, covered, heat_of, order_of, rim, seen

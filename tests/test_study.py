@@ -30,7 +30,7 @@ from lucidcam.study.config import read as read_config
 from lucidcam.study.findings import judge
 from lucidcam.study.plan import ANSWERS, PICTURES, Block, Item, Plan
 from lucidcam.study.plan import read as read_plan
-from lucidcam.study.resampling import Draws, wilson
+from lucidcam.study.resampling import Draws
 from lucidcam.study.show import page, people, table
 from lucidcam.study.sources import data_of, labelled
 

@@ -16,7 +16,7 @@ from lucidcam.auditing import companions, contexts, describe, places, tables
 from lucidcam.auditing.evidence import Photographer
 from lucidcam.auditing.findings import Audit, Cluster, Evidence, Finding, ranked
 from lucidcam.auditing.probing import AT_ONCE, INPAINT, Prober
-from lucidcam.auditing.statistics import chance, estimate, holm
+from lucidcam.auditing.statistics import SHARE, estimate
 from lucidcam.auditing.tables import Fact
 from lucidcam.auditing.trials import Change, Outcome, Trial, spread
 from lucidcam.auditing.views import Drawer, View, colours_of, covered, heat_of, order_of
@@ -28,6 +28,7 @@ from lucidcam.explainer import LABEL, PREDICTED, Explained, Explainer, asked_of,
 from lucidcam.methods._base import Method
 from lucidcam.progress import bar
 from lucidcam.samples import Mask, Problem
+from lucidcam.stats.paired import holm, signed_rank
 from lucidcam.types import Model
 from lucidcam.wording import short
 
@@ -297,7 +298,7 @@ class _Court:
         rows = tables.classes(self.survey.facts)
         for row in rows:
             for name, values in self._reliance.get(row["id"], {}).items():
-                row[name.replace(" ", "_")] = estimate(values)
+                row[name.replace(" ", "_")] = estimate(values, SHARE)
         return rows
 
     def clusters(self) -> list[Cluster]:
@@ -444,7 +445,7 @@ class _Court:
             values = self._reliance.get(id, {})
             if len(values.get("whole", ())) >= places.FEWEST:
                 removed, alone = (np.array(values[name]) for name in ("object removed", "context removed"))
-                tried.append((id, removed, alone, chance(removed - alone)))
+                tried.append((id, removed, alone, signed_rank(removed - alone)))
         self.tried["context"] = len(tried)
         found = []
         for (id, removed, alone, p), yes in zip(tried, holm([each[-1] for each in tried], self.level), strict=True):
@@ -498,7 +499,7 @@ class _Court:
         for (some, predicted, here, trial), yes in zip(tried, self._passed([each[-1] for each in tried], "confusion"), strict=True):
             if yes:
                 label, whole = some[0].label, totals[some[0].label]
-                effect = estimate([float(fact.predicted == predicted) for fact in whole])
+                effect = estimate([float(fact.predicted == predicted) for fact in whole], SHARE)
                 other = short(self.survey.model.label(predicted))
                 words = describe.confusion(label, other, effect, len(some), len(whole), trial)
                 evidence = tuple(self.photographer.confusion(here, [some[0].id, predicted]))

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam.auditing.statistics import LEVEL, RESAMPLES, Estimate, estimate
+from lucidcam.auditing.statistics import RESAMPLES, SHARE, Estimate, estimate
+from lucidcam.stats.interval import LEVEL
 
 BINS = 10
 """Of confidence."""
@@ -51,7 +52,7 @@ def classes(facts: Sequence[Fact]) -> list[dict[str, Any]]:
                 "images": len(some),
                 "predicted": float(np.mean([each.predicted == each.id for each in some])),
                 "probability": float(np.mean([each.probability for each in some])),
-                "inside": estimate(inside) if inside else None,
+                "inside": estimate(inside, SHARE) if inside else None,
             }
         )
     return sorted(found, key=lambda row: -row["images"])
@@ -160,8 +161,11 @@ def calibration_error(facts: Sequence[Fact], seed: int = 0) -> Calibration:
     drawn = np.array([error(rng.integers(0, count, count)) for _ in range(RESAMPLES // 4)])
     low, high = np.quantile(drawn, [0.025, 0.975]) - (drawn.mean() - found)
     chance = np.quantile([counted(rng.random(count) < confidence) for _ in range(RESAMPLES // 4)], LEVEL)
-    whole = Estimate(found, min(found, max(0.0, float(low))), max(found, float(high)), count)
-    return Calibration(whole, estimate(confidence - right), counted(right), float(chance))
+    gap = estimate(confidence - right)
+    # The error is at least as large as the gap, so what the gap may be, the error may be, too: also where all images are right.
+    high = np.nanmax([found, high, abs(gap.low), abs(gap.high)])
+    whole = Estimate(found, min(found, max(0.0, float(low))), float(high), count)
+    return Calibration(whole, gap, counted(right), float(chance))
 
 
 def _bins(confidence: Any) -> Any:

@@ -10,8 +10,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lucidcam.auditing.probing import AT_ONCE, Prober
-from lucidcam.auditing.statistics import Estimate, chance, estimate
+from lucidcam.auditing.statistics import DIFFERENCE, Estimate, estimate
 from lucidcam.samples import Mask
+from lucidcam.stats.interval import LEVEL
+from lucidcam.stats.paired import signed_rank
 
 Values = npt.NDArray[np.float64]
 
@@ -65,14 +67,18 @@ class Outcome:
     @property
     def effect(self) -> Estimate:
         """How much further the probability moved than in the controls."""
-        return estimate(self.sign * (self.after - self.control))
+        return self.effect_at(LEVEL)
+
+    def effect_at(self, level: float) -> Estimate:
+        """How much further the probability moved than in the controls, with an interval of this level."""
+        return estimate(self.sign * (self.after - self.control), DIFFERENCE, level)
 
     @property
     def p(self) -> float:
         """That the controls moved the log-odds as much, one-sided; of several parts the largest: each must stand."""
         if self.parts:
             return max(each.p for each in self.parts)
-        return chance(self.log_odds) if self.n else 1.0
+        return signed_rank(self.log_odds) if self.n else 1.0
 
     @classmethod
     def none(cls, sign: int) -> Outcome:
@@ -146,8 +152,13 @@ class Trial:
 
     @property
     def effect(self) -> Estimate:
-        """The larger of the two."""
-        return max((each.effect for each in (self.take, self.give) if each.n), key=lambda each: each.mean)
+        """The larger of the two, with an interval that allows for the choice.
+
+        Of two effects the larger is likely to be too large. So each gets an interval of 97.5 %: both hold together 95 times of 100
+        (Bonferroni), and with them that of the larger.
+        """
+        tried = [each for each in (self.take, self.give) if each.n]
+        return max((each.effect_at(1 - (1 - LEVEL) / len(tried)) for each in tried), key=lambda each: each.mean)
 
     @classmethod
     def joined(cls, trials: Sequence[Trial]) -> Trial:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from itertools import chain, islice
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -116,6 +117,9 @@ def localize(
         found = localization.calibrate(loaded, source, on_problem=lambda each: failures.append(f"calibrating: {each.error}"), **shared)
         level = found.threshold
         out.print(f"threshold {level:.2f}, chosen on {found.n} maps: {found.accuracy:.1%} with IoU ≥ 0.5, mean IoU {found.mean_iou:.3f}")
+        if isfinite(found.low):
+            span = f"95 % interval {found.low:.1%} to {found.high:.1%}"
+            out.print(f"with the threshold that the other images choose: {found.held_out:.1%} ({span})")
     found_labels = localization.localize(loaded, dataset, threshold=level, refine=refine or "", masks=masks, on_problem=failed, **shared)
     first = list(islice(found_labels, 1))  # where nothing can be used, nothing is written
     images = boxes = 0

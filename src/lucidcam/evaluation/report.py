@@ -144,7 +144,8 @@ class Report:
             "skipped": [_plain(each) for each in self.skipped],
             "comparisons": [_plain(each) for each in self.comparisons],
             "metrics": {
-                name: {"unit": f.unit, "higher_is_better": f.higher_is_better, "tuned": f.tuned} for name, f in self.figures.items()},
+                name: {"unit": f.unit, "higher_is_better": f.higher_is_better, "tuned": f.tuned} for name, f in self.figures.items()
+            },
             "trivial": list(self.trivial),
             "classes": dict(self.classes),
             "unmatched": dict(self.unmatched),

@@ -126,7 +126,8 @@ class Tally:
         for judge in self.judges:
             if any(figure.tuned for figure in judge.metric.figures):
                 notes.append(
-                    f"† {judge.label}: the threshold is chosen on the images it is measured on, which flatters the figure; its interval allows for that."
+                    f"† {judge.label}: the threshold is chosen on the images it is measured on, which flatters the figure; "
+                    "its interval allows for that."
                 )
         if len(self.names) < FEW and self.resamples:
             notes.append(f"{len(self.names)} image{'s are' if len(self.names) > 1 else ' is'} few: intervals and ≈ are rough below {FEW}.")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from lucidcam.errors import OptionError
 from lucidcam.metrics._base import Array, Curve, Figure, Metric, Record
-from lucidcam.stats.interval import LEVEL, TINY, Bounds, mean_interval, share_interval
-from lucidcam.stats.paired import mean_p
+from lucidcam.stats.interval import LEVEL, TINY, Bounds, mean_interval, mean_of_intervals, share_interval
+from lucidcam.stats.paired import mean_p, normal_p
 
 KEPT = 1000
 """Up to so many images each one's sums are kept, so that intervals hold for few images, too; of more the bootstrap samples are enough."""
@@ -39,16 +39,48 @@ class Contributions:
         names: of the images that count.
         low: values for the lower end of an interval.
         high: values for the upper end.
+        groups: of a figure that is a mean over groups, what each image contributes to each group's.
     """
 
     names: tuple[str, ...]
     low: Array
     high: Array
+    groups: Mapping[str, Contributions] = field(default_factory=dict)
 
     def interval(self, bounds: Bounds) -> tuple[float, float]:
-        """Return the 95 % interval of the figure."""
-        ends = mean_interval(self.low, bounds)
-        return ends if self.high is self.low else (ends[0], mean_interval(self.high, bounds)[1])
+        """Return the 95 % interval of the figure, within the ends of its scale."""
+        low, high = mean_interval(self.low, bounds)
+        if self.high is not self.low:
+            high = mean_interval(self.high, bounds)[1]
+        if self.groups:
+            # A class of one image, or two, has a spread that cannot be seen: its own interval knows that.
+            ends = mean_of_intervals([(float(own.low.mean()), *own.interval(bounds)) for own in self.groups.values()])
+            low, high = min(low, ends[0]), max(high, ends[1])
+        return max(low, bounds[0]), min(high, bounds[1])
+
+    def against(self, other: Contributions, values: tuple[float, float], span: float, draws: int) -> tuple[float, float, float]:
+        """Return the 95 % interval of this figure's difference to another's, and the p of no difference.
+
+        Args:
+            other: the other's contributions.
+            values: both figures.
+            span: how far two figures can be apart.
+            draws: as for `mean_p`.
+        """
+        # What choosing a threshold adds, it adds to both: it need not be allowed for twice.
+        pairs = [_differences(self, other, values, which) for which in (("low",) if self.high is self.low else ("low", "high"))]
+        ends = [mean_interval(differences, (-span, span)) for differences in pairs]
+        p = max(mean_p(differences, (-span, span), draws) for differences in pairs)
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        if self.groups and self.groups.keys() == other.groups.keys():
+            groups = []
+            for group, own in self.groups.items():
+                means = float(own.low.mean()), float(other.groups[group].low.mean())
+                groups.append((means[0] - means[1], *own.against(other.groups[group], means, span, draws)[:2]))
+            ends = [mean_of_intervals(groups)]
+            p = max(p, normal_p(values[0] - values[1], *ends[0]))
+            low, high = min(low, ends[0][0]), max(high, ends[0][1])
+        return max(low, -span), min(high, span), p
 
 
 @dataclass
@@ -134,7 +166,7 @@ class State:
         """The 95 % interval of each figure; NaN without bootstrap samples or with fewer than two images.
 
         Of up to 1000 images it is `lucidcam.stats.interval.mean_interval` of their contributions. Of more it is Clopper and Pearson's
-        for a share of images, and the bootstrap's percentile interval for all else; of a figure with a threshold that was chosen on the same
+        for a share of images, and the bootstrap's percentile interval for all else; of a figure whose threshold was chosen on the same
         images the percentiles are moved by twice what the choice adds to a bootstrap sample.
         """
         if self._images is not None:
@@ -154,7 +186,10 @@ class State:
         return intervals
 
     def contributions(self) -> dict[str, Contributions]:
-        """What each image contributes to each figure; figures for which fewer than two images count, and states of more than 1000 images, have none."""
+        """What each image contributes to each figure.
+
+        Figures for which fewer than two images count have no contributions, nor has any in a state of more than 1000 images.
+        """
         if "contributions" not in self._made:
             self._made["contributions"] = self._contributions()
         return dict(self._made["contributions"])
@@ -162,8 +197,8 @@ class State:
     def compare(self, other: State) -> dict[str, tuple[float, float, float]]:
         """Compare with another state of the same images: each figure's difference `self − other` has a 95 % interval and a p.
 
-        Of up to 1000 images they are those of paired differences of what each image contributes (`mean_interval`, `mean_p`); of more those of
-        the paired bootstrap, p being twice the share of the samples in which the difference has the rarer sign.
+        Of up to 1000 images they are those of paired differences of what each image contributes (`mean_interval`, `mean_p`). Of more
+        they are those of the paired bootstrap: p is twice the share of the samples in which the difference has the rarer sign.
 
         Returns:
             Low, high and p by figure; figures without bootstrap samples or with fewer than two images are left out.
@@ -177,12 +212,7 @@ class State:
             name = figure.name
             if few and name in mine and name in others:
                 span = figure.limits[1] - figure.limits[0]
-                values = first[name], second[name]
-                # What choosing a threshold adds, it adds to both: it need not be allowed for twice.
-                pairs = [_differences(mine[name], others[name], values, ends) for ends in (("low", "high") if figure.tuned else ("low",))]
-                spans = [mean_interval(each, (-span, span)) for each in pairs]
-                p = max(mean_p(each, (-span, span), max(self.resamples, 1)) for each in pairs)
-                found[name] = (min(low for low, _ in spans), max(high for _, high in spans), p)
+                found[name] = mine[name].against(others[name], (first[name], second[name]), span, max(self.resamples, 1))
             elif not few:
                 difference = drawn[0][name] - drawn[1][name]
                 difference = difference[np.isfinite(difference)]
@@ -210,26 +240,48 @@ class State:
     def _contributions(self) -> dict[str, Contributions]:
         if not self._images:
             return {}
-        names = sorted(self._images)
-        groups = sorted(self._groups)
-        alone = self._alone({name: self._images[name] for name in names})
+        names, groups = sorted(self._images), sorted(self._groups)
         count, sums = self._separate([self._images[name] for name in names], groups)
-        total, whole = count.sum(1, keepdims=True), sums.sum(1, keepdims=True)
-        figures = self.metric.compute(total, whole)
-        without, twice = self.metric.compute(total - count, whole - sums), self.metric.compute(total + count, whole + sums)
         found = {}
+        own: list[dict[str, Contributions]] = []
         for figure in self.metric.figures:
-            counted = np.isfinite(alone[figure.name])
-            n, value = int(counted.sum()), float(figures[figure.name][0])
-            if n < 2:
+            whole = self._contribution(figure, names, count, sums)
+            if whole is None or len(whole.names) < 2:
                 continue
-            left, own = without[figure.name][counted], alone[figure.name][counted]
-            low = n * value - (n - 1) * left
-            high = (n + 1) * twice[figure.name][counted] - n * value if figure.tuned else low
-            if not figure.tuned and np.allclose(low, own, rtol=0, atol=1e-6 * max(1.0, abs(value))):
-                low = high = own  # a mean over images: without the rounding of the detour
-            found[figure.name] = Contributions(tuple(np.array(names)[counted].tolist()), low, high)
+            if len(groups) > 1 and not figure.tuned:
+                if not own:
+                    own = [self._group(names, count[i : i + 1], sums[i : i + 1]) for i in range(len(groups))]
+                parts = {group: each[figure.name] for group, each in zip(groups, own, strict=True) if figure.name in each}
+                mean = float(np.mean([part.low.mean() for part in parts.values()]))
+                if abs(mean - float(whole.low.mean())) <= TINY * max(1.0, abs(mean)):
+                    whole = replace(whole, groups=parts)
+            found[figure.name] = whole
         return found
+
+    def _group(self, names: Sequence[str], count: Array, sums: Array) -> dict[str, Contributions]:
+        """The contributions to one group's figures, of the images that it has."""
+        there = np.flatnonzero(count[0])
+        found = {
+            f.name: self._contribution(f, [names[i] for i in there.tolist()], count[:, there], sums[:, there]) for f in self.metric.figures
+        }
+        return {name: contributions for name, contributions in found.items() if contributions is not None}
+
+    def _contribution(self, figure: Figure, names: Sequence[str], count: Array, sums: Array) -> Contributions | None:
+        """The contributions to one figure from the counts `[G, n]` and sums `[G, n, K]` of every image by itself; None: no image counts."""
+        total, whole = count.sum(1, keepdims=True), sums.sum(1, keepdims=True)
+        value = float(self.metric.compute(total, whole)[figure.name][0])
+        alone = self.metric.compute(count, sums)[figure.name]
+        counted = np.isfinite(alone)
+        n, own = int(counted.sum()), alone[counted]
+        which = tuple(name for name, counts in zip(names, counted, strict=True) if counts)
+        if n < 2:
+            return Contributions(which, own, own) if n else None
+        low = n * value - (n - 1) * self.metric.compute(total - count, whole - sums)[figure.name][counted]
+        if figure.tuned:
+            return Contributions(which, low, (n + 1) * self.metric.compute(total + count, whole + sums)[figure.name][counted] - n * value)
+        # A mean over images needs no detour, with its rounding; of all else the mean of pseudo-values is another figure, nearly.
+        low = own if np.allclose(low, own, rtol=0, atol=1e-6 * max(1.0, abs(value))) else low + (value - low.mean())
+        return Contributions(which, low, low)
 
     def _computed(self, which: slice) -> Mapping[str, Array]:
         size = len(range(1 + self.resamples)[which])
@@ -307,7 +359,7 @@ def _differences(first: Contributions, second: Contributions, values: tuple[floa
     """What each image contributes to the difference of two figures; an image that counts for one of them alone contributes to that one."""
     x, y = getattr(first, which), getattr(second, which)
     if first.names == second.names:
-        return x - y
+        return np.asarray(x - y)
     place = {name: i for i, name in enumerate(sorted({*first.names, *second.names}))}
     difference = np.full(len(place), values[0] - values[1])
     for sign, names, own, value in ((1, first.names, x, values[0]), (-1, second.names, y, values[1])):

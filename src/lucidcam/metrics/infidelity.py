@@ -38,7 +38,10 @@ class Infidelity(FaithfulnessMetric):
     True
     """
 
-    figures = (Figure("infidelity", higher_is_better=False, bounds=(0.0, math.inf)), Figure("infidelity_scaled", higher_is_better=False, bounds=(0.0, math.inf)))
+    figures = (
+        Figure("infidelity", higher_is_better=False, bounds=(0.0, math.inf)),
+        Figure("infidelity_scaled", higher_is_better=False, bounds=(0.0, math.inf)),
+    )
     paper = "Yeh 2019"
 
     perturbation: Literal["noise", "square"] = "noise"

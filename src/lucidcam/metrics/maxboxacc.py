@@ -81,7 +81,10 @@ class MaxBoxAccV2(LocalizationMetric):
         contours: "all": the best of all contours' boxes, holes too; "largest": the box of the contour with the largest area.
     """
 
-    figures = (Figure("maxboxacc_v2", "%", tuned=True), *(Figure(f"maxboxacc_v2_iou{percent}", "%", tuned=True) for percent in (30, 50, 70)))
+    figures = (
+        Figure("maxboxacc_v2", "%", tuned=True),
+        *(Figure(f"maxboxacc_v2_iou{percent}", "%", tuned=True) for percent in (30, 50, 70)),
+    )
     paper = "Choe 2020"
     needs = "boxes"
     single = False

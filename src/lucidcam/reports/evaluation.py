@@ -174,7 +174,7 @@ def _leaderboard(report: Report) -> list[Part]:
         ["method", *(_heading(report, name) for name in names)],
         rows,
         "Every method and baseline, with 95 % intervals",
-        "Bold: the best. ≈: not significantly different from it on the same images (5 %). Pale: baselines that know nothing of the network.",
+        "Bold: the best. ≈: not significantly different from it, on the same images. Pale: baselines that know nothing of the network.",
         numeric=range(1, len(names) + 1),
     )
     plain = {name.partition(":")[0]: name for name in names}

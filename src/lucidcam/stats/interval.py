@@ -1,11 +1,12 @@
 """Intervals of means and shares that hold for few images, too.
 
-What is known of a mean from ten images depends on what the eleventh could be. Where a scale has ends (a probability lies between 0 and 1), the
-next image may lie at either of them, however alike the ten were. `mean_interval` therefore resamples the images *together with one more at
-an end*: its weights are uniform on the simplex (a Bayesian bootstrap of n + 1 observations, n of them seen). Gaffke (2005) proposed the bound,
-Learned-Miller and Thomas (2020) conjectured that it holds for every distribution on the scale. For values that are all at the ends (hits and misses) it
-is Clopper and Pearson's exact interval. For values that spread it is far too long: then the further observation is put only as far out as the skewness of the
-values makes likely, and Student's interval is the least that is given. How often all this covers the mean is measured by `bench/intervals.py`.
+What is known of a mean from ten images depends on what the eleventh could be. Where a scale has ends (a probability lies between 0 and 1),
+the next image may lie at either of them, however alike the ten were. `mean_interval` therefore weighs the images *together with one more
+at an end*, by random weights that are uniform on the simplex: a Bayesian bootstrap of n + 1 observations, n of them seen. Gaffke (2005)
+proposed the bound; that it holds for every distribution on the scale is conjectured (Learned-Miller and Thomas 2020) and agrees with all
+that was tried. For values that are all at the ends, hits and misses, it is Clopper and Pearson's exact interval. For values that spread it
+is far too long: there the further observation lies only as far out as the skewness of the values makes likely, and Student's interval is
+the least that is given. How often all this covers the mean is measured by `bench/intervals.py`.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def mean_interval(
         draws: random weightings.
 
     Returns:
-        Both ends; NaN with fewer than two values, or where all values are alike and the scale has no end.
+        Both ends; NaN without values, or where all values are alike (or there is one) and the scale has no end.
 
     >>> tuple(round(end, 3) for end in mean_interval([1.0] * 10, (0, 1)))
     (0.692, 1.0)
@@ -129,6 +130,20 @@ def mean_interval(
         half = student_quantile(level, n - 1) * sample.error
         ends = [min(ends[0], sample.mean - half), max(ends[1], sample.mean + half)]
     return max(ends[0], sample.low), min(ends[1], sample.high)
+
+
+def mean_of_intervals(figures: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """Return the interval of the mean of independent figures, each with an interval of its own (Zou and Donner 2008).
+
+    Args:
+        figures: value, low and high of each.
+
+    >>> mean_of_intervals([(1.0, 0.0, 2.0)] * 4)
+    (0.5, 1.5)
+    """
+    value, low, high = np.array(figures, np.float64).T
+    middle, n = float(value.mean()), len(value)
+    return middle - float(np.sqrt(((value - low) ** 2).sum())) / n, middle + float(np.sqrt(((high - value) ** 2).sum())) / n
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,10 +174,10 @@ class Sample:
 
     @classmethod
     def of(cls, values: Sequence[float] | Values, bounds: Bounds | None) -> Sample | None:
-        """Look at some values; None: there are fewer than two, or some are not finite."""
+        """Look at some values; None: there are none, or some are not finite."""
         x = np.sort(np.asarray(values, np.float64))
         n = len(x)
-        if n < 2 or isnan(float(x.sum())) or not isfinite(float(x[-1] - x[0])):
+        if not n or isnan(float(x.sum())) or not isfinite(float(x[-1] - x[0])):
             return None
         low, high = bounds or (-np.inf, np.inf)
         low, high = min(float(low), float(x[0])), max(float(high), float(x[-1]))
@@ -179,7 +194,7 @@ class Sample:
         further = (max(low, float(x[0]) - reach * out[0]), min(high, float(x[-1]) + reach * out[1]))
         if rare:
             further = (low if isfinite(low) else further[0], high if isfinite(high) else further[1])
-        return cls(x, low, high, mean, deviation / sqrt(n - 1), alike, hits, rare, further)
+        return cls(x, low, high, mean, deviation / sqrt(max(n - 1, 1)), alike, hits, rare, further)
 
 
 def weighted_means(values: Values, further: float, draws: int = DRAWS) -> Values:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lucidcam.stats.distributions import student_tail
-from lucidcam.stats.interval import DRAWS, TINY, Bounds, Sample, weighted_means
+from lucidcam.stats.interval import DRAWS, TINY, Bounds, Sample, Z, weighted_means
 
 Values = npt.NDArray[np.float64]
 
@@ -32,7 +32,7 @@ def mean_p(differences: Sequence[float] | Values, bounds: Bounds | None = None, 
         draws: random weightings and signs.
 
     Returns:
-        p; 1 where all differences are 0, NaN with fewer than two.
+        p; 1 where all differences are 0, NaN without any.
 
     >>> mean_p([0.0, 0.0, 0.0])
     1.0
@@ -57,6 +57,18 @@ def mean_p(differences: Sequence[float] | Values, bounds: Bounds | None = None, 
     if not sample.rare or not np.isfinite(sample.high - sample.low):
         p = max(p, student_tail(sample.mean / sample.error, len(values) - 1))
     return min(1.0, float(p))
+
+
+def normal_p(value: float, low: float, high: float) -> float:
+    """Return the two-sided p of the hypothesis that a value is 0, from its 95 % interval, as if half of it were that of a normal variable.
+
+    It is below 0.05 where 0 lies outside the interval.
+
+    >>> round(normal_p(1.0, 0.0, 3.0), 3)
+    0.05
+    """
+    half = value - low if value > 0 else high - value
+    return erfc(Z * abs(value) / half / sqrt(2)) if half > 0 else float(value == 0)
 
 
 def sign_flip(differences: Sequence[float] | Values, draws: int = DRAWS) -> float:
@@ -88,7 +100,8 @@ def sign_flip(differences: Sequence[float] | Values, draws: int = DRAWS) -> floa
 def signed_rank(differences: Sequence[float] | Values) -> float:
     """Return the one-sided p of Wilcoxon's signed-rank test (1945) that paired differences are not above 0.
 
-    Differences of 0 are left out; ties share the mean of their ranks. Up to 200 differences the sums of ranks are counted exactly, with ties, too.
+    Differences of 0 are left out; ties share the mean of their ranks. Up to 200 differences the sums of ranks are counted
+    exactly, with ties, too.
 
     Args:
         differences: `[n]`, one per image.

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from lucidcam.errors import DataError, OptionError
+from lucidcam.stats.interval import wilson
 from lucidcam.storage import write_whole
 from lucidcam.study.agreement import fleiss_kappa, krippendorff_alpha, randolph_kappa
 from lucidcam.study.answers import Answers, Given
 from lucidcam.study.plan import ANSWERED, ANSWERS, Item, Kind, Plan
 from lucidcam.study.plan import read as read_plan
-from lucidcam.study.resampling import Draws, Floats, Interval, difference_interval, mean_interval, wilson
+from lucidcam.study.resampling import Draws, Floats, Interval, difference_interval, mean_interval
 
 
 @dataclass(frozen=True)
@@ -339,7 +340,7 @@ def _accuracy(table: _Table) -> tuple[tuple[Accuracy, ...], tuple[Difference, ..
         chosen = table.condition == k
         n, hits = int(chosen.sum()), int(right[chosen].sum())
         samples = table.means(right, chosen)
-        share = mean_interval(hits / n, samples, n, 0, 1)
+        share = mean_interval(right[chosen], samples, 0, 1)
         drawn[method] = share, samples
         rows.append(Accuracy(method, hits, n, share, wilson(hits, n)))
     rows.sort(key=lambda row: (not isfinite(row.share.low), -row.share.value))  # first those of which something is known
@@ -362,7 +363,7 @@ def _trust(table: _Table, plan: Plan) -> tuple[tuple[Trusted, ...], tuple[Differ
         towards, other, sign = (first, second, -1) if plan.better == first else (second, first, 1)
         values = table.values * sign
         n, samples = int(chosen.sum()), table.means(values, chosen)
-        score = mean_interval(float(values[chosen].mean()), samples, n, min(ANSWERED["trust"]), max(ANSWERED["trust"]))
+        score = mean_interval(values[chosen], samples, min(ANSWERED["trust"]), max(ANSWERED["trust"]))
         drawn[condition] = score, samples
         own = np.unique(table.item[chosen])
         sums = np.array([np.sign(values[table.item == item]).sum() for item in own])

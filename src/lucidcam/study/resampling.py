@@ -1,18 +1,17 @@
-"""Intervals where people and photos are both a sample: the bootstrap over the two at once; Wilson's for reference."""
+"""Intervals where people and photos are both a sample: the bootstrap over the two at once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import hypot, sqrt
+from math import hypot, isfinite
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Z = 1.959963984540054
-"""Of 95 %."""
+from lucidcam.stats import interval
 
+Floats = npt.NDArray[np.float64]
 TINY = 1e-9
 """Means that differ by less do so by rounding alone."""
 
@@ -81,17 +80,18 @@ def percentiles(value: float, samples: Floats) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def mean_interval(value: float, samples: Floats, n: int, lowest: float, highest: float) -> Interval:
-    """The interval of a mean of `n` answers from `lowest` to `highest`.
+def mean_interval(values: Floats, samples: Floats, lowest: float, highest: float) -> Interval:
+    """The interval of a mean of answers `[N]` from `lowest` to `highest`.
 
-    Where all answers are alike, all samples are, too, though others might have answered otherwise: then as many answers as Wilson's
-    interval of n of n leaves may be at an end of the scale. For a share this is Wilson's interval.
+    It is that of the samples, and at least the interval that takes each answer for itself (`lucidcam.stats.interval.mean_interval`): of few
+    answers the samples' quantiles are too close together, and where all answers are alike, all samples are, too, though others might have
+    answered otherwise. Without samples nothing is known.
     """
-    found = percentiles(value, samples)
-    if not constant(samples):
+    found = percentiles(float(values.mean()), samples)
+    if not isfinite(found.low):
         return found
-    alike = wilson(n, n)[0]
-    return Interval(value, alike * value + (1 - alike) * lowest, alike * value + (1 - alike) * highest)
+    low, high = interval.mean_interval(values, (lowest, highest))
+    return Interval(found.value, min(found.low, low), max(found.high, high))
 
 
 def difference_interval(first: Interval, second: Interval, samples: tuple[Floats, Floats]) -> Interval:
@@ -119,17 +119,3 @@ def _counts(rng: np.random.Generator, size: int, resamples: int) -> Floats:
     if not size:
         return np.zeros((resamples, 0))
     return np.asarray(rng.multinomial(size, np.full(size, 1 / size), resamples), np.float64)
-
-
-def wilson(right: int, of: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, as if each answer came by itself (Wilson 1927).
-
-    >>> tuple(round(each, 3) for each in wilson(8, 10))
-    (0.49, 0.943)
-    """
-    if not of:
-        return float("nan"), float("nan")
-    share, square = right / of, Z**2 / of
-    middle = (share + square / 2) / (1 + square)
-    half = Z / (1 + square) * sqrt(share * (1 - share) / of + square / (4 * of))
-    return middle - half, middle + half
