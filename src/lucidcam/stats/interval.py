@@ -33,11 +33,14 @@ DRAWS = 1000
 CONCENTRATED = 0.05
 """Values are concentrated where more than half of them lie within this share of their range: the others are the rare events of a scale."""
 
+NEAR = 0.01
+"""Values are at an end of their scale, or differences at 0, within this share of the scale."""
+
 FEW = 10
-"""With more values than this, the further observation is put less far out, in inverse proportion."""
+"""With so many values the further observation is put out by a range of the values where they are skewed by ½ or more; with more, less far."""
 
 UNSEEN = 3.0
-"""How far out, in ranges of the values, rare events may lie that were not seen, on a scale without an end."""
+"""How far out, in ranges of the values, rare events may lie that were not seen, where no end of a scale tells."""
 
 TINY = 1e-9
 """A share of the scale; values that differ by less do so by rounding alone."""
@@ -91,8 +94,8 @@ def mean_interval(
 
     - All values at the ends of the scale: Clopper and Pearson's interval (`share_interval`).
     - All values alike: as many as Clopper and Pearson's interval leaves may lie at an end of the scale.
-    - Most values alike, and few far off (rare events): the weighted means of the values and one more at the end of the scale, for random
-      weights that are uniform on the simplex.
+    - Most values alike and at an end of the scale (or, of differences, at 0), and few far off (rare events): the weighted means of the
+      values and one more at the end of the scale, for random weights that are uniform on the simplex.
     - Otherwise the same, the further value as far beyond the largest as the skewness says; at least Student's interval.
 
     It depends on the values alone, and not on their order. Values outside the bounds widen them.
@@ -126,7 +129,7 @@ def mean_interval(
         float(np.quantile(weighted_means(sample.values, least, draws), tail)),
         float(np.quantile(weighted_means(sample.values, most, draws), 1 - tail)),
     ]
-    if not sample.rare or not isfinite(sample.high - sample.low):
+    if not sample.rare:
         half = student_quantile(level, n - 1) * sample.error
         ends = [min(ends[0], sample.mean - half), max(ends[1], sample.mean + half)]
     return max(ends[0], sample.low), min(ends[1], sample.high)
@@ -158,7 +161,7 @@ class Sample:
         error: the mean's standard error.
         alike: whether they differ by rounding alone.
         hits: how many are at the upper end, where all are at an end; None: some are between them.
-        rare: whether most are alike, and few far off.
+        rare: whether most are alike and at an end of the scale or at 0, and few far off.
         further: where one more value might lie, below and above.
     """
 
@@ -187,13 +190,13 @@ class Sample:
         alike = span <= TINY * scale
         hits = int(at_high.sum()) if isfinite(high - low) and not alike and bool((at_low | at_high).all()) else None
         half = n // 2 + 1
-        rare = alike or float((x[half - 1 :] - x[: n - half + 1]).min()) <= CONCENTRATED * span
+        concentrated = alike or float((x[half - 1 :] - x[: n - half + 1]).min()) <= CONCENTRATED * span
+        anchors = [low, high, *([0.0] if low < 0 < high else [])]
+        rare = concentrated and isfinite(high - low) and min(abs(float(np.median(x)) - anchor) for anchor in anchors) <= NEAR * scale
         skewness = 0.0 if alike else float(((x - mean) ** 3).mean()) / deviation**3
-        reach = span * min(1.0, FEW / n)
-        out = (UNSEEN, UNSEEN) if rare else (min(max(-skewness, 0.0), 1.0), min(max(skewness, 0.0), 1.0))
-        further = (max(low, float(x[0]) - reach * out[0]), min(high, float(x[-1]) + reach * out[1]))
-        if rare:
-            further = (low if isfinite(low) else further[0], high if isfinite(high) else further[1])
+        reach = span * min(2.0, FEW / n)
+        out = (UNSEEN, UNSEEN) if concentrated else (min(max(-2 * skewness, 0.0), 1.0), min(max(2 * skewness, 0.0), 1.0))
+        further = (low, high) if rare else (max(low, float(x[0]) - reach * out[0]), min(high, float(x[-1]) + reach * out[1]))
         return cls(x, low, high, mean, deviation / sqrt(max(n - 1, 1)), alike, hits, rare, further)
 
 

@@ -54,7 +54,7 @@ def mean_p(differences: Sequence[float] | Values, bounds: Bounds | None = None, 
     further = sample.further[0] if sign > 0 else -sample.further[1]
     below = int((weighted_means(values, further, draws) <= 0).sum())
     p = max(p, 2 * (1 + below) / (1 + draws))
-    if not sample.rare or not np.isfinite(sample.high - sample.low):
+    if not sample.rare:
         p = max(p, student_tail(sample.mean / sample.error, len(values) - 1))
     return min(1.0, float(p))
 
