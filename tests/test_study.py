@@ -24,6 +24,7 @@ from commands import run
 from lucidcam import render, study
 from lucidcam.errors import DataError, InputError, LayerError, OptionError
 from lucidcam.settings import resolve_method
+from lucidcam.stats.interval import share_interval, wilson
 from lucidcam.study import making
 from lucidcam.study.answers import LEFT_OPEN, Answers, FullError, Given, UnknownError
 from lucidcam.study.config import read as read_config
@@ -335,7 +336,7 @@ def test_what_all_answer_alike_is_not_certain():
     found = judge(plan, given, 3, resamples=300)
     rows = {row.method: row for row in found.accuracy}
     assert rows["one"].share.value == 1
-    assert (rows["one"].share.low, rows["one"].share.high) == pytest.approx(wilson(12, 12))
+    assert (rows["one"].share.low, rows["one"].share.high) == pytest.approx(share_interval(12, 12))
     assert rows["even"].share.value == 0.5
     assert rows["even"].share.low < 0.45  # one right, one wrong of each photo, by everybody: every draw has 0.5
     assert isnan(rows["single"].share.low)
@@ -352,7 +353,7 @@ def test_a_score_that_all_give_alike_is_not_certain(tmp_path):
     for value in (2, 0):
         given = [Given(who, item, value, 1.0) for who in range(3) for item in plan.items]
         row = judge(plan, given, 3, resamples=100).trust[0]
-        w = wilson(row.n, row.n)[0]
+        w = share_interval(row.n, row.n)[0]
         assert (row.score.low, row.score.value, row.score.high) == pytest.approx((w * value - 2 * (1 - w), value, w * value + 2 * (1 - w)))
 
 
