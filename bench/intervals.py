@@ -264,7 +264,8 @@ def main() -> None:
         "How often 95 % intervals cover the truth with few images, and how often p ≤ 0.05 where there is no difference: records are drawn "
         f"from populations that are known, {options.trials} data sets per number ({few} for figures and effects), so a number is right "
         "to about ±0.015. Written by `bench/intervals.py`.",
-        "**Means.** Coverage of the interval that is given; in brackets that of the percentile bootstrap, and how many times as long ours is.",
+        "**Means.** Coverage of the interval that is given; in brackets that"
+        " of the percentile bootstrap, and how many times as long ours is.",
         table(["population", *heads], means(sizes, options.trials)),
         table(["", *heads], [share_coverage(sizes, options.trials)]),
         "**Figures that are no means of images**, and an **audit's effect**: coverage.",
