@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lucidcam.class_scores import ClassScores
 from lucidcam.engine import copies
 from lucidcam.engine.foreign import out_of_memory
-from lucidcam.engine.inputs import Inputs, all_finite
+from lucidcam.engine.inputs import Inputs, Key, all_finite, images_among
 from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.optimize import optimize as optimized_copy
 from lucidcam.engine.run import Run, open_run
@@ -45,6 +45,7 @@ GRADIENT_BYTES = 2**28
 """Gradients of many targets are made and reduced a part at a time, each of at most this size."""
 
 
+@overload
 def attribute(
     module: nn.Module,
     inputs: Any,
@@ -52,8 +53,40 @@ def attribute(
     *,
     target: Any = None,
     layer: LayerSpec | Sequence[LayerSpec] | None = None,
+    explain_input: Key | None = None,
+    axes: str | None = None,
+    shared: Key | Sequence[Key] | None = None,
     **options: Any,
-) -> Tensor:
+) -> Tensor: ...
+
+
+@overload
+def attribute(
+    module: nn.Module,
+    inputs: Any,
+    method: str | Method = "gradcam",
+    *,
+    target: Any = None,
+    layer: LayerSpec | Sequence[LayerSpec] | None = None,
+    explain_input: list[Key] | tuple[Key, ...],
+    axes: str | None = None,
+    shared: Key | Sequence[Key] | None = None,
+    **options: Any,
+) -> list[Tensor]: ...
+
+
+def attribute(
+    module: nn.Module,
+    inputs: Any,
+    method: str | Method = "gradcam",
+    *,
+    target: Any = None,
+    layer: LayerSpec | Sequence[LayerSpec] | None = None,
+    explain_input: Key | Sequence[Key] | None = None,
+    axes: str | None = None,
+    shared: Key | Sequence[Key] | None = None,
+    **options: Any,
+) -> Tensor | list[Tensor]:
     """Return raw maps of pre-processed inputs.
 
     The module comes back exactly as it was: training flags, `requires_grad`, `.grad`, hooks and parameters, also after an exception
@@ -67,11 +100,18 @@ def attribute(
             pass; "all": every class; "top5"; a target object (`lucidcam.Contrast`, `Probability`, …); or a callable from the module's
             outputs to one score per image.
         layer: None: the last spatial layer; a dotted name ("layer4", "relu#0" for its first call); a module; or a list, which are fused.
+        explain_input: which of several images is explained: its position among the arguments, or its name; None: the first one. A list
+            gives a list of maps, one for each; "all" is the list of all images. Masks go over this image alone, and the layer must depend
+            on it.
+        axes: what the axes of that image are, one letter for each: B the batch, C the channels, any other letter space or time ("BTCHW",
+            "BHWC", "BLC"); None: as the first layer with weights reads them.
+        shared: positions or names of the inputs that are common to all images (the texts of CLIP); `()`: none; None: those that behave so.
         options: the method's own fields, and those of `Settings` (`batch_size`, `seed`, `smooth`, `augment`, `fusion`, …).
 
     Returns:
         `[B, h, w]`, or `[B, T, h, w]` for several targets: at the layer's resolution for CAM methods, at the input's for pixel methods.
-        Neither normalised nor resized; on the inputs' device.
+        Neither normalised nor resized; on the inputs' device. Signals have `[B, l]`, clips and volumes `[B, t, h, w]`; the channels of the
+        input are never an axis of the map.
 
     Raises:
         LucidcamError: one line that says what was expected, what came, and what to do. Errors of the module itself pass unchanged.
@@ -85,15 +125,20 @@ def attribute(
         >>> lucidcam.attribute(net, torch.rand(2, 3, 32, 32), "cam", target="all").shape
         torch.Size([2, 10, 30, 30])
     """
+    if isinstance(explain_input, (list, tuple)) or explain_input == "all":
+        keys = images_among(inputs) if isinstance(explain_input, str) else explain_input
+        common: dict[str, Any] = {"target": target, "layer": layer, "axes": axes, "shared": shared, **options}
+        return [attribute(module, inputs, method, explain_input=key, **common) for key in keys]
     chosen, settings = resolve_method(method, options)
+    said = {"explain_input": explain_input, "axes": axes, "shared": shared}
     try:
-        return _attribute(module, inputs, chosen, settings, target, layer)
+        return _attribute(module, inputs, chosen, settings, target, layer, said)
     except OptimizedCopyError:  # the network as it is has taken its place
-        return _attribute(module, inputs, chosen, settings, target, layer)
+        return _attribute(module, inputs, chosen, settings, target, layer, said)
 
 
-def _attribute(module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any) -> Tensor:
-    with _opened(module, inputs, method, settings, target, method.layer_of(module, layer), settings.class_scores()) as run:
+def _attribute(module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any, said: dict[str, Any]) -> Tensor:
+    with _opened(module, inputs, method, settings, target, method.layer_of(module, layer), settings.class_scores(), **said) as run:
         found = compute(run, method, settings)
         if isinstance(method, PixelMethod):
             found = method.reduced(found)
@@ -306,8 +351,9 @@ def compute(run: Run, method: Method, settings: Settings) -> Tensor:
 
 
 def _opened(
-    module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any, stated: ClassScores
+    module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any, stated: ClassScores, **said: Any
 ) -> AbstractContextManager[Run]:
+    """A run with these settings; `said` is what is known of the inputs, as for `open_run`."""
     if target is None and not method.needs_target:
         target = PredictedOrNone()
     return open_run(
@@ -320,6 +366,7 @@ def _opened(
         progress=settings.progress,
         title=method.name,
         stated=stated,
+        **said,
     )
 
 

@@ -250,9 +250,14 @@ def _cut(module: nn.Module, inputs: Inputs, layer: Layer, tensor: Tensor | None,
     shape = tuple(tensor.shape)
     layout = layout_at(module, inputs, layer, shape)
     if layout is None:
+        one_by_one = len(inputs.size) > 2 and calls >= inputs.size[0] and layer.call is None
         raise LayerError(
-            f"the layer {layer.name!r} gives {list(shape)}: no spatial map for images of size {list(inputs.size)}. Choose a layer before "
-            f"the pooling or flattening."
+            f"the layer {layer.name!r} gives {list(shape)}: no spatial map for images of size {list(inputs.size)}. "
+            + (
+                f"It runs {calls} times, on a part of the input each: fold the frames into the batch, or use occlusion, rise or gradient."
+                if one_by_one
+                else "Choose a layer before the pooling or flattening."
+            )
         )
     return Cut(layer, tensor, layout)
 
@@ -296,4 +301,4 @@ def _laid_out(cuts: Sequence[Cut], grads: Sequence[Tensor | None]) -> list[Tenso
             raise ModelError(
                 f"the score does not depend on the layer {c.layer.name!r} (another branch, or a detached one); choose another layer."
             )
-    return [c.layout.to_maps(grad) for c, grad in zip(cuts, grads, strict=True) if grad is not None]
+    return [c.layout.gradients(grad) for c, grad in zip(cuts, grads, strict=True) if grad is not None]

@@ -14,6 +14,10 @@ from lucidcam.errors import InputError
 Change = Callable[[Tensor], Tensor]
 
 
+Key = int | str
+"""Where an argument is: a position, or the name of a keyword."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The arguments of one forward call.
@@ -21,21 +25,39 @@ class Inputs:
     Attributes:
         args: positional arguments.
         kwargs: keyword arguments.
-        key: where the image is: a position in `args` or a name in `kwargs`. The image is the first floating-point tensor with at
-            least three axes, `[B, C, *spatial]`; every other argument reaches the module untouched, in step with the image's rows.
+        key: where the explained image is: a position in `args` or a name in `kwargs`.
+        axes: positions of the image's batch and channel axes in the tensor that the module takes; None as channel axis: it has none. All
+            others are spatial (height, width, time, …), in their order. None altogether: nobody has said or seen them yet, and
+            `[B, C, *spatial]` is meant.
+        shared: keys of the tensors that are common to all images, so that no row of them belongs to one image alone; None: nobody has
+            said or tried, and a tensor with as many rows as there are images has one for each.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    key: int | str
+    key: Key
+    axes: tuple[int, int | None] | None = None
+    shared: frozenset[Key] | None = None
 
     @classmethod
-    def of(cls, value: Any) -> Inputs:
-        """Wrap what a user hands over: a tensor, a tuple or list of arguments, or a mapping of keyword arguments."""
-        args: tuple[Any, ...] = ()
-        kwargs: dict[str, Any] = {}
+    def of(cls, value: Any, explain_input: Key | None = None, axes: str | None = None, shared: Key | Sequence[Key] | None = None) -> Inputs:
+        """Wrap what a user hands over: a tensor, a tuple or list of arguments, or a mapping of keyword arguments.
+
+        Args:
+            value: the arguments, or `Inputs`, which are returned as they are.
+            explain_input: position or name of the explained image; None: the first floating-point tensor with at least three axes.
+            axes: what its axes are, one letter for each: "B" the batch, "C" the channels, any other letter a spatial axis or time
+                ("BTCHW", "BHWC", "BLC", "LBC", "BHW"); None: as the network reads them.
+            shared: position or name of the tensors that are common to all images (CLIP's texts), or several of them; an empty sequence:
+                none is; None: as the network behaves.
+
+        Raises:
+            InputError: there is no such image, or the letters do not fit it.
+        """
         if isinstance(value, Inputs):
             return value
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = {}
         if isinstance(value, Tensor):
             args = (value,)
         elif isinstance(value, Mapping):
@@ -47,36 +69,73 @@ class Inputs:
                 f"inputs must be a tensor [B, C, H, W], a tuple of arguments or a dict of keyword arguments; got {type(value).__name__}. "
                 "Files and PIL images go to lucidcam.explain."
             )
-        pairs: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-        key = next((k for k, item in pairs if isinstance(item, Tensor) and item.is_floating_point() and item.ndim >= 3), None)
+        pairs = _by_key(args, kwargs)
+        least = 2 if axes and len(axes) < 3 else 3
+        key = next((k for k, item in pairs.items() if _is_image(item, least)), None) if explain_input is None else explain_input
         if key is None:
-            shapes = ", ".join(_describe(item) for _, item in pairs)
+            shapes = ", ".join(_describe(item) for item in pairs.values())
             raise InputError(f"expected a floating-point image tensor [B, C, H, W] among the inputs; got {shapes or 'nothing'}.")
-        inputs = cls(args, kwargs, key).map(_normal)
+        if not _is_image(pairs.get(key), least):
+            images = ", ".join(repr(k) for k, item in pairs.items() if _is_image(item, least))
+            raise InputError(f"explain_input={key!r} is no floating-point image tensor among the inputs; images are at {images or 'none'}.")
+        common = None if shared is None else frozenset([shared] if isinstance(shared, (int, str)) else shared)
+        if common is not None and (key in common or not all(isinstance(pairs.get(k), Tensor) for k in common)):
+            others = ", ".join(repr(k) for k, item in pairs.items() if isinstance(item, Tensor) and k != key)
+            raise InputError(f"shared={shared!r} must name tensors beside the explained image; there are {others or 'none'}.")
+        inputs = cls(args, kwargs, key, None if axes is None else _axes_of(axes, pairs[key]), common).map(_normal)
         _check(inputs.image)
         return inputs
 
     @property
-    def image(self) -> Tensor:
-        """The image `[B, C, *spatial]`."""
+    def raw(self) -> Tensor:
+        """The image as the module takes it."""
         image = self.args[self.key] if isinstance(self.key, int) else self.kwargs[self.key]
         assert isinstance(image, Tensor)
         return image
 
     @property
+    def image(self) -> Tensor:
+        """The image `[B, C, *spatial]`, whatever the order in which the module takes its axes."""
+        if self.axes in (None, (0, 1)):
+            return self.raw
+        batch, channel = self.axes or (0, 1)
+        return self.raw.movedim(batch, 0).unsqueeze(1) if channel is None else self.raw.movedim((batch, channel), (0, 1))
+
+    @property
     def batch(self) -> int:
         """The number of images B."""
-        return len(self.image)
+        return self.raw.shape[0 if self.axes is None else self.axes[0]]
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """The positions of the spatial axes in the tensor that the module takes."""
+        return tuple(i for i in range(self.raw.ndim) if i not in (self.axes or (0, 1)))
 
     @property
     def size(self) -> tuple[int, ...]:
         """The image's spatial size, `(H, W)` for pictures."""
-        return tuple(self.image.shape[2:])
+        return tuple(self.raw.shape[i] for i in self.spatial)
+
+    @property
+    def by_key(self) -> dict[Key, Any]:
+        """All arguments, by position or name."""
+        return _by_key(self.args, self.kwargs)
+
+    @property
+    def others(self) -> dict[Key, Tensor]:
+        """All tensors beside the explained image."""
+        return {key: value for key, value in self.by_key.items() if key != self.key and isinstance(value, Tensor)}
+
+    @property
+    def companions(self) -> tuple[Key, ...]:
+        """Those of `others` that have, or could have, a row for each image."""
+        batch, common = self.batch, self.shared or ()
+        return tuple(key for key, value in self.others.items() if key not in common and value.ndim and len(value) == batch)
 
     @property
     def alone(self) -> bool:
         """Whether no other argument has a row for each image."""
-        return sum(isinstance(a, Tensor) and a.ndim > 0 and len(a) == self.batch for a in (*self.args, *self.kwargs.values())) == 1
+        return not self.companions
 
     def map(self, change: Change) -> Inputs:
         """Apply `change` to every tensor argument."""
@@ -84,21 +143,62 @@ class Inputs:
         return replace(self, args=args, kwargs={k: change(v) if isinstance(v, Tensor) else v for k, v in self.kwargs.items()})
 
     def with_image(self, image: Tensor) -> Inputs:
-        """The same arguments with another image."""
-        if isinstance(self.key, int):
-            return replace(self, args=(*self.args[: self.key], image, *self.args[self.key + 1 :]))
-        return replace(self, kwargs={**self.kwargs, self.key: image})
+        """The same arguments with another image `[B, C, *spatial]`."""
+        if self.axes not in (None, (0, 1)):
+            batch, channel = self.axes or (0, 1)
+            image = image.squeeze(1).movedim(0, batch) if channel is None else image.movedim((0, 1), (batch, channel))
+            image = image.contiguous()  # as users hand it over: modules may take views of it
+        return self._with(self.key, image)
+
+    def _with(self, key: Key, value: Tensor) -> Inputs:
+        if isinstance(key, int):
+            return replace(self, args=(*self.args[:key], value, *self.args[key + 1 :]))
+        return replace(self, kwargs={**self.kwargs, key: value})
 
     def rows(self, index: Tensor | slice) -> Inputs:
-        """Select rows of every tensor that has one row per image; `index` may repeat rows."""
-        batch = self.batch
-        return self.map(lambda t: t[index] if t.ndim and len(t) == batch else t)
+        """Select rows of the image and of every tensor that has one row per image; `index` may repeat rows."""
+        found = self.with_image(self.image[index])
+        for key in self.companions:
+            found = found._with(key, self.others[key][index])
+        return found
 
     def repeated(self, image: Tensor, rows: Tensor) -> Inputs:
         """The arguments for `image`, whose row i was made from the image `rows[i]`."""
-        if len(self.args) + len(self.kwargs) == 1:
-            return self.with_image(image)
-        return self.rows(rows).with_image(image)
+        found = self
+        for key in self.companions:
+            found = found._with(key, self.others[key][rows])
+        return found.with_image(image)
+
+
+def images_among(value: Any) -> tuple[Key, ...]:
+    """Positions or names of all images among the arguments that a user hands over."""
+    inputs = Inputs.of(value)
+    return tuple(key for key, item in inputs.by_key.items() if _is_image(item, 3))
+
+
+def _by_key(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[Key, Any]:
+    pairs: dict[Key, Any] = dict(enumerate(args))
+    pairs.update(kwargs)
+    return pairs
+
+
+def _is_image(item: Any, axes: int) -> bool:
+    return isinstance(item, Tensor) and item.is_floating_point() and item.ndim >= axes
+
+
+def _axes_of(letters: str, image: Tensor) -> tuple[int, int | None]:
+    """The positions of "B" and "C" among the letters.
+
+    Raises:
+        InputError: when they are no description of this image.
+    """
+    names = letters.upper()
+    if len(names) != image.ndim or len(set(names)) != len(names) or "B" not in names or not set(names) - {"B", "C"}:
+        raise InputError(
+            f"expected axes with one letter for each of the {image.ndim} axes of the image {list(image.shape)}, all different: B (batch), "
+            f'C (channels, if there are any) and spatial ones, as in "BCHW", "BTCHW" or "BLC"; got {letters!r}.'
+        )
+    return names.index("B"), names.index("C") if "C" in names else None
 
 
 def _normal(tensor: Tensor) -> Tensor:

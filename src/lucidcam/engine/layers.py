@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,14 +12,20 @@ from torch import Tensor, nn
 from lucidcam.engine.capture import cut
 from lucidcam.engine.foreign import GRADIENT_FREE, gradient, hidden_part, out_of_memory
 from lucidcam.engine.head import HeadWatch
-from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.inputs import Inputs, Key
 from lucidcam.engine.session import plain, session
 from lucidcam.engine.settle import settled
-from lucidcam.engine.trace import Call, Layer, Trace, example, remembered, signature, tensors_of, trace
+from lucidcam.engine.sharing import settled_inputs
+from lucidcam.engine.trace import Call, Layer, Trace, example, remembered, signature, tensors_of, trace, with_axes
 from lucidcam.errors import LayerError, LucidcamError, unknown
 from lucidcam.targets import logits
 
 LayerSpec = str | nn.Module
+
+MOST = 0.5
+"""Share of a map's places that must reach the score for a layer to be the default one."""
+MOST_TRIED = 32
+"""Layers, the last ones, of which it is tried whether the score sees them."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +85,44 @@ def check(module: nn.Module, layer: LayerSpec) -> None:
 def resolve(module: nn.Module, layer: LayerSpec, inputs: Inputs, everywhere: bool = False) -> Layer:
     """Resolve what `find` does, and "vision_model.*": the default layer within that branch (".*": of all); `everywhere` as for `default`.
 
+    Where there are other inputs beside the explained image, a layer that runs several times is meant at its last call that depends on that
+    image.
+
     Raises:
-        LayerError: there is no such layer or branch, or the branch holds no spatial map.
+        LayerError: there is no such layer or branch, or it holds no spatial map of the explained image.
     """
     branch = _branch(layer)
-    return find(module, layer) if branch is None else default(module, inputs, branch and find(module, branch).name, everywhere)
+    if branch is None:
+        return _of_image(module, find(module, layer), inputs)
+    return default(module, inputs, branch and find(module, branch).name, everywhere)
+
+
+def _of_image(module: nn.Module, layer: Layer, inputs: Inputs) -> Layer:
+    """The layer at a call that depends on the explained image.
+
+    Raises:
+        LayerError: there is none, or it is not the one that was named; with those that do.
+    """
+    if not inputs.others:
+        return layer
+    calls = trace(module, inputs).calls
+    own = [call for call in calls if call.name == layer.name]
+    right = [i for i, call in enumerate(own) if call.depends]
+    if layer.call in right or not own or (layer.call is not None and layer.call >= len(own)):
+        return layer
+    if layer.call is None and right:
+        return layer if right[-1] == len(own) - 1 else replace(layer, call=right[-1])
+    if right:
+        those = f"its calls that do: {', '.join(f'{layer.name}#{i}' for i in right)}"
+    else:
+        names = list(
+            dict.fromkeys(_name(calls, i) for i, call in enumerate(calls) if call.depends and call.layout is not None and call.name)
+        )
+        those = f"layers that do: {', '.join(names[-8:]) or 'none'}"
+    at = layer.name if layer.call is None else f"{layer.name}#{layer.call}"
+    raise LayerError(
+        f"the layer {at!r} does not depend on the explained input {inputs.key!r}; {those}; or explain another: explain_input=."
+    )
 
 
 def _branch(layer: LayerSpec) -> str | None:
@@ -98,11 +138,14 @@ def default(module: nn.Module, inputs: Inputs, branch: str = "", everywhere: boo
     Convolutional networks: the last spatial output before pooling, flattening or a convolution that makes class scores.
     Transformers (attention comes after the last convolution): the last normalisation inside the last block whose patch tokens
     still reach the score; where blocks add what they normalise (Swin v2) or normalise no map, the last map that reaches it.
+    Networks that read a sequence at one of its steps: the last map most of whose places reach the score. Of several images: a map of the
+    explained one.
 
     Raises:
         LayerError: when no layer holds a spatial map.
     """
     module = plain(module)
+    inputs = with_axes(module, inputs)
     cache, key = remembered(module, inputs), ("default", branch, everywhere, signature(inputs))
     if key not in cache:
         cache[key] = _default(module, inputs, branch, everywhere)
@@ -134,9 +177,21 @@ def _default(module: nn.Module, inputs: Inputs, branch: str, everywhere: bool) -
         inside = [i for i in inside if sum(at > i for at in seen.attentions) < 2]  # of the last block
         if not inside or calls[inside[-1]].branch:
             inside = [i for i in norms if not calls[i].branch]
-        reached = _reached(module, inputs, [_name(calls, i) for i in inside[-6:]])
+        reached = [name for name, share in _reached(module, inputs, [_name(calls, i) for i in inside[-6:]]).items() if share >= MOST]
         if reached:
             return reached[-1]
+    if seen.leaves_out(spatial[-1]):
+        last = {_name(calls, i): calls[i].layout for i in spatial[-MOST_TRIED:]}
+        shares = _reached(module, inputs, list(last))
+        name = next((name for name in reversed(shares) if shares[name] >= min(MOST, max(shares.values()))), None)
+        if name is not None and shares[name] > 0:
+            layout = last[name]
+            if shares[name] < MOST and (seen.is_recurrent or (layout is not None and not layout.complete)):
+                raise LayerError(
+                    f"no layer of this {type(module).__name__} holds a map most of whose places reach the score (the last one, {name!r}, "
+                    f"is read at {shares[name]:.0%} of its steps): name a layer, or use occlusion, rise or gradient."
+                )
+            return name
     return _name(calls, spatial[-1])
 
 
@@ -153,10 +208,11 @@ def _no_layer(module: nn.Module, inputs: Inputs, branch: str, everywhere: bool) 
             f"or use gradient, if it can be differentiated, or {GRADIENT_FREE}."
         )
     size = _larger(module, inputs, branch, everywhere)
+    of = f" of the explained input {inputs.key!r}" if inputs.others else ""
     hint = "" if size is None else f" (inputs of size {list(size)} would give one)"
     return (
-        f"no layer of {where} holds a spatial map for inputs of size {list(inputs.size)}{hint}; class activation maps need convolutional "
-        f"or token features. Without any use gradient, or {GRADIENT_FREE}."
+        f"no layer of {where} holds a spatial map{of} for inputs of size {list(inputs.size)}{hint}; class activation maps need "
+        f"convolutional or token features. Without any use gradient, or {GRADIENT_FREE}."
     )
 
 
@@ -197,18 +253,20 @@ def _calls(seen: Trace, everywhere: bool) -> tuple[Call, ...]:
 
 
 def _spatial(seen: Trace, everywhere: bool) -> list[int]:
-    """Positions of the calls that hold a map and do more than hand it on."""
-    return [i for i, c in enumerate(_calls(seen, everywhere)) if c.layout is not None and not c.pooled and not c.passive and c.name]
+    """Positions of the calls that hold a map and do more than hand it on; a map with all the image's axes, where there is one."""
+    calls = _calls(seen, everywhere)
+    maps = [i for i, c in enumerate(calls) if c.layout is not None and not c.pooled and not c.passive and c.name]
+    return [i for i in maps if (layout := calls[i].layout) is not None and layout.complete] or maps
 
 
-def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> list[str]:
-    """Those of `names` whose patch tokens still count: after its last attention, a ViT's class token sees no other token.
+def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> dict[str, float]:
+    """For each layer, which share of its places still counts: after its last attention, a ViT's class token sees no other token.
 
     Asked of a random projection of the outputs and of what enters the head, so that a head of zeros or a final normalisation (whose sum is
-    constant) hides nothing.
+    constant) hides nothing. Empty where no gradient flows.
     """
     if not names:
-        return []
+        return {}
     layers = [find(module, name) for name in names]
     try:
         with session(module), HeadWatch() as watch:
@@ -224,26 +282,25 @@ def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> list[str]:
         ends = []
     if not ends:
         return _reached_by_value(module, inputs, layers)
-    return [
-        name
+    return {
+        name: 0.0 if grad is None else float((kept.layout.to_maps(grad) != 0).any(1).double().mean())
         for name, kept, grad in zip(names, done.cuts, grads, strict=True)
-        if grad is not None and bool(kept.layout.to_maps(grad).abs().sum() > 0)
-    ]
+    }
 
 
-def _reached_by_value(module: nn.Module, inputs: Inputs, layers: list[Layer]) -> list[str]:
-    """The same where no gradient flows: those whose outputs, changed at the patches, change what the network returns."""
+def _reached_by_value(module: nn.Module, inputs: Inputs, layers: list[Layer]) -> dict[str, float]:
+    """The same where no gradient flows: 1 for those whose outputs, changed at the places, change what the network returns, else 0."""
     one = example(module, inputs)
     with session(module):
         done = cut(module, one, layers, gradients=False)
         expected = tensors_of(done.outputs)
-        reached = []
+        reached: dict[str, float] = {}
         for layer, kept in zip(layers, done.cuts, strict=True):
             noise = torch.randn(kept.maps.shape, generator=torch.Generator().manual_seed(0)).to(kept.maps)
             changed = kept.layout.from_maps(kept.maps + kept.maps.std() * noise, kept.tensor)
             outputs = tensors_of(cut(module, one, [layer], gradients=False, known=[changed]).outputs)
-            if any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(outputs, expected, strict=True)):
-                reached.append(layer.name if layer.call is None else f"{layer.name}#{layer.call}")
+            changes = any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(outputs, expected, strict=True))
+            reached[layer.name if layer.call is None else f"{layer.name}#{layer.call}"] = float(changes)
     return reached
 
 
@@ -256,13 +313,23 @@ def _scores(outputs: Any) -> list[Tensor]:
         return [t for t in found if t.ndim == 2 and t.requires_grad] or found
 
 
-def describe(module: nn.Module, inputs: Any = None) -> dict[str, LayerInfo]:
+def describe(
+    module: nn.Module,
+    inputs: Any = None,
+    *,
+    explain_input: Key | None = None,
+    axes: str | None = None,
+    shared: Key | Sequence[Key] | None = None,
+) -> dict[str, LayerInfo]:
     """List a network's layers.
 
     Args:
         module: any torch module.
         inputs: what it takes (`[B, C, H, W]`, …); when given, the model is run once on the first image, the layers come in
             execution order, and their output shapes and the default layer are known.
+        explain_input: which of several images is explained, as for `attribute`; layers that do not depend on it hold no map of it.
+        axes: what the image's axes are, as for `attribute`.
+        shared: inputs that are common to all images, as for `attribute`.
 
     Returns:
         For each dotted name its class, output shape, spatial grid and whether it is the default.
@@ -278,10 +345,15 @@ def describe(module: nn.Module, inputs: Any = None) -> dict[str, LayerInfo]:
     module = plain(module)
     if inputs is None:
         return {name: LayerInfo(type(child).__name__) for name, child in module.named_modules() if name}
-    given = Inputs.of(inputs)
+    with session(module):
+        given = settled_inputs(module, Inputs.of(inputs, explain_input, axes, shared))
     calls = settled(module, given).calls
     try:
         best = default(module, given).name
     except LayerError:
         best = ""
-    return {c.name: LayerInfo(c.type, c.shape, c.layout.grid if c.layout else None, c.name == best, c.passive) for c in calls if c.name}
+    infos: dict[str, LayerInfo] = {}
+    for c in calls:
+        if c.name and (c.depends or c.name not in infos):
+            infos[c.name] = LayerInfo(c.type, c.shape, c.layout.grid if c.layout else None, c.name == best, c.passive)
+    return infos

@@ -138,7 +138,8 @@ class Substitute:
             maps: any one activation to put there `[1, C, *grid]`.
         """
         if self._copies is None:
-            self._copies = not self._agrees(one, torch.cat([tensor, self.kept.layout.from_maps(maps, tensor)]))
+            layout = self.kept.layout
+            self._copies = not self._agrees(one, layout.from_maps(torch.cat([layout.to_maps(tensor), maps]), tensor))
         return 1 if self._copies else self._lighter
 
     def outputs(self, one: Inputs, tensor: Tensor, maps: Tensor) -> Any:
@@ -150,9 +151,9 @@ class Substitute:
             maps: activations to use instead `[n, C, *grid]`.
         """
         self.times(one, tensor, maps[:1])
-        return self._forward(one, self.kept.layout.from_maps(maps, tensor), copies=bool(self._copies))
+        return self._forward(one, self.kept.layout.from_maps(maps, tensor), len(maps) if self._copies else 1)
 
-    def _forward(self, one: Inputs, values: Tensor, copies: bool) -> Any:
+    def _forward(self, one: Inputs, values: Tensor, copies: int) -> Any:
         seen = 0
 
         def hook(_: nn.Module, __: Any, output: Any) -> Any:
@@ -160,19 +161,19 @@ class Substitute:
             seen += 1
             return replace_first(output, values.clone()) if seen - 1 == self.call else None
 
-        if copies:
-            one = one.rows(torch.zeros(len(values), dtype=torch.long, device=values.device))
+        if copies > 1:
+            one = one.rows(torch.zeros(copies, dtype=torch.long, device=values.device))
         with hooks([(self.kept.layer.module, hook)]):
             return run_forward(self.module, one)
 
     def _agrees(self, one: Inputs, values: Tensor) -> bool:
         try:
-            got = tensors_of(self._forward(one, values, copies=False))
+            got = tensors_of(self._forward(one, values, 1))
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             if out_of_memory(error):
                 raise
             return False
-        expected = tensors_of(self._forward(one, values, copies=True))
+        expected = tensors_of(self._forward(one, values, 2))
         return len(got) == len(expected) and all(alike(a, b) for a, b in zip(got, expected, strict=True))
 
 

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout
 from lucidcam.engine.session import hooks, session
-from lucidcam.engine.trace import Layer, first_tensor, remembered, run_forward, signature, trace
+from lucidcam.engine.trace import Layer, Trace, first_tensor, remembered, run_forward, signature, trace
 from lucidcam.errors import ModelError
 
 Note = Callable[[int, Tensor], Tensor]
@@ -184,8 +184,12 @@ def plan(module: nn.Module, inputs: Inputs) -> Plan:
 def _plan(module: nn.Module, inputs: Inputs) -> Plan:
     one = inputs.rows(slice(0, 1))
     layouts = {c.layout.prefix + prod(c.layout.grid): c.layout for c in trace(module, inputs).calls if c.layout and _holds_tokens(c.layout)}
-    shapes, calls = _watch(module, one)
-    square = [i for i, shape in enumerate(shapes) if _among(shape, layouts)]
+    every, calls = _watch(module, one)
+    still = _still(trace(module, inputs))
+    aside = {i for call in calls if call.place in still for i in range(call.start, call.end)}
+    shapes = {i: shape for i, shape in enumerate(every) if i not in aside}
+    calls = [call for call in calls if call.place not in still]
+    square = [i for i, shape in shapes.items() if _among(shape, layouts)]
     pool = _pool(shapes, square)
     _check(type(module).__name__, shapes, square, pool)
     grid = layouts[shapes[square[0]][-1]]
@@ -228,19 +232,30 @@ def _among(shape: tuple[int, ...], layouts: dict[int, Layout]) -> bool:
     return shape[-1] == shape[-2] and shape[-1] in layouts and (len(shape) == 3 or shape[0] == 1)
 
 
-def _pool(shapes: list[tuple[int, ...]], square: list[int]) -> int | None:
-    others = [i for i in range(len(shapes)) if i not in square]
+def _still(seen: Trace) -> set[Place]:
+    """Calls that do not depend on the explained image."""
+    counts: dict[str, int] = {}
+    places: set[Place] = set()
+    for call in seen.calls:
+        counts[call.name] = counts.get(call.name, -1) + 1
+        if not call.depends:
+            places.add(Place(call.name, counts[call.name]))
+    return places
+
+
+def _pool(shapes: dict[int, tuple[int, ...]], square: list[int]) -> int | None:
+    others = [i for i in shapes if i not in square]
     if square and len(others) == 1 and others[0] > square[-1] and shapes[others[0]][-2:] == (1, shapes[square[-1]][-1]):
         return others[0]
     return None
 
 
-def _check(name: str, shapes: list[tuple[int, ...]], square: list[int], pool: int | None) -> None:
+def _check(name: str, shapes: dict[int, tuple[int, ...]], square: list[int], pool: int | None) -> None:
     if not shapes:
         raise ModelError(f"no attention is seen in a forward pass of this {name} (a convolutional, scripted or exported network?); {ELSE}")
-    if any(len(shape) >= 4 and shape[0] > 1 for shape in shapes):
+    if any(len(shape) >= 4 and shape[0] > 1 for shape in shapes.values()):
         raise ModelError(f"this {name} has window attention: no matrix is between all patches; {ELSE}")
-    stray = [shape[-2:] for i, shape in enumerate(shapes) if i not in square and i != pool]
+    stray = [shape[-2:] for i, shape in shapes.items() if i not in square and i != pool]
     sizes = sorted({shapes[i][-1] for i in square})
     if stray or len(sizes) > 1:
         kinds = list(dict.fromkeys([*[(n, n) for n in sizes], *stray]))

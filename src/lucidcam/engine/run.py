@@ -17,7 +17,7 @@ from lucidcam.engine.capture import Copies, Done, ForceGrad, cut, follow, gradie
 from lucidcam.engine.copies import give_up, original_of
 from lucidcam.engine.foreign import GRADIENT_FREE, GradientError, gradient, is_foreign, out_of_memory, reason_of
 from lucidcam.engine.head import Head, HeadHook, HeadWatch, head_of, owner
-from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.inputs import Inputs, Key
 from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.masked import Stream, Substitute
 from lucidcam.engine.output_activation import is_probability_output
@@ -26,6 +26,7 @@ from lucidcam.engine.recall import Memory, carries_all, memory, recalled
 from lucidcam.engine.recording import Waypoint, depends_on
 from lucidcam.engine.rules import Rule, refuse
 from lucidcam.engine.session import hooks, plain, session
+from lucidcam.engine.sharing import settled_inputs
 from lucidcam.engine.trace import ForeignError, Layer, batch_of, remembered, run_forward, tensors_of, trace
 from lucidcam.errors import LayerError, LucidcamError, ModelError, OptimizedCopyError, TargetError
 from lucidcam.targets import Bound, Target, as_target, local, logits, sound
@@ -346,7 +347,8 @@ class Run:
         kept = self._pass.cut(gradients=False).cuts[self.index]
         generator = self.generator()
         single = self.inputs.rows(slice(row, row + 1)).map(lambda tensor: _disturbed(tensor, generator))
-        tensor = kept.layout.from_maps(maps.to(kept.tensor.dtype), _disturbed(kept.tensor[row : row + 1].detach(), generator))
+        own = kept.layout.rows(kept.tensor.detach(), slice(row, row + 1))
+        tensor = kept.layout.from_maps(maps.to(kept.tensor.dtype), _disturbed(own, generator))
         calls = sum(call.name == kept.layer.name for call in trace(self.module, self.inputs).calls)
         layer = replace(kept.layer, call=calls - 1) if kept.layer.call is None and calls > 1 else kept.layer
         done = cut(self.module, single, (layer,), gradients, known=[tensor])
@@ -473,7 +475,7 @@ class Run:
         if self.index not in self._pass.above:
             self._pass.above[self.index] = Substitute(self.module, kept, self.inputs)
         above = self._pass.above[self.index]
-        one, tensor = self.inputs.rows(slice(row, row + 1)), kept.tensor.detach()[row : row + 1]
+        one, tensor = self.inputs.rows(slice(row, row + 1)), kept.layout.rows(kept.tensor.detach(), slice(row, row + 1))
 
         def run(maps: Tensor) -> Tensor:
             return self._chosen(self.bound, above.outputs(one, tensor, maps), torch.full((len(maps),), row, device=tensor.device))
@@ -547,7 +549,7 @@ class Run:
                 found = rule.backward(scores, [end])[0]
             else:
                 found = torch.stack([gradient(score, leaf, retain_graph=True)[0] for score in scores.sum(0)], dim=1)
-        return layer.layout.to_maps(found) if to_layer else found
+        return layer.layout.gradients(found) if to_layer else found
 
     def _read(self, outputs: Any) -> Tensor:
         return sound(self._chosen(self._pass.bind(outputs), outputs, None))
@@ -590,6 +592,9 @@ def open_run(
     progress: bool | None = None,
     title: str = "explaining",
     stated: ClassScores | None = None,
+    explain_input: Key | None = None,
+    axes: str | None = None,
+    shared: Key | Sequence[Key] | None = None,
 ) -> Iterator[Run]:
     """Open a session on the module and yield a run on it.
 
@@ -603,13 +608,16 @@ def open_run(
         progress: whether long streams show a bar; None: when standard error is a terminal.
         title: what the bar says.
         stated: what is said of the meaning of the module's outputs (`Model.class_scores`); None: nothing, it is found by value.
+        explain_input: which of several images is explained, as for `lucidcam.attribute`.
+        axes: what the image's axes are, likewise; None: found by running the module, where anything is open.
+        shared: which inputs are common to all images, likewise; None: found by running the module, where anything is open.
 
     Raises:
         OptimizedCopyError: whatever was done failed because the module is an optimised copy; its original takes its place from now on.
     """
     module = plain(module)
     with session(module):
-        given = Inputs.of(inputs)
+        given = Inputs.of(inputs, explain_input, axes, shared)
         batch = batch_of(module, given)
         if batch not in (None, given.batch):
             raise ModelError(
@@ -620,6 +628,7 @@ def open_run(
         asked = as_target(target)
         stream = Stream(batch_size or _batch(given.image), progress, title)
         try:
+            given = settled_inputs(module, given)
             found = tuple(layers_.resolve(module, spec, given, local(asked)) for spec in specs)
             yield Run(
                 module,

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from lucidcam.engine.inputs import Inputs
-from lucidcam.engine.layout import Layout, layout_of
+from lucidcam.engine.layout import Layout, is_plain, layout_of
 from lucidcam.engine.session import hooks, session
-from lucidcam.engine.trace import Call, Layer, Trace, example, first_tensor, remembered, run_forward, signature, trace
+from lucidcam.engine.trace import Call, Layer, Trace, batch_of, example, first_tensor, remembered, run_forward, signature, trace
 
-TILES = {2: 3}
+TILES = {1: 4, 2: 3}
 """Into how many tiles per axis an image is cut, by its number of axes, to see where each token looks; with more axes, into two."""
 LIKENESS = 0.7
 """Correlation of where tokens look with where a layout puts them; tokens sorted by windows reach 0.5, those in order more than 0.9."""
@@ -31,16 +31,20 @@ def settled(module: nn.Module, inputs: Inputs) -> Trace:
 
 
 def layout_at(module: nn.Module, inputs: Inputs, layer: Layer, shape: tuple[int, ...]) -> Layout | None:
-    """How the output of a layer holds a map, or None. The shape tells, or, for tokens, what a traced pass showed."""
-    size = inputs.size
-    if len(shape) != 3 or len(size) < 2:
+    """How the output of a layer holds a map, or None. The shape tells, or, where it leaves that open, what a traced pass showed."""
+    if len(shape) > 3 and not inputs.others and is_plain(shape, inputs, layer.module):
         return layout_of(shape, inputs, layer.module)
+
+    rows = batch_of(module, inputs) or 1
 
     def found(seen: Trace) -> Call | None:
         calls = [c for c in seen.calls if c.name == layer.name]
         number = len(calls) - 1 if layer.call is None else layer.call
-        same = number < len(calls) and shape == (inputs.batch, *(calls[number].shape or ())[1:])
-        return calls[number] if same else None
+        call = calls[number] if number < len(calls) else None
+        if call is None or call.shape is None:
+            return None
+        at = 0 if call.layout is None else call.layout.batch_axis
+        return call if shape == tuple(n // rows * inputs.batch if i == at else n for i, n in enumerate(call.shape)) else None
 
     call = found(trace(module, inputs))
     if call is not None and call.candidates:
@@ -61,7 +65,7 @@ def _tried(module: nn.Module, inputs: Inputs, calls: tuple[Call, ...]) -> tuple[
     names = {child: name for name, child in module.named_modules()}
 
     clean: dict[int, Tensor] = {}
-    changes: dict[int, list[Tensor]] = {}
+    changes: dict[tuple[int, int], list[Tensor]] = {}
 
     def watched(given: Inputs, note: Callable[[int, Tensor], None]) -> None:
         ended = 0
@@ -78,7 +82,9 @@ def _tried(module: nn.Module, inputs: Inputs, calls: tuple[Call, ...]) -> tuple[
 
     def compare(i: int, found: Tensor) -> None:
         if i in clean:
-            changes.setdefault(i, []).append((found.double() - clean[i].double()).norm(dim=-1).cpu())
+            difference = found.double() - clean[i].double()
+            for axis in {_channels(each) for each in calls[i].candidates}:
+                changes.setdefault((i, axis), []).append(difference.norm(dim=axis).cpu())
 
     with session(module):
         watched(one, lambda i, found: clean.update({i: found.clone()}))
@@ -88,13 +94,18 @@ def _tried(module: nn.Module, inputs: Inputs, calls: tuple[Call, ...]) -> tuple[
             changed[place] = other[place]
             watched(one.with_image(changed), compare)
     middles = (torch.tensor(tiles, dtype=torch.float64) + 0.5) / count
-    looks = {i: _places(torch.stack(change), middles) for i, change in changes.items() if len(change) == len(tiles)}
+    looks = {at: _places(torch.stack(change), middles) for at, change in changes.items() if len(change) == len(tiles)}
 
     def settle(i: int, call: Call) -> Call:
-        right = (each for each in call.candidates if i in looks and _agrees(looks[i], each))
+        right = (each for each in call.candidates if (i, _channels(each)) in looks and _agrees(looks[i, _channels(each)], each))
         return replace(call, layout=next(right, None), candidates=()) if call.candidates else call
 
     return tuple(settle(i, call) for i, call in enumerate(calls))
+
+
+def _channels(layout: Layout) -> int:
+    """The axis of one image's output that holds channels: its rows are tokens, or its columns steps."""
+    return 0 if layout.kind == "channels_first" else -1
 
 
 def _places(change: Tensor, middles: Tensor) -> Tensor:

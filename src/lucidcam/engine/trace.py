@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import threading
 import weakref
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import BaseTorchFunctionMode, TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lucidcam.engine.foreign import fixed_batch, in_transform, is_foreign, out_of_memory, reason_of
 from lucidcam.engine.inputs import Inputs
-from lucidcam.engine.layout import Layout, Lineage, layout_of
+from lucidcam.engine.layout import Layout, is_plain, layout_of
+from lucidcam.engine.lineage import COLOURS, RECURRENT, Lineage, Mark
 from lucidcam.engine.recording import walk_from
 from lucidcam.engine.session import hooks, session
-from lucidcam.errors import LucidcamError, ModelError
+from lucidcam.errors import InputError, LucidcamError, ModelError
 from lucidcam.targets import dense, logits, part
 from lucidcam.targets import tensors_of as tensors_of
+
+ROUNDING = 16
+"""Units in the last place, of the largest value, by which equal outputs may differ."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Call:
         passive: it only hands its input on (dropout, identity).
         norm: it is a normalisation layer.
         branch: its output was only added to something: one summand of a residual stream.
+        depends: it changes with the explained image; tried where there are other inputs.
     """
 
     name: str
@@ -49,14 +54,15 @@ class Call:
     norm: bool
     candidates: tuple[Layout, ...] = ()
     branch: bool = False
+    depends: bool = True
 
 
 @dataclass(frozen=True)
 class Event:
-    """A convolution, linear or attention operation.
+    """An operation that matters.
 
     Attributes:
-        kind: "conv", "linear" or "attention".
+        kind: "conv", "linear", "attention", "recurrent", or "part": most of a map's places were left out.
         at: how many calls of submodules had ended before.
         shape: of its output.
         point: it is a 1×1 convolution.
@@ -77,12 +83,16 @@ class Trace:
         events: the operations that matter.
         classes: how many the network tells apart in an image, where it does.
         everywhere: how many scores it gives for each place or query: classes, or features of a network without a head.
+        axes: the image's, as for `Inputs`; None: nothing with weights was seen to read it.
+        problem: why they cannot be told; empty: nothing speaks against them.
     """
 
     calls: tuple[Call, ...]
     events: tuple[Event, ...]
     classes: int | None
     everywhere: int | None = None
+    axes: tuple[int, int | None] | None = None
+    problem: str = ""
 
     def branch(self, name: str) -> Trace:
         """What happened while the submodule `name` ran."""
@@ -102,6 +112,15 @@ class Trace:
     def attentions(self) -> list[int]:
         """Positions of attention operations."""
         return [event.at for event in self.events if event.kind == "attention"]
+
+    def leaves_out(self, call: int) -> bool:
+        """Whether a sequence is read from a call's output on, or most of a map is left out: the score may not see all its places."""
+        return any(event.kind in ("recurrent", "part") and event.at >= call for event in self.events)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether a recurrent layer ran."""
+        return any(event.kind == "recurrent" for event in self.events)
 
     @property
     def last_spatial_linear(self) -> int:
@@ -144,8 +163,42 @@ def trace(module: nn.Module, inputs: Inputs) -> Trace:
     cache, key = remembered(module, inputs), ("trace", signature(inputs))
     if key not in cache:
         cache[key] = _trace(module, inputs)
+        if inputs.axes is None:
+            seen = replace(inputs, axes=cache[key].axes or (0, 1))
+            if seen.axes != (0, 1):  # what happened before the axes were known
+                cache[key] = _trace(module, seen)
+            cache["trace", signature(seen)] = cache[key]
     found: Trace = cache[key]
     return found
+
+
+def with_axes(module: nn.Module, inputs: Inputs) -> Inputs:
+    """The inputs with the image's axes: those that were said, or else as the network reads them.
+
+    A picture of few colours that goes into a network whose first layer is a convolution of as many channels has the usual axes, and nothing
+    is run for it.
+
+    Raises:
+        InputError: they cannot be told.
+    """
+    if inputs.axes is not None:
+        return inputs
+    shape = tuple(inputs.raw.shape)
+    kinds = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.Embedding)
+    first = next((child for child in module.modules() if isinstance(child, kinds)), None)
+    usual = isinstance(first, nn.modules.conv._ConvNd) and first.weight.ndim == len(shape) > 3 and first.in_channels == shape[1]
+    if usual and shape[1] <= COLOURS < min(shape[2:]):
+        return replace(inputs, axes=(0, 1))
+    seen = trace(module, inputs)
+    unusual = shape[1] > COLOURS >= min(shape[2:]) if len(shape) > 3 else shape[1] > shape[2]
+    problem = seen.problem or ("nothing is seen to read them" if unusual and seen.axes is None else "")
+    if problem:
+        example = {3: "BCL or BLC", 4: "BCHW or BHWC", 5: "BTCHW or BCTHW"}.get(len(shape), "BCHW")
+        raise InputError(
+            f"which axes of the input {list(shape)} hold channels, space and time cannot be told ({problem}): say axes=, a letter for "
+            f"each, as in {example}."
+        )
+    return replace(inputs, axes=seen.axes or (0, 1))
 
 
 class _Watch(TorchFunctionMode):
@@ -165,7 +218,10 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        self.lineage.note(name, args, kwargs, output)
+        self.lineage.note(func, args, kwargs, output)
+        if self.lineage.dropped:
+            self.events.append(Event("part", self.ended, (), False))
+            self.lineage.dropped = False
         self._note_use(name, args, output)
         if "pool" in name and isinstance(output, Tensor):
             self.pooled[output] = True
@@ -175,6 +231,8 @@ class _Watch(TorchFunctionMode):
                 self.events.append(Event("conv", self.ended, tuple(output.shape), prod(weight.shape[2:]) == 1))
         elif name == "linear" and isinstance(output, Tensor):
             self.events.append(Event("linear", self.ended, tuple(output.shape), False))
+        elif name in RECURRENT:
+            self.events.append(Event("recurrent", self.ended, (), False))
         elif "attention" in name or (name == "softmax" and isinstance(output, Tensor) and output.ndim >= 3):
             self.events.append(Event("attention", self.ended, (), False))
         return output
@@ -206,7 +264,10 @@ def _trace(module: nn.Module, inputs: Inputs) -> Trace:
     one = example(module, inputs)
     names = {child: name for name, child in module.named_modules()}
     watch = _Watch(one)
+    lineage = watch.lineage
     calls: list[Call] = []
+    early: list[tuple[int, Mark]] = []  # before the image's axes were known
+    kept: list[Tensor | None] = []
 
     def note(child: nn.Module, _: Any, output: Any) -> None:
         found = _first(output)
@@ -216,8 +277,13 @@ def _trace(module: nn.Module, inputs: Inputs) -> Trace:
             found = None
         if found is not None:
             shape = tuple(found.shape)
-            layout = watch.lineage.of(found) or layout_of(shape, one, child)
-            candidates = () if layout is not None else watch.lineage.candidates(shape)
+            mark = lineage.marks.get(found)
+            if mark is not None and not lineage.read:
+                early.append((len(calls), mark))
+            else:
+                plain = mark is None or lineage.plain(mark)
+                layout = lineage.of(found) or (_by_shape(shape, lineage.inputs, child) if plain else None)
+                candidates = lineage.candidates(shape) if layout is None and plain else ()
         norm = not any(child.children()) and type(child).__name__.lower().endswith("norm")
         if norm and found is not None:
             watch.norms[found] = len(calls)
@@ -233,12 +299,52 @@ def _trace(module: nn.Module, inputs: Inputs) -> Trace:
                 candidates=candidates,
             )
         )
+        if one.others:
+            kept.append(None if found is None else found.detach().clone())
         watch.ended += 1
 
     with session(module), hooks([(child, note) for child in names]), watch:
         outputs = run_forward(module, one)
+    for i, mark in early:
+        shape = calls[i].shape or ()
+        layout = lineage.layout(mark, shape) or _by_shape(shape, lineage.inputs, module.get_submodule(calls[i].name))
+        calls[i] = replace(calls[i], layout=layout)
+    if one.others:
+        calls = _of_image(module, replace(one, axes=lineage.inputs.axes), calls, kept)
     branches = watch.added - watch.used
-    return Trace(tuple(replace(call, branch=i in branches) for i, call in enumerate(calls)), tuple(watch.events), *_classes(outputs))
+    calls = [replace(call, branch=i in branches) for i, call in enumerate(calls)]
+    axes = lineage.inputs.axes if lineage.read else None
+    return Trace(tuple(calls), tuple(watch.events), *_classes(outputs), axes=axes, problem=lineage.problem)
+
+
+def _by_shape(shape: tuple[int, ...], inputs: Inputs, module: nn.Module) -> Layout | None:
+    """The layout that a shape alone tells; None where it leaves it open."""
+    return layout_of(shape, inputs, module) if len(inputs.size) > 1 or is_plain(shape, inputs, module) else None
+
+
+def _of_image(module: nn.Module, one: Inputs, calls: list[Call], kept: list[Tensor | None]) -> list[Call]:
+    """Which calls change with the image: those that do not hold no map of it. The module is run once more, on noise in its place."""
+    image = one.image
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+    other = image.mean() + noise * (image.std() if float(image.std()) > 0 else 1)
+    names = {child: name for name, child in module.named_modules()}
+    found: list[Call] = []
+
+    def compare(child: nn.Module, _: Any, output: Any) -> None:
+        if len(found) < len(calls) and calls[len(found)].name == names[child]:
+            call, before, after = calls[len(found)], kept[len(found)], first_tensor(output)
+            same = before is not None and after is not None and _same(before, after)
+            found.append(replace(call, depends=False, layout=None, candidates=()) if same else call)
+
+    with session(module), hooks([(child, compare) for child in names]), BaseTorchFunctionMode():  # on the ways that the watched pass took
+        run_forward(module, one.with_image(other))
+    return found if len(found) == len(calls) else calls  # another way through the network: nothing can be compared
+
+
+def _same(before: Tensor, after: Tensor) -> bool:
+    """Whether two outputs are equal, up to what the order of sums changes."""
+    loose = ROUNDING * torch.finfo(before.dtype).eps
+    return before.shape == after.shape and bool(((before - after).abs() <= loose * before.abs().amax()).all()) if before.numel() else True
 
 
 def _classes(outputs: Any) -> tuple[int | None, int | None]:
@@ -277,7 +383,7 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
         ModelError: when the module does not take inputs of this shape or type. Any other error of the module passes unchanged.
     """
     try:
-        with _InOrder() if _has_words(inputs) else nullcontext():
+        with _InOrder() if _has_words(inputs) else nullcontext(), _differentiable(module, inputs):
             outputs = module(*inputs.args, **inputs.kwargs)
     except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
         if isinstance(error, LucidcamError) or out_of_memory(error):
@@ -303,6 +409,12 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
 
 class ForeignError(ModelError):
     """A program, rather than code of the user's, does not run."""
+
+
+def _differentiable(module: nn.Module, inputs: Inputs) -> AbstractContextManager[None]:
+    """Recurrent layers as torch writes them out: those of cuDNN have no gradient in evaluation mode."""
+    recurrent = inputs.raw.is_cuda and any(isinstance(child, nn.RNNBase) for child in module.modules())
+    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
 
 
 def _mend_norms(outputs: Any) -> None:
@@ -383,6 +495,9 @@ def remembered(module: nn.Module, inputs: Inputs, forget: bool = False) -> dict[
 
 
 def signature(inputs: Inputs) -> tuple[Any, ...]:
-    """What of the inputs decides which layers run: shapes without the batch, and types."""
-    values = [*inputs.args, *inputs.kwargs.values()]
-    return tuple(tuple(v.shape[1:]) if isinstance(v, Tensor) else type(v).__name__ for v in values)
+    """What of the inputs decides which layers run, and what of them is the image: shapes without the batch, and types."""
+    batch = 0 if inputs.axes is None else inputs.axes[0]
+    image = tuple(n for i, n in enumerate(inputs.raw.shape) if i != batch)
+    others = [value for key, value in inputs.by_key.items() if key != inputs.key]
+    shapes = tuple(tuple(value.shape[1:]) if isinstance(value, Tensor) else type(value).__name__ for value in others)
+    return inputs.key, inputs.axes, image, shapes

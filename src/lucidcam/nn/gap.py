@@ -14,6 +14,7 @@ from lucidcam.engine import layers
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hooks, session
 from lucidcam.engine.settle import layout_at
+from lucidcam.engine.sharing import settled_inputs
 from lucidcam.engine.trace import first_tensor, run_forward
 from lucidcam.errors import LayerError, OptionError, unknown
 
@@ -41,8 +42,9 @@ class Trunk(nn.Module):
 
     def __init__(self, module: nn.Module, at: str | None, inputs: Any) -> None:
         super().__init__()
-        given = Inputs.of(inputs)
         self.module = copy.deepcopy(module)
+        with session(self.module):
+            given = settled_inputs(self.module, Inputs.of(inputs))
         found = layers.default(self.module, given) if at is None else layers.find(self.module, at)
         self.at = found.name
         ran: set[nn.Module] = set()

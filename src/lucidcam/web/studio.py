@@ -121,7 +121,7 @@ class Served:
         trace = settled(plain(model.module), Inputs.of(example))
         layouts = {call.name: call.layout for call in trace.calls if call.layout is not None}
         places = [
-            Place(each, info.shape[1 if layouts[each].kind == "channels_first" else -1], (info.grid[0], info.grid[1]))
+            Place(each, info.shape[layouts[each].channels_axis], (info.grid[0], info.grid[1]))
             for each, info in infos.items()
             if info.shape and info.grid is not None and len(info.grid) == 2 and max(info.grid) > 1 and not info.passive
         ]
