@@ -189,16 +189,22 @@ def with_axes(module: nn.Module, inputs: Inputs) -> Inputs:
     usual = isinstance(first, nn.modules.conv._ConvNd) and first.weight.ndim == len(shape) > 3 and first.in_channels == shape[1]
     if usual and shape[1] <= COLOURS < min(shape[2:]):
         return replace(inputs, axes=(0, 1))
-    seen = trace(module, inputs)
-    unusual = shape[1] > COLOURS >= min(shape[2:]) if len(shape) > 3 else shape[1] > shape[2]
-    problem = seen.problem or ("nothing is seen to read them" if unusual and seen.axes is None else "")
+    try:
+        seen = trace(module, inputs)
+        axes, problem = seen.axes, seen.problem
+    except Exception as error:  # a program for so many images, say; what else may be wrong shows in the pass that is asked for
+        if out_of_memory(error):
+            raise
+        axes, problem = None, ""
+    if axes is None and not problem and (shape[1] > COLOURS >= min(shape[2:]) if len(shape) > 3 else shape[1] > shape[2]):
+        problem = "nothing is seen to read them"
     if problem:
         example = {3: "BCL or BLC", 4: "BCHW or BHWC", 5: "BTCHW or BCTHW"}.get(len(shape), "BCHW")
         raise InputError(
             f"which axes of the input {list(shape)} hold channels, space and time cannot be told ({problem}): say axes=, a letter for "
             f"each, as in {example}."
         )
-    return replace(inputs, axes=seen.axes or (0, 1))
+    return replace(inputs, axes=axes or (0, 1))
 
 
 class _Watch(TorchFunctionMode):
