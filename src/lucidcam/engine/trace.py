@@ -196,7 +196,7 @@ def with_axes(module: nn.Module, inputs: Inputs) -> Inputs:
         if out_of_memory(error):
             raise
         axes, problem = None, ""
-    if axes is None and not problem and (shape[1] > COLOURS >= min(shape[2:]) if len(shape) > 3 else shape[1] > shape[2]):
+    if axes is None and not problem and (_has_colours_elsewhere(shape) if len(shape) > 3 else shape[1] > shape[2]):
         problem = "nothing is seen to read them"
     if problem:
         example = {3: "BCL or BLC", 4: "BCHW or BHWC", 5: "BTCHW or BCTHW"}.get(len(shape), "BCHW")
@@ -205,6 +205,11 @@ def with_axes(module: nn.Module, inputs: Inputs) -> Inputs:
             f"each, as in {example}."
         )
     return replace(inputs, axes=axes or (0, 1))
+
+
+def _has_colours_elsewhere(shape: tuple[int, ...]) -> bool:
+    """Whether a single axis is as short as one of colours, and it is not the one that usually holds channels."""
+    return shape[1] > COLOURS and sum(length in (1, 3, COLOURS) for length in shape[2:]) == 1
 
 
 class _Watch(TorchFunctionMode):
