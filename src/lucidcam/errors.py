@@ -23,7 +23,15 @@ class TargetError(LucidcamError, ValueError):
 
 
 class TargetNotFoundError(TargetError):
-    """A target that this image's outputs have nothing of: no such detection, no pixel of the class. Other images may."""
+    """A target that this image's outputs have nothing of: no such detection, no pixel of the class. Other images may.
+
+    Attributes:
+        image: number of the image in the batch that was asked; None: not known.
+    """
+
+    def __init__(self, message: str, image: int | None = None) -> None:
+        super().__init__(message)
+        self.image = image
 
 
 class LayerError(LucidcamError, ValueError):

@@ -6,7 +6,7 @@ import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar, overload
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lucidcam.class_scores import ClassScores
+from lucidcam.compat import first_line
 from lucidcam.engine import copies
 from lucidcam.engine.foreign import out_of_memory
 from lucidcam.engine.inputs import Inputs, Key, all_finite, images_among
@@ -23,7 +24,7 @@ from lucidcam.engine.optimize import optimize as optimized_copy
 from lucidcam.engine.run import Run, open_run
 from lucidcam.engine.session import session
 from lucidcam.engine.trace import batch_of
-from lucidcam.errors import LayerError, MissingExtraError, ModelError, OptimizedCopyError, OptionError, TargetError, TargetNotFoundError
+from lucidcam.errors import LucidcamError, MissingExtraError, ModelError, OptimizedCopyError, OptionError, TargetError, TargetNotFoundError
 from lucidcam.explanation import Explanation
 from lucidcam.films import over_time
 from lucidcam.fingerprints import stands_for
@@ -145,30 +146,59 @@ def _attribute(module: nn.Module, inputs: Any, method: Method, settings: Setting
         return found[:, 0] if run.bound.squeeze else found
 
 
-def together(items: Sequence[T], work: Callable[[Sequence[T]], list[R]], lost: Callable[[T, Exception], None]) -> list[R]:
+def together(
+    items: Sequence[T],
+    work: Callable[[Sequence[T]], list[R]],
+    lost: Callable[[T, Exception], None],
+    check: Callable[[T, Exception], None] | None = None,
+) -> list[R]:
     """Work on items together; where that fails, one by one, so that only the bad ones are lost.
 
     Args:
         items: what to work on.
         work: from some of them to results.
         lost: told of each item that fails by itself, and why.
+        check: asked about each such item first; it raises what would be wrong with any item (see `lucidcam.explainer.check_general`).
 
     Raises:
-        OptionError, LayerError, TargetError, MissingExtraError: what is asked for is wrong, whatever the items.
+        OptionError, TargetError, MissingExtraError: what is asked for is wrong, whatever the items.
+        LucidcamError: what `check` raises.
     """
     if not items:
         return []
     try:
         return work(items)
     except OptimizedCopyError:  # the network as it is has taken its place
-        return together(items, work, lost)
+        return together(items, work, lost, check)
     except Exception as error:
-        if isinstance(error, (OptionError, LayerError, TargetError, MissingExtraError)) and not isinstance(error, TargetNotFoundError):
+        if is_general(error):
             raise
         if len(items) == 1:
+            if check is not None:
+                check(items[0], error)
             lost(items[0], error)
             return []
-        return [found for item in items for found in together([item], work, lost)]
+        return [found for item in items for found in together([item], work, lost, check)]
+
+
+def is_general(error: Exception) -> bool:
+    """Whether an error says that what is asked for is wrong, whatever the image: an option, a target, a library that is missing."""
+    return isinstance(error, (OptionError, TargetError, MissingExtraError)) and not isinstance(error, TargetNotFoundError)
+
+
+@contextmanager
+def on_any_image(model: Model) -> Iterator[None]:
+    """What fails here fails on every image: an error that is not ours is told in one line.
+
+    Raises:
+        ModelError: with the model's own error.
+    """
+    try:
+        yield
+    except LucidcamError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{model.name} fails on every image: {type(error).__name__}: {first_line(error)}") from error
 
 
 def spatial_maps(run: Run, method: Method, settings: Settings) -> Tensor:
@@ -241,6 +271,11 @@ def explain(
                     found[i] = explanations
         except OptimizedCopyError:  # the network as it is has taken its place
             waiting.appendleft(rows)
+        except TargetNotFoundError as error:
+            row = 0 if len(rows) == 1 else error.image
+            if row is None or row >= len(rows):
+                raise
+            raise TargetNotFoundError(f"{prepared[rows[row]].name}: {error}", rows[row]) from None
         except (RuntimeError, MemoryError) as error:
             if len(rows) == 1 or not out_of_memory(error):
                 raise
@@ -321,7 +356,8 @@ def given_up(model: Model) -> str | None:
 def _examples(model: Model) -> list[Any]:
     """What the module takes for a noisy photo, and for one of another shape where that gives an input of another size."""
     noise = [torch.rand(*size, 3, generator=torch.Generator().manual_seed(0)).numpy() for size in ((256, 320), (320, 192))]
-    tensors = [model.prepare(photo)[0].tensor[None].to(model.device, model.dtype) for photo in noise]
+    with on_any_image(model):
+        tensors = [model.prepare(photo)[0].tensor[None].to(model.device, model.dtype) for photo in noise]
     tensors = tensors[:1] if tensors[0].shape == tensors[1].shape else tensors
     return [tensor if model.task is None else model.task.example(tensor, model) for tensor in tensors]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         DataError: when it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{HALF}")
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -35,6 +36,73 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise _unwritable(str(path), error) from error
+
+
+def check_writable(place: str | os.PathLike[str], *files: str) -> None:
+    """Refuse a folder that results cannot be written to, before any work: by trying. What is made for that is taken away again.
+
+    Args:
+        place: the folder, which need not exist yet. Addresses (s3://…) are not tried.
+        files: names of files that will be written in it.
+
+    Raises:
+        OptionError: it is a file, lies beneath one, has a name that no file can have, may not be written to, or holds a folder where a file
+            is to be.
+    """
+    text = os.fspath(place)
+    if "://" in text:
+        return
+    folder = Path(text).expanduser()
+    made: list[Path] = []
+    try:
+        for each in reversed([folder, *folder.parents]):
+            if not each.is_dir():
+                each.mkdir()
+                made.append(each)
+        for name in files or ("lucidcam",):
+            path = folder / name
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{name!r} is a folder there" if files else os.strerror(errno.EISDIR))
+            if path.exists():
+                path.open("ab").close()
+            temporary = _temporary(path)
+            temporary.touch(exist_ok=False)
+            temporary.unlink()
+    except (OSError, ValueError) as error:  # a name with a null character is a ValueError
+        raise _refused(text, error) from None
+    finally:
+        for each in reversed(made):
+            with suppress(OSError):
+                each.rmdir()
+
+
+def check_writable_file(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that cannot be written, before any work; see `check_writable`.
+
+    Raises:
+        OptionError: it is a folder, lies beneath a file, has a name that no file can have, or may not be written.
+    """
+    text = os.fspath(path)
+    file = Path(text).expanduser()
+    try:
+        if file.name in ("", "..") or text.endswith(("/", os.sep)) or file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except (OSError, ValueError) as error:
+        raise _refused(text, error) from None
+    try:
+        check_writable(file.parent, file.name)
+    except OptionError as error:
+        raise OptionError(str(error).replace(repr(str(file.parent)), repr(text), 1)) from None
+
+
+def _refused(place: str, error: OSError | ValueError) -> OptionError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return OptionError(f"cannot write to {place!r}: {reason[:1].lower()}{reason[1:]}; give another place (out=…, --out).")
+
+
+def _temporary(path: Path) -> Path:
+    """Where a file is written before it takes its name."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{HALF}")
 
 
 class Store(ABC):

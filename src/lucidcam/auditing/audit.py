@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from lucidcam.auditing import companions, contexts, describe, places, tables
 from lucidcam.auditing.evidence import Photographer
-from lucidcam.auditing.findings import Audit, Cluster, Evidence, Finding, ranked
+from lucidcam.auditing.findings import AUDIT, Audit, Cluster, Evidence, Finding, ranked
 from lucidcam.auditing.probing import AT_ONCE, INPAINT, Prober
 from lucidcam.auditing.statistics import SHARE, estimate
 from lucidcam.auditing.tables import Fact
@@ -29,6 +28,7 @@ from lucidcam.methods._base import Method
 from lucidcam.progress import bar
 from lucidcam.samples import Mask, Problem
 from lucidcam.stats.paired import holm, signed_rank
+from lucidcam.storage import check_writable
 from lucidcam.types import Model
 from lucidcam.wording import short
 
@@ -538,5 +538,5 @@ def _check(images_per_class: int, min_effect: float, level: float, limit: int | 
         raise OptionError(f"expected 0 ≤ min_effect < 1 and 0 < level < 1; got {min_effect} and {level}.")
     if limit is not None and limit < 1:
         raise OptionError(f"expected limit ≥ 1 (samples); got {limit}.")
-    if out is not None and Path(out).expanduser().exists() and not Path(out).expanduser().is_dir():
-        raise OptionError(f"expected a folder to write to; {str(out)!r} is a file.")
+    if out is not None:
+        check_writable(out, AUDIT)

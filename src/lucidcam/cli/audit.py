@@ -68,7 +68,9 @@ def audit(
     Exit code 0: done, whatever was found; 2: usage, or nothing could be audited.
     """
     import lucidcam
+    from lucidcam.auditing.findings import AUDIT
     from lucidcam.auditing.probing import check_fill
+    from lucidcam.storage import check_writable
 
     if page is not None:
         from lucidcam.reports import check
@@ -77,6 +79,7 @@ def audit(
     check_fill(fill)
     chosen, words = method_flags(context, [method], data)
     [(kind, options)] = chosen
+    check_writable(out, AUDIT)
     dataset = open_words(words, data_format, split)
     found = lucidcam.audit(
         load_model(model, loading, optimize),

@@ -54,10 +54,14 @@ def bench(
     from lucidcam.cli._common import err, load_model
     from lucidcam.cli._common import out as screen
     from lucidcam.cli.evaluate import parsed
+    from lucidcam.costs.report import FILES
     from lucidcam.errors import InputError
     from lucidcam.images import find
+    from lucidcam.storage import check_writable
     from lucidcam.types import DTYPES
 
+    if out is not None:
+        check_writable(out, *FILES)
     methods = [parsed(each, registry.methods) for each in method] if method else None
     found, problems = find(paths) if paths else (None, [])
     if problems:

@@ -44,7 +44,9 @@ def channels(
     the top by gradient or by increase, and in the lower half by the other.
     """
     import lucidcam
+    from lucidcam.dissection.sheets import check_writable
 
+    check_writable(out, "channels")
     found = lucidcam.channels(
         load_model(model, loading, optimize),
         photo,

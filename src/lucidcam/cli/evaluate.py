@@ -85,11 +85,14 @@ def evaluate(
     from lucidcam.cli._common import out as screen
     from lucidcam.data import open_data
     from lucidcam.reports import check as check_page
+    from lucidcam.storage import check_writable
 
     methods = [parsed(each, registry.methods) for each in method] if method else None
     metrics = [parsed(each, registry.metrics) for each in metric] if metric else None
     if page is not None:
         check_page(page)
+    if out is not None:
+        check_writable(out, "results.json")
     options: dict[str, Any] = {name: value for name, value in (("split", split), ("images", images)) if value is not None}
     dataset = open_data(data, data_format, **options)  # a wrong path is told before anything is loaded
     loaded = load_model(model, loading)

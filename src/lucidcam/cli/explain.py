@@ -24,16 +24,17 @@ from lucidcam.cli._common import (
 )
 from lucidcam.cli._words import Speaker
 from lucidcam.cli.report import ReportOption, write_page
-from lucidcam.compat import first_line
 from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import InputError, OptionError
 from lucidcam.progress import bar
+from lucidcam.storage import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lucidcam import Explanation, Model
     from lucidcam.reports.explanations import Gathered
+    from lucidcam.types import Prepared
 
 BEYOND = "Beyond classification: for models that do more"
 
@@ -89,8 +90,10 @@ def explain(
     Exit code 0: all right; 1: some inputs failed (the rest is written); 2: usage.
     """
     import lucidcam
+    from lucidcam.explainer import check_general
     from lucidcam.images import find
     from lucidcam.reports import check as check_page
+    from lucidcam.samples import Problem
     from lucidcam.sources import is_url
 
     methods, words = method_flags(context, method or ["gradcam"], paths)
@@ -125,6 +128,11 @@ def explain(
     speaker = Speaker.of(loaded, concepts, layer, out, look.stem) if in_words else None
     entries: list[dict[str, Any]] = []
     gathered = None if page is None else _gathered(len(wanted), colormap, alpha)
+
+    def example(prepared: Prepared) -> None:
+        for kind, options in methods:
+            lucidcam.explain(loaded, [prepared], kind, asked, layer, progress=False, **options)
+
     try:
         with bar(len(wanted), "explaining", False if as_json or len(wanted) < 2 else None) as advance:
             for source in wanted:
@@ -139,10 +147,9 @@ def explain(
                             gathered.extend(explanations)
                     if speaker is not None:
                         speaker.say(prepared, [each.target for each in explanations], asked)
-                except lucidcam.LucidcamError as error:
-                    failures.append({"image": name, "error": str(error)})
-                except Exception as error:  # the model's own: one bad image does not end the run
-                    failures.append({"image": name, "error": f"{name}: {type(error).__name__}: {first_line(error)}"})
+                except Exception as error:  # the model's own, too: one bad image does not end the run
+                    check_general(loaded, error, example)
+                    failures.append({"image": name, "error": Problem.of(name, error).error})
                 advance(1)
     finally:
         look.write_index(entries, failures)
@@ -215,10 +222,8 @@ class _Look:
         for name in self.formats:
             registry.writers[name]
         render.check(self.colormap, self.alpha, self.threshold)
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OptionError(f"cannot write to {self.out}: {error.strerror}.") from None
+        check_writable(self.out, "explanations.json")
+        self.out.mkdir(parents=True, exist_ok=True)
 
     def write(self, explanation: Explanation) -> dict[str, Any]:
         """Write one explanation in every format; return its entry in the index."""

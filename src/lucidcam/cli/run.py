@@ -97,11 +97,13 @@ def run(
     from lucidcam import registry
     from lucidcam.cli.evaluate import parsed
     from lucidcam.reports import check as check_page
+    from lucidcam.storage import SETTINGS, check_writable
 
     if page is not None:
         check_page(page)
     chosen, words = method_flags(context, [method], data)
     [(kind, options)] = chosen
+    check_writable(folder, SETTINGS)
     dataset = open_words(words, data_format, split).first(limit)
     wanted = list(dict.fromkeys(write)) if write else ["npz"]
     if "none" in wanted:

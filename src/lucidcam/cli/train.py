@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -109,6 +110,9 @@ def gap(
 
     Exit code 0: all right; 1: some photos could not be used (the network is trained); 2: usage.
     """
+    from lucidcam.storage import SETTINGS, check_writable
+
+    check_writable(out, SETTINGS)  # before Lightning is imported, which takes a while
     from lucidcam.train import train_gap
 
     found = _unless_stopped(
@@ -184,13 +188,17 @@ def memory(
 ) -> None:
     """Train M-CAM's memory on a network, which stays as it is (Kim & Ro 2021).
 
-    Then: lucidcam explain photo.jpg --model MODEL --method mcam --memory OUT/memory.safetensors.
+    Then: lucidcam explain photo.jpg --model MODEL --method mcam --memory OUT/memory.safetensors --weights slot, the published map;
+    after --unbiased --weights evidence, which tells apart what always occurs together.
     What its slots hold is drawn in OUT: slots.png, slots-nearest.png, slots.json.
 
     Exit code 0: all right; 1: some photos could not be used (the memory is trained); 2: usage.
     """
     from lucidcam.cli._common import load_model
     from lucidcam.cli._common import out as screen
+    from lucidcam.storage import SETTINGS, check_writable
+
+    check_writable(out, SETTINGS)  # before Lightning is imported, which takes a while
     from lucidcam.train import train_memory
 
     loaded = load_model(model, loading)
@@ -221,8 +229,10 @@ def memory(
         )
     )
     screen.print(f"{len(found.slots.dead)} of {found.memory.slots} slots are dead: no training image addresses them most")
-    weights = " --weights evidence" if found.memory.read == "places" else ""
-    _tell(found.metrics, f"lucidcam explain PHOTO --model {model} --method mcam --memory {found.file}{weights}", found.problems)
+    words = ["--model", model, "--method", "mcam", "--memory", str(found.file), "--weights", found.weights]
+    if found.weights != "evidence":
+        screen.print("the published form; to tell apart what always occurs together, train with --unbiased, and explain with --weights evidence")
+    _tell(found.metrics, f"lucidcam explain PHOTO {shlex.join(words)}", found.problems)
 
 
 def _unless_stopped(work: Callable[[], T]) -> T:

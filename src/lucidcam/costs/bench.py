@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lucidcam import registry
 from lucidcam.costs.memory import above, measurable
 from lucidcam.costs.passes import Passes, counted
-from lucidcam.costs.report import FORWARD, Cost, Costs
+from lucidcam.costs.report import FILES, FORWARD, Cost, Costs
 from lucidcam.costs.subject import Subject, reason, subject
 from lucidcam.costs.timing import Ratio, Step, Stopwatch, old_objects_aside
 from lucidcam.engine.inputs import Inputs
@@ -25,6 +25,7 @@ from lucidcam.errors import ModelError, OptionError
 from lucidcam.methods._base import Method
 from lucidcam.runner import attribute, optimize
 from lucidcam.settings import resolve_method
+from lucidcam.storage import check_writable
 from lucidcam.types import Model
 
 REPEAT_SECONDS = 5.0
@@ -91,6 +92,8 @@ def bench(
     if batch < 1 or repeats < 1 or (time_limit is not None and time_limit <= 0):
         raise OptionError(f"expected batch ≥ 1, repeats ≥ 1 and time_limit > 0 or None; got {batch}, {repeats} and {time_limit}.")
     contenders = _contenders(methods)
+    if out is not None:
+        check_writable(out, *FILES)
     about = subject(model, images, batch)
     with session(about.module), old_objects_aside():
         trace(about.module, Inputs.of(about.batch(1)))
@@ -133,7 +136,7 @@ def bench(
         notes=tuple(notes),
     )
     if out is not None:
-        found.save(Path(out))
+        found.save(Path(out).expanduser())
     return found
 
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucidcam.errors import OptionError
-from lucidcam.storage import write_whole
+from lucidcam.storage import check_writable, write_whole
+
+FILES = ("costs.json", "costs.csv", "costs.png")
+"""What `Costs.save` writes."""
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -127,21 +130,15 @@ class Costs:
             OptionError: the folder cannot be made.
             DataError: a file cannot be written.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OptionError(f"cannot keep results in {folder}: {error.strerror or error}.") from None
+        check_writable(folder, *FILES)
+        folder.mkdir(parents=True, exist_ok=True)
         listing = io.StringIO(newline="")
         writer = csv.DictWriter(listing, [field.name for field in fields(Cost)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in self.rows)
         picture = io.BytesIO()
         self.plot().savefig(picture, dpi=120, format="png")
-        contents = {
-            "costs.json": (json.dumps(self.to_dict(), indent=2) + "\n").encode(),
-            "costs.csv": listing.getvalue().encode(),
-            "costs.png": picture.getvalue(),
-        }
-        for name, content in contents.items():
+        contents = ((json.dumps(self.to_dict(), indent=2) + "\n").encode(), listing.getvalue().encode(), picture.getvalue())
+        for name, content in zip(FILES, contents, strict=True):
             write_whole(folder / name, content)
-        return [folder / name for name in contents]
+        return [folder / name for name in FILES]

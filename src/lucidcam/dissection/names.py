@@ -17,6 +17,7 @@ from torch import Tensor
 from lucidcam.dissection import telling
 from lucidcam.errors import DataError, OptionError
 from lucidcam.samples import Problem
+from lucidcam.storage import check_writable_file
 from lucidcam.types import Model
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ class Names:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a JSON file that `Names.load` reads; folders are made."""
         path = Path(path).expanduser()
+        check_writable_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return path

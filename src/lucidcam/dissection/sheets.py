@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image, ImageDraw, ImageFont
 
 from lucidcam import maps, render
+from lucidcam.storage import check_writable_file
 from lucidcam.wording import short
 
 Order = Literal["gradient", "increase", "cam", "here"]
@@ -192,15 +193,33 @@ def png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def save(path: str | os.PathLike[str], stem: str, entry: Callable[[], dict[str, Any]], drawn: Callable[[], Image.Image]) -> Path:
-    """Write one `.json` or `.png`, or both into a folder as `stem`."""
+def files_of(path: str | os.PathLike[str], stem: str) -> list[Path]:
+    """The files that `save` writes: one `.json` or `.png`, or both in a folder."""
     path = Path(path).expanduser()
-    kind = path.suffix.lower()
-    (path.parent if kind in (".json", ".png") else path).mkdir(parents=True, exist_ok=True)
-    both = kind not in (".json", ".png")
-    if kind != ".png":
-        text = json.dumps(entry(), indent=2, ensure_ascii=False) + "\n"
-        (path / f"{stem}.json" if both else path).write_text(text, encoding="utf-8")
-    if kind != ".json":
-        drawn().save(path / f"{stem}.png" if both else path)
-    return path
+    return [path] if path.suffix.lower() in (".json", ".png") else [path / f"{stem}.json", path / f"{stem}.png"]
+
+
+def check_writable(path: str | os.PathLike[str], stem: str) -> None:
+    """Refuse a place that `save` cannot write to.
+
+    Raises:
+        OptionError: with the reason.
+    """
+    for file in files_of(path, stem):
+        check_writable_file(file)
+
+
+def save(path: str | os.PathLike[str], stem: str, entry: Callable[[], dict[str, Any]], drawn: Callable[[], Image.Image]) -> Path:
+    """Write one `.json` or `.png`, or both into a folder as `stem`.
+
+    Raises:
+        OptionError: nothing can be written there.
+    """
+    check_writable(path, stem)
+    for file in files_of(path, stem):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix.lower() == ".json":
+            file.write_text(json.dumps(entry(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        else:
+            drawn().save(file)
+    return Path(path).expanduser()

@@ -625,6 +625,8 @@ def open_run(
                 "with dynamic_shapes."
             )
         specs: list[Any] = list(layer) if isinstance(layer, (list, tuple)) else [] if layer is None else [layer]
+        if layer is not None and not specs:
+            raise LayerError("expected at least one layer; got an empty list: give None for the default one.")
         asked = as_target(target)
         stream = Stream(batch_size or _batch(given.image), progress, title)
         try:

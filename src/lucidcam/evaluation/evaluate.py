@@ -27,6 +27,7 @@ from lucidcam.progress import bar
 from lucidcam.runner import given_up, named, optimized_if_possible
 from lucidcam.samples import Problem, Sample
 from lucidcam.settings import IMAGES_AT_ONCE, Settings
+from lucidcam.storage import check_writable
 from lucidcam.types import Model
 
 IMAGES_ON_CPU = 4
@@ -98,6 +99,8 @@ def evaluate(
         images_at_once = IMAGES_ON_CPU if model.device.type == "cpu" else IMAGES_AT_ONCE
     if images_at_once < 1 or resamples < 0 or (limit is not None and limit < 1):
         raise OptionError(f"expected images_at_once ≥ 1, resamples ≥ 0, limit ≥ 1; got {images_at_once}, {resamples}, {limit}.")
+    if out is not None:
+        check_writable(out, "results.json")
     protocol = None if preset is None else preset_named(preset)
     dataset = open_data(data, format, **options).first(limit)
     classes = ClassMap.of(model, class_map)
@@ -137,7 +140,7 @@ def evaluate(
         "images_at_once": images_at_once,
         "optimized": optimized,
     }
-    folder = None if out is None else Path(out)
+    folder = None if out is None else Path(out).expanduser()
     # What was measured serves any number of bootstrap samples; and a function's repr changes from one process to the next.
     journal = Journal(folder, {name: value for name, value in settings.items() if name not in ("resamples", "preprocess")}, restart)
     fast, notes = _optimized(model, optimized)

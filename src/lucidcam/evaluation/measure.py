@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from lucidcam.engine.run import open_run
 from lucidcam.errors import MissingExtraError, OptionError
 from lucidcam.evaluation.contenders import Contender, Judge
 from lucidcam.evaluation.journal import Part
+from lucidcam.explainer import check_general, prepare
 from lucidcam.metrics import Batch, Comparative, FaithfulnessMetric, LocalizationMetric, Located, MosaicMetric, Record
 from lucidcam.runner import together
 from lucidcam.samples import Problem, Sample
@@ -68,7 +69,7 @@ class Measure:
             advance: told how many images, with fractions, are done.
 
         Raises:
-            OptionError, LayerError, TargetError, MissingExtraError: what is asked for is wrong, whatever the images.
+            LucidcamError: what is asked for is wrong, or the model or a method fails, whatever the images.
         """
         items: list[Item] = []
         problems: list[Problem] = []
@@ -84,7 +85,7 @@ class Measure:
         """Measure items; those that cannot be measured join the problems.
 
         Raises:
-            OptionError, LayerError, TargetError, MissingExtraError: what is asked for is wrong, whatever the images.
+            LucidcamError: what is asked for is wrong, or the model or a method fails, whatever the images.
         """
         groups: dict[Any, list[Item]] = {}
         for item in items:
@@ -97,6 +98,7 @@ class Measure:
                 group,
                 lambda some: [self._measured(some, advance)],
                 lambda item, error: problems.append(Problem.of(item.sample.name, error)),
+                self._check,
             ):
                 names += part.names
                 classes += part.classes
@@ -106,12 +108,21 @@ class Measure:
 
     def item(self, sample: Sample) -> Item | Problem:
         """Read and prepare a sample, or say why that fails."""
+        prepared = prepare(self.model, sample)
+        if isinstance(prepared, Problem):
+            return prepared
         try:
-            return self.item_of(sample, self.model.prepare([sample.image])[0])
+            return self.item_of(sample, prepared)
         except (OptionError, MissingExtraError):
             raise
-        except Exception as error:  # also a preprocessing of the user's own: one bad sample does not end the run
+        except Exception as error:  # one bad sample does not end the run
             return Problem.of(sample.name, error)
+
+    def _check(self, item: Item, error: Exception) -> None:
+        sample = replace(item.sample, objects=(), ignore=None)
+        check_general(
+            self.model, error, lambda prepared: self._measured([replace(item, sample=sample, prepared=prepared)], lambda _: None)
+        )
 
     def item_of(self, sample: Sample, prepared: Prepared) -> Item | Problem:
         """A sample whose image is prepared; a problem where its class is asked for and not known.

@@ -25,10 +25,14 @@ from lucidcam.localization.parts import Concept, Part, cut_out
 from lucidcam.localization.sheets import save_sheets
 from lucidcam.methods._base import Method
 from lucidcam.progress import bar
-from lucidcam.runner import explain
+from lucidcam.runner import explain, on_any_image
 from lucidcam.samples import Problem
 from lucidcam.settings import resolve_method
+from lucidcam.storage import check_writable
 from lucidcam.types import Model
+
+FILES = ("regions.json", "overview.png")
+"""What is written beside the sheets of the classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +89,7 @@ class Discovery:
         ]
         problems = [{"name": each.name, "error": each.error} for each in self.problems]
         document = {**self.settings, "images": self.images, "classes": classes, "problems": problems}
-        (folder / "regions.json").write_text(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        (folder / FILES[0]).write_text(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
         return folder
 
 
@@ -213,8 +217,8 @@ def _check(top: int, threshold: float, limit: int | None, out: str | os.PathLike
     if limit is not None and limit < 1:
         raise OptionError(f"expected limit ≥ 1 (samples); got {limit}.")
     maps.threshold(np.zeros((1, 1), np.float32), threshold)
-    if out is not None and Path(out).expanduser().exists() and not Path(out).expanduser().is_dir():
-        raise OptionError(f"expected a folder to write to; {str(out)!r} is a file.")
+    if out is not None:
+        check_writable(out, *FILES)
 
 
 def _try(model: Model, method: str | Method, layer: Any, options: dict[str, Any]) -> None:
@@ -224,4 +228,5 @@ def _try(model: Model, method: str | Method, layer: Any, options: dict[str, Any]
     """
     if resolve_method(method, options)[0].kind != "perturbation":
         noise = np.random.default_rng(0).integers(0, 256, (256, 320, 3), dtype=np.uint8)
-        explain(model, noise, method, None, layer, **{**options, "progress": False})
+        with on_any_image(model):
+            explain(model, noise, method, None, layer, **{**options, "progress": False})

@@ -22,6 +22,7 @@ from PIL import Image
 from lucidcam.errors import InputError, OptionError
 from lucidcam.images import SUFFIXES
 from lucidcam.samples import Mask
+from lucidcam.storage import check_writable
 
 LARGEST = 254
 """Index images have a byte per pixel: 0 is the background, and 255 is left free, since many readers ignore such pixels."""
@@ -96,8 +97,7 @@ class Exporter(ABC):
         self.classes = list(dict.fromkeys(classes))
         self.copy_images = copy_images
         self._numbers = {label: i for i, label in enumerate(self.classes)}
-        if self.folder.exists() and not self.folder.is_dir():
-            raise OptionError(f"{self.name} labels are a folder; {str(self.folder)!r} is a file: give another path.")
+        check_writable(self.folder)
         if not overwrite and self.folder.is_dir() and any(self.folder.iterdir()):
             raise OptionError(f"{str(self.folder)!r} is not empty; give another folder, or overwrite (--overwrite) to replace its labels.")
 

@@ -35,7 +35,7 @@ from lucidcam.pipeline.results import Results
 from lucidcam.pipeline.worker import Tell
 from lucidcam.progress import bar
 from lucidcam.settings import IMAGES_AT_ONCE, Settings, resolve_method
-from lucidcam.storage import SETTINGS, Folder, Store, claim, claimed, open_store
+from lucidcam.storage import SETTINGS, Folder, Store, check_writable, claim, claimed, open_store
 from lucidcam.types import Model
 
 UNIT = 512
@@ -134,6 +134,7 @@ def run(
         >>> [(row["label"], row["box"]) for row in results.rows()]
         [('red', [1, 2, 7, 5])]
     """
+    check_writable(_absolute(out), SETTINGS)
     dataset, store = open_data(data), open_store(_absolute(out))
     if str(store).startswith("memory://") and (engine == "ray" or workers != 1):
         raise OptionError(f"{store} is the memory of one process: write elsewhere, or with one worker.")

@@ -14,7 +14,6 @@ import torch
 
 from lucidcam import registry
 from lucidcam.engine.recall import recalling
-from lucidcam.errors import LayerError
 from lucidcam.evaluation.journal import Part
 from lucidcam.explainer import Explained, Ready
 from lucidcam.fingerprints import architecture
@@ -100,7 +99,6 @@ class Worker:
         fast, self.note = optimized_if_possible(job.model, job.autocast) if job.optimized else (job.model, None)
         self.explainer = job.explainer(fast)
         self.asking = self.explainer.asking()
-        self.worked = False
         self.packs = [registry.packs[name]() for name in job.packs]
         network = f"{job.model.fingerprint()} {architecture(job.model.module)} {job.optimized} {job.autocast} {job.model.dtype}"
         self.activations = None if job.cache is None else Activations(Cache(job.cache), network)
@@ -162,19 +160,7 @@ class Worker:
         def failed(one: Ready, problem: Problem) -> None:
             shard.problems.append((one.number, problem))
 
-        try:
-            found = self.explainer.explained(ready, failed)
-        except LayerError as error:  # of every image, or of one that is too small?
-            found = []
-            for each in ready:
-                try:
-                    found += self.explainer.explained([each], failed)
-                except LayerError as own:
-                    failed(each, Problem.of(each.sample.name, own))
-            if not found and not self.worked:
-                raise error from None
-        self.worked = self.worked or bool(found)
-        return found
+        return self.explainer.explained(ready, failed)
 
     def _asked(self, sample: Sample | Problem, prepared: Prepared | Problem, number: int) -> Ready | Problem:
         if isinstance(sample, Problem):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lucidcam.errors import DataError, OptionError
 from lucidcam.reports._base import Kind, kinds
+from lucidcam.storage import check_writable_file
 
 if TYPE_CHECKING:
     from lucidcam.outputs.html import Page
@@ -44,20 +45,15 @@ def report(result: Any, path: str | os.PathLike[str], *, title: str | None = Non
 
 
 def check(path: str | os.PathLike[str]) -> Path:
-    """The path of a report that can be written, found out before any work; its folder is made.
+    """The path of a report that can be written, found out before any work.
 
     Raises:
         OptionError: it does not end in `.html`, or nothing can be written there.
     """
     target = Path(path).expanduser()
-    if target.suffix.lower() not in (".html", ".htm") or target.is_dir():
+    if target.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"a report is one HTML file: expected a name that ends in .html; got {os.fspath(path)!r}.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"cannot write to {target.parent}: {error.strerror}.") from None
-    if not os.access(target.parent, os.W_OK):
-        raise OptionError(f"cannot write to {target.parent}: no permission.")
+    check_writable_file(target)
     return target
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from lucidcam.errors import DataError, OptionError
 from lucidcam.stats.interval import wilson
-from lucidcam.storage import write_whole
+from lucidcam.storage import check_writable_file, write_whole
 from lucidcam.study.agreement import fleiss_kappa, krippendorff_alpha, randolph_kappa
 from lucidcam.study.answers import Answers, Given
 from lucidcam.study.plan import ANSWERED, ANSWERS, Item, Kind, Plan
@@ -205,14 +205,19 @@ class Findings:
         from lucidcam.study.show import page
 
         path = Path(path)
-        if path.suffix.lower() not in (".json", ".html"):
-            raise OptionError(f"expected a .json or .html file for a study's report; got {path.name}.")
+        _check_out(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".json":
             write_whole(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False).encode())
         else:
             html.write(page(self), path)
         return path
+
+
+def _check_out(path: Path) -> None:
+    if path.suffix.lower() not in (".json", ".html"):
+        raise OptionError(f"expected a .json or .html file for a study's report; got {path.name}.")
+    check_writable_file(path)
 
 
 def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, resamples: int = 2000, seed: int = 0) -> Findings:
@@ -230,6 +235,8 @@ def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = 
     """
     if resamples < 0:
         raise OptionError(f"expected resamples ≥ 0; got {resamples}.")
+    if out is not None:
+        _check_out(Path(out))
     plan = read_plan(folder)
     root = Path(folder).expanduser()
     if not (root / ANSWERS).exists():

@@ -25,7 +25,7 @@ from lucidcam.progress import bar
 from lucidcam.runner import explain
 from lucidcam.samples import Sample
 from lucidcam.settings import resolve_method
-from lucidcam.storage import write_whole
+from lucidcam.storage import check_writable, write_whole
 from lucidcam.study.config import Config, Trust, WhichClass
 from lucidcam.study.config import read as read_config
 from lucidcam.study.plan import PICTURES, PLAN, Block, Item, Plan
@@ -73,6 +73,7 @@ def make(config: Any, out: str | os.PathLike[str], progress: bool | None = None)
     """
     study = read_config(config)
     folder = Path(out).expanduser()
+    check_writable(folder, PLAN)
     if (folder / PLAN).exists():
         raise OptionError(f"{folder} holds a study; choose another folder, or take it away: its answers would be lost.")
     for name, options in study.methods.items():

@@ -94,6 +94,8 @@ def _ids(value: Any, batch: int, device: torch.device) -> Tensor:
         ids = torch.as_tensor(value, device=device)
     except (TypeError, ValueError, RuntimeError):
         raise TargetError(f"expected class ids (an int, [B] or [B, T]) as target; got {value!r}.") from None
+    if not ids.numel():
+        raise TargetError(f"expected at least one class id as target; got {value!r}: give None for the predicted class.")
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise TargetError(f"expected integer class ids as target; got {str(ids.dtype)[6:]} values.")
     if ids.ndim == 0:

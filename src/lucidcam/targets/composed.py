@@ -10,17 +10,33 @@ import torch
 from torch import Tensor
 
 from lucidcam.class_scores import ScoreReader
-from lucidcam.errors import TargetError
+from lucidcam.errors import TargetError, TargetNotFoundError
 from lucidcam.targets._as import as_target
 from lucidcam.targets._base import Bound, Label, Target, kind_of, logits
 
 
 @dataclass(frozen=True)
 class Contrast(Target):
-    """Why A rather than B: the difference of two targets' scores."""
+    """Why A rather than B: the difference of two targets' scores.
+
+    Args:
+        target: whatever `attribute` takes.
+        against: another such target; of it as many per image as of the first, or one.
+
+    Raises:
+        TargetError: both are the same, so that the difference is 0 whatever the image. Where that hangs on the image (the predicted class is
+            the one it is set against), it is a `lucidcam.errors.TargetNotFoundError`, raised when outputs are there.
+    """
 
     target: Any
     against: Any
+
+    def __post_init__(self) -> None:
+        if _same(self.target, self.against):
+            raise TargetError(
+                f"a contrast of {_words(self.target)} with itself is 0 everywhere: give another class as what it is set against (against=…, "
+                "--against)."
+            )
 
     def over(self, change: Callable[[Any], Any]) -> Target:
         """See `Target.over`."""
@@ -31,6 +47,7 @@ class Contrast(Target):
         first, second = as_target(self.target).bind(outputs, batch), as_target(self.against).bind(outputs, batch)
         if first.count != second.count and second.count != 1:
             raise TargetError(f"a contrast needs as many targets on both sides, or one against; got {first.count} and {second.count}.")
+        _check_sides(first, second, outputs)
 
         def say(image: int, target: int, label: Label) -> str:
             other = second.name(image, min(target, second.count - 1), label)
@@ -43,6 +60,47 @@ class Contrast(Target):
             logit=False,
             against=second.ids,
             say=say if told else None,
+        )
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two targets are one and the same, as far as they can be compared; ids in tensors and lists are, too."""
+    sides = []
+    for side in (first, second):
+        try:
+            sides.append(as_target(side.tolist() if isinstance(side, torch.Tensor) else side))
+        except TargetError:  # a label's text: it means something to a model
+            sides.append(side)
+    try:
+        return type(sides[0]) is type(sides[1]) and bool(sides[0] == sides[1])
+    except (RuntimeError, TypeError, ValueError):  # tensors or arrays within: compared when outputs are there
+        return False
+
+
+def _words(target: Any) -> str:
+    return "the predicted class" if target is None else repr(target)
+
+
+def _check_sides(first: Bound, second: Bound, outputs: Any) -> None:
+    """Refuse a contrast of a class with itself, in any image: its ids and its scores are the same on both sides.
+
+    Raises:
+        TargetNotFoundError: with the first such image; other images may have two classes.
+    """
+    if first.ids is None or second.ids is None:
+        return
+    same = (first.ids == second.ids) & (first.read(outputs, None) == second.read(outputs, None))
+    if first.against is not None or second.against is not None:
+        if first.against is None or second.against is None:
+            return
+        same = same & (first.against == second.against)
+    if bool(same.any()):
+        image, target = (int(each) for each in same.nonzero()[0])
+        which = f"of image {image} " if len(same) > 1 else ""
+        raise TargetNotFoundError(
+            f"the class {int(first.ids[image, target])} {which}is the one that it is set against: the difference is 0 everywhere; "
+            "give another class on one of the sides.",
+            image,
         )
 
 

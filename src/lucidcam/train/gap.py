@@ -28,7 +28,7 @@ from lucidcam.nn import GAPNetwork
 from lucidcam.nn.gap import Pooling
 from lucidcam.preprocess import Fit, Preprocess, with_window
 from lucidcam.samples import Problem
-from lucidcam.storage import write_whole
+from lucidcam.storage import SETTINGS, check_writable, write_whole
 from lucidcam.train._lightning import Task, leads, torchmetrics
 from lucidcam.train.labelled import Labelled, Sampling, read
 from lucidcam.train.loading import Augment, Batch, loaders, steps_of
@@ -122,6 +122,7 @@ def train_gap(
     if augment not in ("standard", "shift", "none"):
         raise OptionError(unknown("augmentation", str(augment), ("standard", "shift", "none")))
     how, folder, options = Training.of(training), Path(out).expanduser(), dict(data_options or {})
+    check_writable(folder, SETTINGS)
     everything = read(data, classes, multi_label, limit, format, **options)
     if validation is None:
         train, check = everything.split(validation_share, how.seed)

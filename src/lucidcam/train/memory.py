@@ -16,6 +16,7 @@ from lucidcam.errors import DataError, OptionError
 from lucidcam.nn import Memory
 from lucidcam.nn.memory import FILE, Belongs, Loss, Losses, Read
 from lucidcam.samples import Problem
+from lucidcam.storage import SETTINGS, check_writable
 from lucidcam.train._lightning import Task, leads
 from lucidcam.train.features import Features, features_of
 from lucidcam.train.labelled import Sampling, read
@@ -49,6 +50,11 @@ class TrainedMemory:
     metrics: Mapping[str, float]
     slots: Slots
     problems: tuple[Problem, ...]
+
+    @property
+    def weights(self) -> str:
+        """The form of the map that suits this memory (`weights` of `mcam`): "evidence" where it reads places, else the published "slot"."""
+        return "evidence" if self.memory.read == "places" else "slot"
 
 
 def train_memory(
@@ -113,6 +119,7 @@ def train_memory(
     given = {"slots": slots, "temperature": temperature, "read": read_at, "whiten": whiten, "sampling": sampling}
     form |= {name: value for name, value in given.items() if value is not None}
     how, folder = Training.of({**USUAL, **({"lr": UNBIASED_LR} if unbiased else {}), **training}), Path(out).expanduser()
+    check_writable(folder, SETTINGS)
     everything = read(data, classes, multi_label, limit, format, **dict(data_options or {}))
     ids = _ids(model, everything.classes, class_map, everything.name)
     if loss == "cross_entropy" and everything.multi_label:
