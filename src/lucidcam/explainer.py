@@ -266,7 +266,7 @@ def check_general(model: Model, error: Exception, ask: Callable[[Prepared], obje
     except Exception as other:
         if type(other) is type(error):
             with on_any_image(model):
-                raise error
+                raise error from None
         return
     if ask is None or isinstance(error, (InputError, DataError, TargetNotFoundError)):
         return
@@ -277,7 +277,7 @@ def check_general(model: Model, error: Exception, ask: Callable[[Prepared], obje
             return
         if isinstance(error, LucidcamError) or first_line(other) == first_line(error):
             with on_any_image(model):
-                raise error
+                raise error from None
 
 
 def prepared_noise(model: Model) -> Prepared:

@@ -12,12 +12,13 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lucidcam.auditing import companions, contexts, describe, places, tables
+from lucidcam.auditing.coverage import LIMITS, Coverage, Hypothesis, Untried, grouped
 from lucidcam.auditing.evidence import Photographer
 from lucidcam.auditing.findings import AUDIT, Audit, Cluster, Evidence, Finding, ranked
 from lucidcam.auditing.probing import AT_ONCE, INPAINT, Prober
 from lucidcam.auditing.statistics import SHARE, estimate
 from lucidcam.auditing.tables import Fact
-from lucidcam.auditing.trials import Change, Outcome, Trial, spread
+from lucidcam.auditing.trials import Change, Outcome, Skipped, Trial, odds, spread
 from lucidcam.auditing.views import Drawer, View, colours_of, covered, heat_of, order_of
 from lucidcam.compat import import_optional
 from lucidcam.data import open_data
@@ -27,10 +28,10 @@ from lucidcam.explainer import LABEL, PREDICTED, Explained, Explainer, asked_of,
 from lucidcam.methods._base import Method
 from lucidcam.progress import bar
 from lucidcam.samples import Mask, Problem
-from lucidcam.stats.paired import holm, signed_rank
+from lucidcam.stats.paired import holm
 from lucidcam.storage import check_writable
 from lucidcam.types import Model
-from lucidcam.wording import short
+from lucidcam.wording import counted, short
 
 STAGES = 4
 """Families of trials, among which the level is shared: places, backgrounds, companions, confusions."""
@@ -155,6 +156,7 @@ def audit(
         "level": level,
         "outputs": survey.outputs,
         "seed": seed,
+        "several_labels": not survey.single,
         **{name: value for name, value in options.items() if isinstance(value, (str, int, float, bool))},
     }
     result = Audit(
@@ -164,7 +166,7 @@ def audit(
         clusters=tuple(court.clusters()),
         confusions=tuple(court.confusions()) if survey.single else (),
         calibration=tuple(tables.calibration(survey.facts)) if survey.single and survey.labelled else (),
-        tried=court.tried,
+        coverage=court.coverage(),
         problems=tuple(problems),
         images=survey.images,
         settings=settings,
@@ -197,6 +199,7 @@ class _Survey:
     problems: list[Problem] = field(default_factory=list)
     images: int = 0
     untold: int = 0
+    empty: int = 0
     method: str = ""
     layer: str = ""
     outputs: str = ""
@@ -229,6 +232,7 @@ class _Survey:
                 raise OptionError("an audit needs class scores; this model's answers are no classes.")
             self.method, self.layer = explanation.method, explanation.layer
             heat = heat_of(explanation.raw)
+            self.empty += not heat.any()
             mine = [thing for thing in sample.objects if ids[thing.label] == id]
             own = covered(mine, frame) if mine else None
             others = {
@@ -271,7 +275,9 @@ class _Court:
     min_effect: float
     level: float
     seed: int
-    tried: dict[str, int] = field(default_factory=dict)
+    hypotheses: list[Hypothesis] = field(default_factory=list)
+    untried: list[Untried] = field(default_factory=list)
+    searched: dict[str, int] = field(default_factory=dict)
     _inputs: dict[str, Tensor] = field(default_factory=dict)
     _reliance: dict[int, Mapping[str, list[float]]] = field(default_factory=dict)
     _kinds: dict[int, tuple[list[View], npt.NDArray[np.int64]]] = field(default_factory=dict)
@@ -292,6 +298,31 @@ class _Court:
             found += self._companions(ids, advance) if not self.survey.single else []
             found += self._confusions(ids, advance) if self.survey.single and self.survey.labelled else []
         return found + (self._calibration() if self.survey.single and self.survey.labelled else [])
+
+    def coverage(self) -> Coverage:
+        """What was tried; what was not, for want of images, boxes, labels or maps; and what no audit tries."""
+        survey, untried = self.survey, list(self.untried)
+        few = [row["label"] for row in tables.classes(survey.facts) if row["images"] < NEEDED]
+        if few:
+            untried.insert(0, Untried("any change of images", f"fewer than {NEEDED} images of the class", f"{NEEDED} images", tuple(few)))
+        if survey.empty:
+            reason = f"{survey.empty} of {len(survey.facts)} maps are empty: nothing in them speaks for the class"
+            untried.append(Untried("fixed places that these maps would show", reason, "another method or layer"))
+        if survey.single:
+            boxes = "several labels per image, with boxes or masks"
+            untried.append(Untried("companions", "no class is marked beside another", boxes))
+        if not survey.labelled:
+            untried.append(Untried("confusions and calibration", "no labels were used", "labels"))
+        elif not survey.single:
+            untried.append(Untried("confusions and calibration", "images have several labels", "one label per image"))
+        for count, reason, needs in (
+            (len(survey.problems), "they could not be used", "mending: they are listed with the reasons"),
+            (survey.untold, "they have no label", "labels"),
+        ):
+            if count:
+                untried.append(Untried(counted(count, "image or label" if needs != "labels" else "image"), reason, needs))
+        untried += [Untried(*each) for each in LIMITS]
+        return Coverage(tuple(self.hypotheses), grouped(untried), dict(self.searched))
 
     def classes(self) -> list[dict[str, Any]]:
         """The classes' figures, with the probability that is left without object and without context."""
@@ -321,7 +352,7 @@ class _Court:
             if len(found) < PICTURED:
                 names = {fact.name for fact in some}
                 here = [view for view in self.survey.drawer.of(some[0].id) if view.sample.name in names]
-                evidence = tuple(self.photographer.confusion(here, [some[0].id, predicted], BESIDE))
+                evidence = tuple(self.photographer.confusion(here, [some[0].id, predicted], most=BESIDE))
             name = self.survey.model.label(predicted)
             found.append({"label": label, "predicted": name, "id": predicted, "images": len(some), "evidence": evidence})
         return found
@@ -354,41 +385,52 @@ class _Court:
             self._inputs[name] = found.tensor
         return self._inputs[name]
 
-    def _passed(self, trials: Sequence[Trial], kind: str) -> list[bool]:
-        """Which trials confirm their suspicion."""
-        self.tried[kind] = self.tried.get(kind, 0) + len(trials)
+    def _tried(self, kind: str, label: str, trial: Trial, reason: str, beside: str = "", where: str = "") -> None:
+        self.hypotheses.append(Hypothesis(kind, label, trial.weakest, reason, beside, where, trial.p, trial))
+
+    def _reasons(self, trials: Sequence[Trial]) -> list[str]:
+        """Why each trial does not confirm its suspicion; "" where it does.
+
+        What a trial's own figures deny is not confirmed, whatever its p: see `Trial.denied`.
+        """
         convinced = holm([each.p for each in trials], self.level)
-        return [yes and each.effect.mean >= self.min_effect and each.effect.low > 0 for yes, each in zip(convinced, trials, strict=True)]
+        chance = f"chance may do as much (Holm's correction over {len(trials)})"
+        return [each.denied(self.min_effect) or ("" if yes else chance) for yes, each in zip(convinced, trials, strict=True)]
 
     def _places(self, ids: Sequence[int], advance: Any) -> list[Finding]:
         tried: list[tuple[places.Place, Trial]] = []
+        self.searched["place"] = len(ids)
         for id in ids:
             (before, after), (foreign, others) = self._halves(id), self._others(id)
             which = places.kinds(before)
             self._kinds[id] = before, which
             for suspect in places.suspects(before, foreign, which):
                 trial = places.trial(suspect, after, others, self.prober, self._input, self.seed)
-                if trial is not None:
+                if isinstance(trial, Skipped):
+                    self.untried.append(Untried("places that the maps point to", trial.reason, trial.needs, (suspect.label,)))
+                else:
                     tried.append((suspect, trial))
             advance(1)
-        passed = self._passed([trial for _, trial in tried], "place")
+        reasons = self._reasons([trial for _, trial in tried])
+        for (suspect, trial), reason in zip(tried, reasons, strict=True):
+            self._tried("place", suspect.label, trial, reason, where=describe.where([suspect.region]))
         found = []
         for id in ids:
-            confirmed = [each for each, yes in zip(tried, passed, strict=True) if yes and each[0].id == id]
+            confirmed = [each for each, reason in zip(tried, reasons, strict=True) if not reason and each[0].id == id]
             if confirmed:
                 found.append(self._place(id, confirmed))
         return found
 
     def _place(self, id: int, confirmed: Sequence[tuple[places.Place, Trial]]) -> Finding:
-        """All confirmed places of a class as one finding."""
+        """All confirmed places of a class as one finding; the strongest alone where the figures of all together deny it."""
+        if Trial.joined([each for _, each in confirmed]).denied(self.min_effect):
+            confirmed = [max(confirmed, key=lambda each: each[1].weakest.mean)]
         views = self.survey.drawer.of(id)
         regions = tuple(place.region for place, _ in confirmed)
         having = [view for view in views if any(places.has(view, region) for region in regions)]
         trial = Trial.joined([each for _, each in confirmed])
         alike = self._alike(having, regions)
         label, share = views[0].label, len(having) / len(views)
-        # What draws most attention, and changes the score of which most, shows best.
-        having.sort(key=lambda view: -max(float(view.heat[places.bare(view, region)].sum()) for region in regions))
         return Finding(
             kind="watermark" if alike else "place",
             label=label,
@@ -399,7 +441,7 @@ class _Court:
             p=max(each.p for _, each in confirmed),
             trial=trial,
             regions=regions,
-            evidence=tuple(self.photographer.place(having, regions)),
+            evidence=tuple(self.photographer.place(_of(having, trial), regions)),
         )
 
     def _alike(self, having: Sequence[View], regions: Sequence[Mask]) -> bool:
@@ -412,16 +454,26 @@ class _Court:
 
     def _backgrounds(self, ids: Sequence[int], hidden: Sequence[Mask], advance: Any) -> list[Finding]:
         tried: list[tuple[int, Trial]] = []
+        self.searched["background"] = len(ids)
         exchange = contexts.Exchange(self.prober, self._input, hidden)
         for id in ids:
             (_, after), (_, others) = self._halves(id), self._others(id)
             self._reliance[id] = contexts.reliance(after, self.prober, self._input)
             trial = contexts.trial(after, others, self.prober, self.seed, exchange)
-            if trial is not None:
+            label = self.survey.drawer.of(id)[0].label
+            if isinstance(trial, Skipped):
+                self.untried.append(Untried("backgrounds", trial.reason, trial.needs, (label,)))
+            else:
                 tried.append((id, trial))
+                if not contexts.comparable(after, others)[2]:
+                    reason = "only the colours of the whole image were shifted"
+                    needs = f"boxes or masks in {places.FEWEST} images of the class and of others"
+                    self.untried.append(Untried("backgrounds put behind the objects, textures too", reason, needs, (label,)))
             advance(1)
-        passed = self._passed([trial for _, trial in tried], "background")
-        found = [self._background(id, trial, hidden) for (id, trial), yes in zip(tried, passed, strict=True) if yes]
+        reasons = self._reasons([trial for _, trial in tried])
+        for (id, trial), reason in zip(tried, reasons, strict=True):
+            self._tried("background", self.survey.drawer.of(id)[0].label, trial, reason)
+        found = [self._background(id, trial, hidden) for (id, trial), reason in zip(tried, reasons, strict=True) if not reason]
         return found + self._surroundings([id for id in ids if id not in {each for each, _ in tried}])
 
     def _background(self, id: int, trial: Trial, hidden: Sequence[Mask]) -> Finding:
@@ -439,42 +491,56 @@ class _Court:
         )
 
     def _surroundings(self, ids: Sequence[int]) -> list[Finding]:
-        """Where there are no other classes: whether the surroundings alone say more than the object alone."""
-        tried = []
+        """Where there are no other classes: whether the surroundings alone say more than the object alone.
+
+        What is taken out is the surroundings, and the control is the object taken out.
+        """
+        tried: list[tuple[int, Trial]] = []
         for id in ids:
-            values = self._reliance.get(id, {})
-            if len(values.get("whole", ())) >= places.FEWEST:
-                removed, alone = (np.array(values[name]) for name in ("object removed", "context removed"))
-                tried.append((id, removed, alone, signed_rank(removed - alone)))
-        self.tried["context"] = len(tried)
+            views, values = self._halves(id)[1], self._reliance.get(id, {})
+            if len(values.get("whole", ())) < places.FEWEST:
+                needs = f"boxes or masks in {2 * places.FEWEST} images of the class"
+                reason = f"fewer than {places.FEWEST} of the images kept for trials have the object marked"
+                self.untried.append(Untried("the surroundings without the object", reason, needs, (views[0].label,)))
+                continue
+            whole, removed, alone = (np.array(values[name]) for name in ("whole", "object removed", "context removed"))
+            names = tuple(view.sample.name for view in contexts.marked(views))
+            take = Outcome(whole, alone, removed, odds(removed) - odds(alone), -1, names)
+            tried.append((id, Trial(take, Outcome.none(1), names)))
+        if tried:
+            self.searched["context"] = len(tried)
         found = []
-        for (id, removed, alone, p), yes in zip(tried, holm([each[-1] for each in tried], self.level), strict=True):
-            effect = estimate(removed - alone)
-            if yes and effect.low > 0 and effect.mean >= self.min_effect:
-                views = self.survey.drawer.of(id)
-                words = describe.context(views[0].label, effect, float(removed.mean()), float(alone.mean()))
+        for (id, trial), reason in zip(tried, self._reasons([each for _, each in tried]), strict=True):
+            views = self.survey.drawer.of(id)
+            self._tried("context", views[0].label, trial, reason)
+            if not reason:
+                words = describe.context(views[0].label, trial)
                 count = self.survey.drawer.counts[id]
-                evidence = tuple(self.photographer.context(views[1::2]))
-                found.append(Finding("context", views[0].label, words, effect, count, 1.0, p, evidence=evidence))
+                evidence = tuple(self.photographer.context(_of(views, trial)))
+                found.append(Finding("context", views[0].label, words, trial.effect, count, 1.0, trial.p, trial, evidence=evidence))
         return found
 
     def _companions(self, ids: Sequence[int], advance: Any) -> list[Finding]:
         tried: list[tuple[int, str, Trial]] = []
+        self.searched["companion"] = len(ids)
         for id in ids:
             views, (_, others) = self.survey.drawer.of(id), self._others(id)
             for label in dict.fromkeys(label for view in views for label in view.others):
                 trial = companions.trial(label, views, others, self.prober, self._input, self.seed)
-                if trial is not None:
+                if isinstance(trial, Skipped):
+                    self.untried.append(Untried(f"“{short(label)}” as a companion", trial.reason, trial.needs, (views[0].label,)))
+                else:
                     tried.append((id, label, trial))
             advance(1)
         found = []
-        for (id, label, trial), yes in zip(tried, self._passed([each[-1] for each in tried], "companion"), strict=True):
-            if yes:
-                views = self.survey.drawer.of(id)
+        for (id, label, trial), reason in zip(tried, self._reasons([each[-1] for each in tried]), strict=True):
+            views = self.survey.drawer.of(id)
+            self._tried("companion", views[0].label, trial, reason, beside=label)
+            if not reason:
                 share = float(np.mean([label in view.others for view in views]))
                 words = describe.companion(views[0].label, label, share, trial)
                 count = self.survey.drawer.counts[id]
-                evidence = tuple(self.photographer.companion(views, label))
+                evidence = tuple(self.photographer.companion(_of(views, trial), label))
                 found.append(Finding("companion", views[0].label, words, trial.effect, count, share, trial.p, trial, (), label, evidence))
         return found
 
@@ -485,24 +551,33 @@ class _Court:
         for fact in self.survey.facts:
             totals.setdefault(fact.label, []).append(fact)
         tried = []
+        self.searched["confusion"] = len(ids)
+        rare = 0
         for id in ids:
             views = {view.sample.name: view for view in self.survey.drawer.of(id)}
             for (_, predicted), some in facts.items():
-                if some[0].id != id or len(some) < max(places.FEWEST, CONFUSED * len(totals[some[0].label])):
+                if some[0].id != id or len(some) < CONFUSED * len(totals[some[0].label]):
                     continue
                 here = [views[fact.name] for fact in some if fact.name in views][: places.MOST]
-                outcome = self._wrong(here, predicted)
-                if outcome is not None:
+                outcome = self._wrong(here, predicted) if len(some) >= places.FEWEST else None
+                if outcome is None:
+                    rare += 1
+                else:
                     tried.append((some, predicted, here, Trial(outcome, Outcome.none(1), tuple(view.sample.name for view in here))))
             advance(1)
+        if rare:
+            reason, needs = f"fewer than {places.FEWEST} images of each can be changed", "more images"
+            self.untried.append(Untried(f"what speaks for the wrong class in {counted(rare, 'confusion')}", reason, needs))
         found = []
-        for (some, predicted, here, trial), yes in zip(tried, self._passed([each[-1] for each in tried], "confusion"), strict=True):
-            if yes:
-                label, whole = some[0].label, totals[some[0].label]
-                effect = estimate([float(fact.predicted == predicted) for fact in whole], SHARE)
-                other = short(self.survey.model.label(predicted))
+        for (some, predicted, here, trial), denied in zip(tried, self._reasons([each[-1] for each in tried]), strict=True):
+            label, whole = some[0].label, totals[some[0].label]
+            effect = estimate([float(fact.predicted == predicted) for fact in whole], SHARE)
+            other = short(self.survey.model.label(predicted))
+            reason = denied or ("" if effect.mean >= self.min_effect else f"fewer than {self.min_effect:.0%} of the images are confused")
+            self._tried("confusion", label, trial, reason, beside=other)
+            if not reason:
                 words = describe.confusion(label, other, effect, len(some), len(whole), trial)
-                evidence = tuple(self.photographer.confusion(here, [some[0].id, predicted]))
+                evidence = tuple(self.photographer.confusion(here, [some[0].id, predicted], trial.take))
                 found.append(Finding("confusion", label, words, effect, len(whole), effect.mean, trial.p, trial, (), other, evidence))
         return found
 
@@ -524,11 +599,25 @@ class _Court:
     def _calibration(self) -> list[Finding]:
         facts = self.survey.facts
         if len(facts) < NEEDED:
+            self.untried.append(Untried("calibration", f"fewer than {NEEDED} images", f"{NEEDED} images"))
             return []
         found = tables.calibration_error(facts, self.seed)
-        if found.counted <= found.chance + CALIBRATION:
+        reason = ""
+        if found.counted <= found.chance + CALIBRATION or found.error.low <= 0:
+            reason = "a perfectly calibrated network may show as much"
+        elif found.error.mean < self.min_effect:
+            reason = f"the error is smaller than {self.min_effect:g}"
+        self.searched["calibration"] = 1
+        self.hypotheses.append(Hypothesis("calibration", "", found.error, reason))
+        if reason:
             return []
         return [Finding("calibration", "", describe.calibration(found.error, found.gap), found.error, len(facts), 1.0)]
+
+
+def _of(views: Sequence[View], trial: Trial) -> list[View]:
+    """Those views whose images the trial took the suspicion out of, in the order of the views."""
+    names = set(trial.take.names)
+    return [view for view in views if view.sample.name in names]
 
 
 def _check(images_per_class: int, min_effect: float, level: float, limit: int | None, out: Any) -> None:

@@ -11,14 +11,14 @@ from torch import Tensor
 from lucidcam.auditing.contexts import size_of, things
 from lucidcam.auditing.places import FEWEST, MOST
 from lucidcam.auditing.probing import Prober
-from lucidcam.auditing.trials import Change, Trial
+from lucidcam.auditing.trials import Change, Skipped, Trial
 from lucidcam.auditing.views import View, region_of, seen
 from lucidcam.samples import Mask
 
 
 def trial(
     label: str, views: Sequence[View], others: Sequence[View], prober: Prober, image: Callable[[View], Tensor], seed: int
-) -> Trial | None:
+) -> Trial | Skipped:
     """Cover the companion beside the object, and put it into images that hold neither.
 
     As a control the same shape is covered, or put in from another image, where no object is marked.
@@ -32,7 +32,7 @@ def trial(
         seed: of places and pairs.
 
     Returns:
-        None where the two are seldom together with their objects marked.
+        Why there is no trial where the two are seldom together with their objects marked.
     """
     pairs = [view for view in views if view.own is not None and label in view.others][:MOST]
     rng = np.random.default_rng(seed)
@@ -46,7 +46,7 @@ def trial(
             wholes.append(whole)
             masks.append((companion, control))
     if len(wholes) < FEWEST:
-        return None
+        return Skipped(f"fewer than {FEWEST} images have both marked, with room for a control", "more boxes or masks of both")
     filled = prober.covered([whole for whole in wholes for _ in range(2)], [mask for both in masks for mask in both])
     id = pairs[0].id
     take = [Change(names[i], id, whole, filled[2 * i], (filled[2 * i + 1],)) for i, whole in enumerate(wholes)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lucidcam.auditing.places import FEWEST, MOST, another
 from lucidcam.auditing.probing import Prober
-from lucidcam.auditing.trials import Change, Trial, spread
+from lucidcam.auditing.trials import Change, Skipped, Trial, spread
 from lucidcam.auditing.views import View, region_of, rim, seen
 from lucidcam.samples import Mask
 
@@ -42,7 +42,7 @@ def trial(
     prober: Prober,
     seed: int,
     inputs: Exchange,
-) -> Trial | None:
+) -> Trial | Skipped:
     """Exchange the context of images between classes, and as a control within a class.
 
     Where objects are marked they stay, and the rest comes from another image, whose own objects are filled in. Where the class or the
@@ -57,10 +57,10 @@ def trial(
         inputs: the images, and what is around their objects.
 
     Returns:
-        None where there are too few images.
+        Why there is no trial where there are too few images.
     """
     if len(views) < FEWEST or len(others) < FEWEST:
-        return None
+        return Skipped(f"fewer than {FEWEST} images of other classes to exchange them with", "images of other classes")
     rng = np.random.default_rng(seed)
     own, rest, cut = comparable(views, others)
     own = own[:MOST]
@@ -70,7 +70,7 @@ def trial(
     take = list(_exchanged(views[0].id, own, givers, own, inputs, cut, rng))
     give = list(_exchanged(views[0].id, takers, own, givers, inputs, cut, rng))
     if min(len(take), len(give)) < FEWEST:
-        return None
+        return Skipped("too few images are of the same size", "images of one size (fit)")
     return Trial.of(prober, take, give, [view.sample.name for view in own])
 
 
@@ -150,6 +150,16 @@ def _exchanged(
             yield Change(taker.sample.name, target, inputs.whole[taker], after, (beside,))
 
 
+def marked(views: Sequence[View]) -> list[View]:
+    """The views that `reliance` asks about: the first of those whose own object is marked."""
+    return [view for view in views if view.own is not None and view.own.any()][:MOST]
+
+
+def neutral_of(prober: Prober) -> Prober:
+    """The same network, asked about images in which what is covered becomes the input's zero."""
+    return Prober(prober.model, NEUTRAL)
+
+
 def reliance(views: Sequence[View], prober: Prober, image: Callable[[View], Tensor]) -> Mapping[str, list[float]]:
     """The class's probability in whole images, without its objects, and without all else.
 
@@ -163,17 +173,17 @@ def reliance(views: Sequence[View], prober: Prober, image: Callable[[View], Tens
     Returns:
         "whole", "object removed" and "context removed": a value per image.
     """
-    marked = [view for view in views if view.own is not None and view.own.any()][:MOST]
-    if not marked:
+    some = marked(views)
+    if not some:
         return {}
-    whole = [image(view) for view in marked]
-    masks = [itself(view, size_of(full)) for view, full in zip(marked, whole, strict=True)]
-    neutral = Prober(prober.model, NEUTRAL)
+    whole = [image(view) for view in some]
+    masks = [itself(view, size_of(full)) for view, full in zip(some, whole, strict=True)]
+    neutral = neutral_of(prober)
     versions = {
         "whole": whole,
         "object removed": prober.covered(whole, masks),
         "context removed": neutral.covered(whole, [~mask for mask in masks]),
     }
-    rows = np.arange(len(marked))
-    ids = [view.id for view in marked]
+    rows = np.arange(len(some))
+    ids = [view.id for view in some]
     return {name: prober.scores(images).probabilities().numpy()[rows, ids].tolist() for name, images in versions.items()}

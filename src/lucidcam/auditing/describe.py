@@ -69,11 +69,12 @@ def background(label: str, views: Sequence[View], others: Sequence[View], trial:
     )
 
 
-def context(label: str, effect: Estimate, removed: float, alone: float) -> str:
+def context(label: str, trial: Trial) -> str:
     """A class whose surroundings alone say more than the object alone."""
+    whole, alone, removed = (float(each.mean()) for each in (trial.take.before, trial.take.after, trial.take.control))
     return (
-        f"“{label}” is recognised by its surroundings more than by itself: without the object the probability is {removed:.2f}, with the "
-        f"object alone {alone:.2f} (difference {_interval(effect)})."
+        f"“{label}” is recognised by its surroundings more than by itself: the probability is {whole:.2f} in whole images, without the "
+        f"object {removed:.2f}, with the object alone {alone:.2f} (difference {_interval(trial.take.effect)}, {trial.take.n} images)."
     )
 
 

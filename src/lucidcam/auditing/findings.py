@@ -13,13 +13,15 @@ import numpy as np
 from PIL import Image
 
 from lucidcam import render
+from lucidcam.auditing.coverage import Coverage
 from lucidcam.auditing.statistics import Estimate
-from lucidcam.auditing.trials import Outcome, Trial
+from lucidcam.auditing.trials import Trial
 from lucidcam.auditing.views import GRID, Grid
-from lucidcam.errors import DataError, OptionError
+from lucidcam.errors import DataError
 from lucidcam.explainer import PREDICTED
 from lucidcam.samples import Mask, Problem
-from lucidcam.storage import write_whole
+from lucidcam.storage import check_writable, write_whole
+from lucidcam.wording import counted
 
 AUDIT = "audit.json"
 
@@ -44,16 +46,20 @@ class Evidence:
     Attributes:
         name: of the image.
         pictures: side by side, with a caption each.
-        changes: the class's probability before and after the change that is shown; empty: nothing was changed.
+        changes: the class's probability before and after the changes that are shown; empty: nothing was changed.
+        selection: how the image was chosen, of how many.
+        contradicts: whether its own figures speak against the finding; a caption says so.
     """
 
     name: str
     pictures: tuple[tuple[str, Image.Image], ...] = field(repr=False)
     changes: tuple[float, ...] = ()
+    selection: str = ""
+    contradicts: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """All but the pictures, for JSON."""
-        return {"name": self.name, "changes": list(self.changes)}
+        return {"name": self.name, "changes": list(self.changes), "selection": self.selection, "contradicts": self.contradicts}
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +108,8 @@ class Finding:
             "images": self.images,
             "share": self.share,
             "p": self.p,
-            "taken_out": None if self.trial is None else _outcome(self.trial.take),
-            "put_in": None if self.trial is None or not self.trial.give.n else _outcome(self.trial.give),
+            "taken_out": None if self.trial is None else self.trial.take.to_dict(),
+            "put_in": None if self.trial is None or not self.trial.give.n else self.trial.give.to_dict(),
             "regions": [_box(region) for region in self.regions],
             "beside": self.beside,
             "evidence": [each.to_dict() for each in self.evidence],
@@ -146,7 +152,7 @@ class Audit:
         together: labels that occur in one image, with the attention that each gets.
         confusions: label, predicted class, images; of those of most images evidence, with the maps of both classes.
         calibration: bins of confidence.
-        tried: how many suspicions were tried, by kind.
+        coverage: what was tried, with its figures, and what was not, with the reasons.
         problems: images and labels that could not be used.
         images: how many images were.
         settings: of the run.
@@ -159,7 +165,7 @@ class Audit:
     together: tuple[Mapping[str, Any], ...] = field(repr=False)
     confusions: tuple[Mapping[str, Any], ...] = field(repr=False)
     calibration: tuple[Mapping[str, Any], ...] = field(repr=False)
-    tried: Mapping[str, int]
+    coverage: Coverage = field(repr=False)
     problems: tuple[Problem, ...] = field(repr=False)
     images: int
     settings: Mapping[str, Any] = field(repr=False)
@@ -177,19 +183,40 @@ class Audit:
         return self.settings.get("target") != PREDICTED
 
     @property
-    def verdict(self) -> str:
-        """What is to be said first: how many findings, that there is nothing, or that nothing was tried, and why."""
-        return self._found() if self.labelled else f"{self._found()} The classes are the predicted ones: no labels were used."
+    def tried(self) -> dict[str, int]:
+        """How many suspicions were tried, by kind."""
+        return self.coverage.tried
 
-    def _found(self) -> str:
-        images = f"{self.images} image{'s' if self.images != 1 else ''}"
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the images whose own class is the predicted one; None: it is not known, or an image has several classes."""
+        if not self.labelled or self.settings.get("several_labels") or not self.classes:
+            return None
+        counts = [row["images"] for row in self.classes]
+        return sum(count * row["predicted"] for count, row in zip(counts, self.classes, strict=True)) / sum(counts)
+
+    @property
+    def headline(self) -> str:
+        """How many shortcuts were confirmed, or that nothing could be tried, and why."""
+        images = counted(self.images, "image")
         if self.shortcuts:
-            return f"{len(self.shortcuts)} shortcut{'s' if len(self.shortcuts) > 1 else ''} found in {images}."
-        if not sum(self.tried.values()):
-            if any(row["images"] >= self.needed for row in self.classes):
-                return f"No suspicion that can be tried arose in {images}."
-            return f"No class has the {self.needed} images that a trial takes: nothing can be said of shortcuts in {images}."
-        return f"No shortcut found in {images}." if self.findings else f"Nothing suspicious found in {images}."
+            return f"{counted(len(self.shortcuts), 'shortcut')} found in {images}."
+        if self.coverage.shortcuts_tried:
+            return f"No shortcut was confirmed in {images}, which is no all-clear: only what is listed was tried."
+        if any(row["images"] >= self.needed for row in self.classes):
+            return f"Nothing can be said of shortcuts in {images}: no suspicion that can be tried arose."
+        return f"Nothing can be said of shortcuts in {images}: no class has the {self.needed} images that a trial takes."
+
+    @property
+    def verdict(self) -> str:
+        """What is to be said first: the headline, what was tried and what was not, and how often the network is right."""
+        if not self.labelled:
+            right = "The classes are the predicted ones: no labels were used, so how often the network is right is not known."
+        elif self.accuracy is None:
+            right = ""
+        else:
+            right = f"The network is right on {self.accuracy:.0%} of the images."
+        return " ".join(filter(None, (self.headline, self.coverage.sentences, right)))
 
     def __str__(self) -> str:
         if not self.findings:
@@ -200,6 +227,8 @@ class Audit:
         """The audit as plain data, ready for JSON."""
         return {
             "verdict": self.verdict,
+            "headline": self.headline,
+            "accuracy": self.accuracy,
             "images": self.images,
             "findings": [each.to_dict() for each in self.findings],
             "classes": [_plain(each) for each in self.classes],
@@ -208,6 +237,8 @@ class Audit:
             "confusions": [_plain(each) for each in self.confusions],
             "calibration": [_plain(each) for each in self.calibration],
             "tried": dict(self.tried),
+            "trials": [each.to_dict() for each in self.coverage.hypotheses],
+            "untried": [each.to_dict() for each in self.coverage.untried],
             "problems": [{"name": each.name, "error": each.error} for each in self.problems],
             "settings": dict(self.settings),
         }
@@ -222,14 +253,12 @@ class Audit:
             The folder.
 
         Raises:
-            OptionError: the folder cannot be made.
+            OptionError: nothing can be written there.
             DataError: a file cannot be written.
         """
+        check_writable(out, AUDIT)
         folder = Path(out).expanduser()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OptionError(f"cannot keep an audit in {str(folder)!r}: {error.strerror or error}.") from None
+        folder.mkdir(parents=True, exist_ok=True)
         document = self.to_dict()
         for number, (finding, told) in enumerate(zip(self.findings, document["findings"], strict=True), start=1):
             _write_evidence(finding.evidence, told["evidence"], folder, f"evidence/{number}")
@@ -265,8 +294,8 @@ def read(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _problem(document: Mapping[str, Any]) -> str:
     """What `Audit.to_dict` would not have written; "" where there is nothing."""
-    tables = ("findings", "classes", "together", "confusions", "calibration", "problems")
-    wanted = {**dict.fromkeys(tables, list), "tried": dict, "settings": dict, "images": int, "verdict": str}
+    tables = ("findings", "classes", "together", "confusions", "calibration", "problems", "trials", "untried")
+    wanted = {**dict.fromkeys(tables, list), "tried": dict, "settings": dict, "images": int, "verdict": str, "headline": str}
     for name, kind in wanted.items():
         if not isinstance(document.get(name), kind):
             return f"expected a {kind.__name__} as {name!r}, got {type(document.get(name)).__name__}"
@@ -283,8 +312,9 @@ def _problem(document: Mapping[str, Any]) -> str:
 
 
 def sheet(finding: Finding) -> Image.Image:
-    """A finding's evidence as one picture: a row per image."""
-    return render.panel([list(each.pictures) for each in finding.evidence], height=180)
+    """A finding's evidence as one picture: a row per image, beneath how they were chosen."""
+    title = finding.evidence[0].selection if finding.evidence else ""
+    return render.panel([list(each.pictures) for each in finding.evidence], title, height=180)
 
 
 def _write_evidence(evidence: Sequence[Evidence], told: Sequence[dict[str, Any]], folder: Path, start: str) -> None:
@@ -303,18 +333,6 @@ def _write_picture(picture: Image.Image, path: Path) -> None:
         picture.save(path)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
-
-
-def _outcome(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "before": float(outcome.before.mean()),
-        "after": float(outcome.after.mean()),
-        "control": float(outcome.control.mean()),
-        "effect": asdict(outcome.effect),
-        "log_odds": float(outcome.log_odds.mean()),
-        "p": outcome.p,
-        "images": outcome.n,
-    }
 
 
 def _box(region: Mask) -> list[float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lucidcam import maps
 from lucidcam.auditing.clusters import clusters
 from lucidcam.auditing.probing import Prober
-from lucidcam.auditing.trials import Change, Trial, spread
+from lucidcam.auditing.trials import Change, Skipped, Trial, spread
 from lucidcam.auditing.views import GRID, Grid, View
 from lucidcam.samples import Mask
 
@@ -153,7 +153,7 @@ def likeness(patches: Sequence[Tensor], region: Mask) -> float:
 
 def trial(
     place: Place, views: Sequence[View], others: Sequence[View], prober: Prober, image: Callable[[View], Tensor], seed: int
-) -> Trial | None:
+) -> Trial | Skipped:
     """Cover the region where it is, and paste it where it is not.
 
     Args:
@@ -165,17 +165,17 @@ def trial(
         seed: of the choice of controls and pairs.
 
     Returns:
-        None where too few images have the region, or where it may be the object itself.
+        Why there is no trial where too few images have the region, or where it may be the object itself.
     """
     having = [view for view in views if has(view, place.region)][:MOST]
     if len(having) < FEWEST:
-        return None
+        return Skipped(f"fewer than {FEWEST} of the images kept for trials have them", "more images")
     if any(view.own is None for view in having) and likeness([image(view) for view in having], place.region) < ALIKE:
-        return None
+        return Skipped("without boxes they may be the object itself", "boxes or masks")
     rng = np.random.default_rng(seed)
     take = _covered(place, having, prober, image, rng)
     if len(take) < FEWEST:
-        return None
+        return Skipped("there is no room beside them for an equally large control", "larger images, or smaller objects")
     return Trial.of(prober, take, list(_pasted(place, having, others, image, rng)), [view.sample.name for view in having])
 
 

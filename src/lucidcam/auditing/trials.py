@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,11 +75,59 @@ class Outcome:
         return estimate(self.sign * (self.after - self.control), DIFFERENCE, level)
 
     @property
+    def own(self) -> Estimate:
+        """How far the probability itself moved where the suspicion said, whatever the controls did."""
+        return self.own_at(LEVEL)
+
+    def own_at(self, level: float) -> Estimate:
+        """How far the probability itself moved, with an interval of this level."""
+        return estimate(self.sign * (self.after - self.before), DIFFERENCE, level)
+
+    @property
     def p(self) -> float:
-        """That the controls moved the log-odds as much, one-sided; of several parts the largest: each must stand."""
+        """That the controls moved the log-odds as much, or that the probability itself did not move so; one-sided, the larger of the two.
+
+        A control that rises while the score stays is no evidence. Of several parts the largest counts: each must stand.
+        """
         if self.parts:
             return max(each.p for each in self.parts)
-        return signed_rank(self.log_odds) if self.n else 1.0
+        return max(signed_rank(self.log_odds), signed_rank(self.sign * (self.after - self.before))) if self.n else 1.0
+
+    def weakest_at(self, level: float) -> Estimate:
+        """The smaller of its two effects, by itself and beyond the controls, with an interval of this level."""
+        return min(self.own_at(level), self.effect_at(level), key=lambda each: each.mean)
+
+    def denied(self, min_effect: float) -> str:
+        """Which of its own figures speak against the claim, or are too small; "": none.
+
+        Args:
+            min_effect: by which the probability must move, by itself and beyond the controls.
+        """
+        if not self.n:
+            return "nothing could be changed"
+        way = "fall" if self.sign < 0 else "rise"
+        if not self.own.low > 0:
+            return f"the probability itself does not {way} ({self.before.mean():.2f} to {self.after.mean():.2f})"
+        if not self.effect.low > 0:
+            return "it moves no further than with the controls"
+        return f"the effect is smaller than {min_effect:g}" if self.weakest_at(LEVEL).mean < min_effect else ""
+
+    def typical(self, count: int) -> list[str]:
+        """Names of the images whose probability moved most nearly as much as the median one's, nearest first."""
+        return [self.names[i] for i in nearest(self.after - self.before, count)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, for JSON."""
+        return {
+            "before": float(self.before.mean()),
+            "after": float(self.after.mean()),
+            "control": float(self.control.mean()),
+            "effect": asdict(self.effect),
+            "own": asdict(self.own),
+            "log_odds": float(self.log_odds.mean()),
+            "p": self.p,
+            "images": self.n,
+        }
 
     @classmethod
     def none(cls, sign: int) -> Outcome:
@@ -160,11 +209,57 @@ class Trial:
         tried = [each for each in (self.take, self.give) if each.n]
         return max((each.effect_at(1 - (1 - LEVEL) / len(tried)) for each in tried), key=lambda each: each.mean)
 
+    @property
+    def weakest(self) -> Estimate:
+        """The smallest effect of its changes, by themselves and beyond their controls: the one that decides.
+
+        Its interval allows for the choice, as that of `effect` does.
+        """
+        tried = [each for each in (self.take, self.give) if each.n]
+        return min((each.weakest_at(1 - (1 - LEVEL) / (2 * len(tried))) for each in tried), key=lambda each: each.mean)
+
+    def denied(self, min_effect: float) -> str:
+        """Which of its own figures speak against the claim, or are too small, in words; "": none."""
+        for what, outcome in (("taken out", self.take), ("put in", self.give)):
+            reason = outcome.denied(min_effect) if outcome is self.take or outcome.n else ""
+            if reason:
+                return f"{what}: {reason}"
+        return ""
+
     @classmethod
     def joined(cls, trials: Sequence[Trial]) -> Trial:
         """Several trials of one class as one."""
         take, give = (Outcome.joined([getattr(each, which) for each in trials]) for which in ("take", "give"))
         return cls(take, give, tuple(dict.fromkeys(name for each in trials for name in each.names)))
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A suspicion that could not be tried.
+
+    Attributes:
+        reason: why.
+        needs: what a trial would take.
+    """
+
+    reason: str
+    needs: str
+
+
+def odds(probabilities: Values) -> Values:
+    """Log-odds of probabilities, those of 0 and 1 within what float64 tells apart."""
+    inner = np.clip(probabilities, np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).epsneg)
+    return np.asarray(np.log(inner) - np.log1p(-inner))
+
+
+def nearest(values: Values | Sequence[float], count: int) -> list[int]:
+    """Places of the values that are nearest to their median, nearest first; of equal ones those that come first.
+
+    >>> nearest([0.9, 0.1, 0.5, 0.25, 0.75], 3)
+    [2, 3, 4]
+    """
+    array = np.asarray(values, np.float64)
+    return np.argsort(np.abs(array - np.median(array)), kind="stable")[:count].tolist() if len(array) else []
 
 
 def spread(region: Mask, size: tuple[int, int]) -> Mask:

@@ -120,9 +120,7 @@ class Measure:
 
     def _check(self, item: Item, error: Exception) -> None:
         sample = replace(item.sample, objects=(), ignore=None)
-        check_general(
-            self.model, error, lambda prepared: self._measured([replace(item, sample=sample, prepared=prepared)], lambda _: None)
-        )
+        check_general(self.model, error, lambda prepared: self._measured([replace(item, sample=sample, prepared=prepared)], lambda _: None))
 
     def item_of(self, sample: Sample, prepared: Prepared) -> Item | Problem:
         """A sample whose image is prepared; a problem where its class is asked for and not known.

@@ -24,8 +24,8 @@ class Contrast(Target):
         against: another such target; of it as many per image as of the first, or one.
 
     Raises:
-        TargetError: both are the same, so that the difference is 0 whatever the image. Where that hangs on the image (the predicted class is
-            the one it is set against), it is a `lucidcam.errors.TargetNotFoundError`, raised when outputs are there.
+        TargetError: both are the same, so that the difference is 0 whatever the image. Where that hangs on the image (the predicted class
+            is the one it is set against), a `lucidcam.errors.TargetNotFoundError`, raised when outputs are there.
     """
 
     target: Any
@@ -34,8 +34,7 @@ class Contrast(Target):
     def __post_init__(self) -> None:
         if _same(self.target, self.against):
             raise TargetError(
-                f"a contrast of {_words(self.target)} with itself is 0 everywhere: give another class as what it is set against (against=…, "
-                "--against)."
+                f"a contrast of {_words(self.target)} with itself is 0 everywhere: give another class to set it against (--against)."
             )
 
     def over(self, change: Callable[[Any], Any]) -> Target:
