@@ -700,8 +700,11 @@ def test_maps_that_cannot_be_read_are_left_out(ran, tmp_path):
     assert "Some maps cannot be read any more" in words_of(tree)
 
 
-EMPTY = {**dict.fromkeys(("findings", "classes", "together", "confusions", "calibration", "problems"), ()), "tried": {}, "images": 1}
-EMPTY |= {"verdict": "Nothing.", "settings": {"model": "m", "data": "d", "fill": "blur"}}
+EMPTY = {
+    **dict.fromkeys(("findings", "classes", "together", "confusions", "calibration", "problems", "trials", "untried"), ()),
+    "tried": {},
+}
+EMPTY |= {"verdict": "Nothing.", "images": 1, "settings": {"model": "m", "data": "d", "fill": "blur"}}
 FOUND = {
     **{"kind": "watermark", "label": "red", "words": "It is.", "effect": {"mean": 0.5, "low": 0.4, "high": 0.6}, "images": 1, "share": 1.0},
     **{"p": None, "taken_out": None, "put_in": None, "regions": [], "beside": "", "evidence": []},
@@ -721,6 +724,8 @@ FOUND = {
         {**EMPTY, "tried": []},
         {**EMPTY, "classes": [{"label": "red"}]},
         {**EMPTY, "settings": {}},
+        {**EMPTY, "trials": [{"kind": "place"}]},
+        {key: value for key, value in EMPTY.items() if key != "untried"},
     ],
 )
 def test_a_damaged_audit_is_told(tmp_path, document):

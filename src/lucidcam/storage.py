@@ -57,6 +57,8 @@ def check_writable(place: str | os.PathLike[str], *files: str) -> None:
     try:
         for each in reversed([folder, *folder.parents]):
             if not each.is_dir():
+                if each.exists():
+                    raise NotADirectoryError(errno.ENOTDIR, f"{str(each)!r} is a file")
                 each.mkdir()
                 made.append(each)
         for name in files or ("lucidcam",):

@@ -404,21 +404,25 @@ class _Court:
             (before, after), (foreign, others) = self._halves(id), self._others(id)
             which = places.kinds(before)
             self._kinds[id] = before, which
-            for suspect in places.suspects(before, foreign, which):
+            suspects = places.suspects(before, foreign, which)
+            for suspect in [*suspects, *places.all_together(suspects)]:
                 trial = places.trial(suspect, after, others, self.prober, self._input, self.seed)
                 if isinstance(trial, Skipped):
+                    if suspect.parts:
+                        continue  # said of the parts
                     self.untried.append(Untried("places that the maps point to", trial.reason, trial.needs, (suspect.label,)))
                 else:
                     tried.append((suspect, trial))
             advance(1)
         reasons = self._reasons([trial for _, trial in tried])
         for (suspect, trial), reason in zip(tried, reasons, strict=True):
-            self._tried("place", suspect.label, trial, reason, where=describe.where([suspect.region]))
+            self._tried("place", suspect.label, trial, reason, where=describe.where(suspect.regions))
         found = []
         for id in ids:
             confirmed = [each for each, reason in zip(tried, reasons, strict=True) if not reason and each[0].id == id]
+            single = [each for each in confirmed if not each[0].parts]
             if confirmed:
-                found.append(self._place(id, confirmed))
+                found.append(self._place(id, single or confirmed))
         return found
 
     def _place(self, id: int, confirmed: Sequence[tuple[places.Place, Trial]]) -> Finding:
@@ -426,7 +430,7 @@ class _Court:
         if Trial.joined([each for _, each in confirmed]).denied(self.min_effect):
             confirmed = [max(confirmed, key=lambda each: each[1].weakest.mean)]
         views = self.survey.drawer.of(id)
-        regions = tuple(place.region for place, _ in confirmed)
+        regions = tuple(region for place, _ in confirmed for region in place.regions)
         having = [view for view in views if any(places.has(view, region) for region in regions)]
         trial = Trial.joined([each for _, each in confirmed])
         alike = self._alike(having, regions)
@@ -441,7 +445,7 @@ class _Court:
             p=max(each.p for _, each in confirmed),
             trial=trial,
             regions=regions,
-            evidence=tuple(self.photographer.place(_of(having, trial), regions)),
+            evidence=tuple(self.photographer.place(_of(having, trial), [place.region for place, _ in confirmed])),
         )
 
     def _alike(self, having: Sequence[View], regions: Sequence[Mask]) -> bool:
@@ -454,7 +458,6 @@ class _Court:
 
     def _backgrounds(self, ids: Sequence[int], hidden: Sequence[Mask], advance: Any) -> list[Finding]:
         tried: list[tuple[int, Trial]] = []
-        self.searched["background"] = len(ids)
         exchange = contexts.Exchange(self.prober, self._input, hidden)
         for id in ids:
             (_, after), (_, others) = self._halves(id), self._others(id)

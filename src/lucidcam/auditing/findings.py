@@ -295,7 +295,7 @@ def read(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def _problem(document: Mapping[str, Any]) -> str:
     """What `Audit.to_dict` would not have written; "" where there is nothing."""
     tables = ("findings", "classes", "together", "confusions", "calibration", "problems", "trials", "untried")
-    wanted = {**dict.fromkeys(tables, list), "tried": dict, "settings": dict, "images": int, "verdict": str, "headline": str}
+    wanted = {**dict.fromkeys(tables, list), "tried": dict, "settings": dict, "images": int, "verdict": str}
     for name, kind in wanted.items():
         if not isinstance(document.get(name), kind):
             return f"expected a {kind.__name__} as {name!r}, got {type(document.get(name)).__name__}"

@@ -47,13 +47,20 @@ class Place:
         label: of the class.
         id: of the class.
         region: its cells `[GRID, GRID]`.
-        found: how: "contrast" (this class's maps against the others') or "cluster".
+        found: how: "contrast" (this class's maps against the others'), "cluster", or "together": several places changed at once.
+        parts: the places of which it is made; empty: it is one.
     """
 
     label: str
     id: int
     region: Mask = field(repr=False)
     found: str
+    parts: tuple[Mask, ...] = field(default=(), repr=False)
+
+    @property
+    def regions(self) -> tuple[Mask, ...]:
+        """The places by themselves."""
+        return self.parts or (self.region,)
 
 
 def off(view: View) -> Grid:
@@ -90,6 +97,14 @@ def suspects(views: Sequence[View], others: Sequence[View], which: npt.NDArray[n
         if all((region & known).sum() < 0.5 * (region | known).sum() for _, known in kept):
             kept.append((how, region))
     return [Place(views[0].label, views[0].id, grown(region), how) for how, region in kept]
+
+
+def all_together(suspects: Sequence[Place]) -> list[Place]:
+    """All places of a class as one, where there are several: of marks that stand for one another, covering one changes little."""
+    if len(suspects) < 2:
+        return []
+    parts = tuple(each.region for each in suspects)
+    return [Place(suspects[0].label, suspects[0].id, np.asarray(np.logical_or.reduce(parts)), "together", parts)]
 
 
 def grown(region: Mask) -> Mask:

@@ -47,7 +47,7 @@ def audit(
     ] = None,
     fill: Annotated[str, typer.Option(help="In place of what is covered: inpaint, mean, blur or zeros.")] = "inpaint",
     images_per_class: Annotated[int, typer.Option(help="That are tried; of more a random sample.")] = 200,
-    min_effect: Annotated[float, typer.Option(help="On a probability, for a shortcut to be reported.")] = 0.05,
+    min_effect: Annotated[float, typer.Option(help="The smallest for a finding: by itself, and beyond its control.")] = 0.05,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of audit.json and the evidence.")] = Path("lucidcam-audit"),
     page: ReportOption = None,
     class_map: ClassMapOption = None,
@@ -101,6 +101,21 @@ def audit(
         write_page(found, page)
 
 
+def _show_failed(found: Audit) -> None:
+    """The figures of what was tried and did not stand up."""
+    failed = found.coverage.failed
+    if not failed:
+        return
+    listing = table("did not stand up", "class", "effect", "95 % interval", "because", title="Tried")
+    for each in failed[:SHOWN]:
+        what = " ".join(filter(None, (each.kind, short(each.beside), each.where)))
+        listing.add_row(what, short(each.label), f"{each.effect.mean:.2f}", f"{each.effect.low:.2f} to {each.effect.high:.2f}", each.reason)
+    screen.print(listing)
+    if len(failed) > SHOWN:
+        screen.print(f"… and {len(failed) - SHOWN} more; audit.json lists them")
+    screen.print("effect: the smallest of what a trial's changes do, by themselves and beyond their controls\n", style="dim")
+
+
 def _show(found: Audit, out: Path) -> None:
     """The findings in words, then the classes in figures."""
     screen.print(f"{found.verdict}\n", style="bold", markup=False)
@@ -108,11 +123,7 @@ def _show(found: Audit, out: Path) -> None:
         screen.print(f"{number}. {finding.kind}", style="bold", markup=False)
         screen.print(finding.words, markup=False)
         screen.print()
-    tried = ", ".join(f"{count} × {kind}" for kind, count in found.tried.items() if count)
-    few = any(row["images"] < found.needed for row in found.classes)
-    untried = f"; classes with fewer than {found.needed} images were not tried" if few else ""
-    if tried:
-        screen.print(f"Tried: {tried}{untried}.\n", markup=False)
+    _show_failed(found)
     right = ["predicted"] if found.labelled else []
     listing = table("class", "images", *right, "on object", "whole", "no object", "no context")
     for row in found.classes[:SHOWN]:

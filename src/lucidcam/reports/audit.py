@@ -15,7 +15,7 @@ from lucidcam.explainer import PREDICTED
 from lucidcam.outputs.html import Bar, Bars, Cell, Facts, Fold, Gallery, Page, Part, Section, Shot, Table, Text
 from lucidcam.reports import _files as files
 from lucidcam.reports._base import Kind, kinds
-from lucidcam.wording import counted, short
+from lucidcam.wording import short
 
 ROWS = 200
 """Rows of each table; audit.json has all."""
@@ -72,34 +72,55 @@ def _page(result: Audit | Saved, document: Mapping[str, Any]) -> Page:
     ]
     if len(found) > 1:
         sections.insert(0, Section("Findings", (_overview(found),)))
+    sections.append(_coverage(document))
     rest = (_classes(document), _clusters(result, document), _together(document), _confusions(result, document))
     sections += [section for section in rest if section.parts]
     sections += _confidence(document)
     if document["problems"]:
         rows = [[each["name"], each["error"]] for each in document["problems"][:ROWS]]
         sections.append(Section("Left out", (Table(["what", "why"], rows, "What could not be used"),)))
-    tried = ", ".join(f"{count} × {kind}" for kind, count in document["tried"].items())
-    sections.append(Section("Settings", (Facts({**document["settings"], "suspicions tried": tried}),)))
+    sections.append(Section("Settings", (Facts(document["settings"]),)))
     facts = {
         "images": document["images"],
         "classes": len(document["classes"]),
         "findings": len(found),
         "tried": sum(document["tried"].values()),
+        "not tried": len(document["untried"]),
     }
     settings = document["settings"]
     return Page(f"Audit of {settings['model']} on {settings['data']}", _lead(document), sections, facts)
 
 
 def _lead(document: Mapping[str, Any]) -> str:
-    found, tried = document["findings"], sum(document["tried"].values())
-    lead = str(document["verdict"])
-    if found:
-        return f"{lead} {found[0]['words']}"
-    if tried:
-        lead += (
-            f" {counted(tried, 'suspicion')} arose; changing the images there did not change the scores more than changing them elsewhere."
-        )
-    return lead
+    found, lead = document["findings"], str(document["verdict"])
+    return f"{lead} {found[0]['words']}" if found else lead
+
+
+def _coverage(document: Mapping[str, Any]) -> Section:
+    """What was tried, with its figures, and what was not, and why: without it a verdict says more than it knows."""
+    rows = []
+    for each in document["trials"][:ROWS]:
+        effect = each["effect"]
+        interval = Cell(f"{effect['mean']:.2f}", small=f"{effect['low']:.2f} to {effect['high']:.2f}")
+        what = " ".join(filter(None, (each["kind"], short(each["beside"]), each["where"])))
+        changes = [_moved(each[name]) for name in ("taken_out", "put_in")]
+        p = "–" if each["p"] is None else f"{each['p']:.1g}"
+        rows.append([what, short(each["label"]), interval, *changes, p, "confirmed" if each["confirmed"] else each["reason"]])
+    note = (
+        "Effect: the smallest of what a trial's changes do to the class's probability, by themselves and beyond their controls, with its "
+        "95 % interval; taken out, put in: mean probability before and after, and of the control."
+    )
+    head = ["suspicion", "class", "effect", "taken out", "put in", "p", "result"]
+    tried = Table(head, rows, "Tried", note, numeric=(2, 5)) if rows else Text("Nothing could be tried.", "note")
+    untried = []
+    for each in document["untried"][:ROWS]:
+        untried.append([each["what"], ", ".join(map(short, each["classes"])) or "all", each["reason"], each["needs"] or "–"])
+    missing = Table(["not tried", "classes", "why", "needs"], untried, "Not tried: what is listed here may be there all the same")
+    return Section("What was tried, and what was not", (tried, missing))
+
+
+def _moved(outcome: Mapping[str, Any] | None) -> str:
+    return "–" if outcome is None else f"{outcome['before']:.2f} → {outcome['after']:.2f} (control {outcome['control']:.2f})"
 
 
 def _title(finding: Mapping[str, Any]) -> str:
@@ -137,7 +158,8 @@ def _evidence(result: Audit | Saved, number: int, finding: Mapping[str, Any]) ->
     kept = result.findings[number].evidence if isinstance(result, Audit) else ()
     shots = _shots(result, kept, finding["evidence"])
     if shots:
-        yield Gallery(shots, "Evidence")
+        selection = str(finding["evidence"][0].get("selection", ""))
+        yield Gallery(shots, f"Evidence: {selection}" if selection else "Evidence")
     elif finding["evidence"]:
         yield Text("The pictures of this finding cannot be read any more.", "note")
 
@@ -212,7 +234,8 @@ def _clusters(result: Audit | Saved, document: Mapping[str, Any]) -> Section:
         "whether that decides is what the findings are about."
     )
     head = Table(["class", "kind", "images", "share"], rows[:ROWS], "Clusters of maps", note, numeric=(3,))
-    folds = [Fold(short(label), (Gallery(shots),)) for label, shots in by_class.items() if shots]
+    nearest = "Images whose maps are nearest to the mean of their kind"
+    folds = [Fold(short(label), (Gallery(shots, nearest),)) for label, shots in by_class.items() if shots]
     return Section("Kinds of maps", (head, *folds))
 
 
@@ -225,7 +248,7 @@ def _confusions(result: Audit | Saved, document: Mapping[str, Any]) -> Section:
     for number, row in enumerate(told):
         kept = result.confusions[number]["evidence"] if isinstance(result, Audit) else ()
         shots += _shots(result, kept, row.get("evidence", ()), f"{short(row['label'])} taken for {short(row['predicted'])}: ")
-    beside = (Gallery(shots, "The pairs of most images, with the maps of both classes"),) if shots else ()
+    beside = (Gallery(shots, "The pairs of most images; of each a few drawn at random, with the maps of both classes"),) if shots else ()
     return Section(
         "Confusions", (*beside, Fold("All pairs", (Table(["label", "predicted", "images"], rows, "Images taken for another class"),)))
     )
