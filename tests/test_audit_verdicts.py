@@ -96,9 +96,11 @@ def of_kind(found: lucidcam.Audit, kind: str) -> list[str]:
     return [each.label for each in found.findings if each.kind == kind or (kind == "place" and each.kind == "watermark")]
 
 
-def audited(
-    kind: str, monkeypatch: pytest.MonkeyPatch, take: tuple[float, float, float], give: tuple[float, float, float], **options: object
-):
+Means = tuple[float, float, float]
+"""Of the probability before a change, after it, and with the control."""
+
+
+def audited(kind: str, monkeypatch: pytest.MonkeyPatch, take: Means, give: Means, **options: object) -> lucidcam.Audit:
     """An audit in which changes move probabilities as is said, hardly differently from image to image."""
 
     def values(count: int, of: Means) -> list[np.ndarray]:

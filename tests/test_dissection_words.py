@@ -26,7 +26,7 @@ from lucidcam.dissection.names import Meaning, Name, strength
 from lucidcam.dissection.naming import _rows, _Table
 from lucidcam.dissection.places import Overlap, Peaks
 from lucidcam.dissection.watching import Seen
-from lucidcam.dissection.words import chances
+from lucidcam.dissection.words import Word, chances
 from lucidcam.errors import DataError, LayerError, ModelError, OptionError
 from lucidcam.samples import Object, Problem, Sample
 from lucidcam.types import Frame, Prepared
@@ -518,7 +518,7 @@ def test_words_are_grad_cams_importances():
     assert found.unnamed == pytest.approx(abs(evidence[1]) / total, rel=1e-4)
     assert [word.concept for word in found.because] == ["red"]
     assert [word.concept for word in found.against] == ["blue"]
-    assert found.text.startswith("red because: red (")
+    assert found.text.startswith("red because (no word stands out from chance): red (")  # of two names there are but two orders
     assert "; against: blue (" in found.text
     assert found.text.endswith("of the evidence has no name in this bank.")
     everything = found.map("red") + found.map("blue") + found.nameless
@@ -678,8 +678,8 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
     assert "3 of 3 channels" in said
     commands.run("explain", "photo.png", "--words", "--concepts", "names.json", "--target", "red", "--target", "blue", "--out", "a")
     said = " ".join(capsys.readouterr().out.split())
-    assert "photo.png: red because: red (" in said
-    assert "photo.png: blue because: blue (" in said
+    assert "photo.png: red because (no word stands out from chance): red (" in said
+    assert "photo.png: blue because (no word stands out from chance): blue (" in said
     assert {path.name for path in (tmp_path / "a").iterdir()} >= {"words.json", "photo-words-red.png", "photo-gradcam-red.png"}
     assert len(json.loads((tmp_path / "a" / "words.json").read_text())) == 2
     commands.run("explain", "photo.png", "--words", "--concepts", "bank", "--out", "b", "--json")
@@ -733,3 +733,77 @@ def test_a_trained_networks_words_name_its_textures():
     found = example.trained(12, 200, lucidcam.Bank.builtin(size=example.SIZE, seed=5012), 300)
     assert found["accuracy"] >= 0.9
     assert found["first word"] >= 0.9
+
+
+def spoken(chances: dict[str, float]) -> lucidcam.Words:
+    """Words with given chances, half of them against the class."""
+    words = tuple(
+        Word(name, share, 0.9, chance, (i,))
+        for i, ((name, chance), share) in enumerate(zip(chances.items(), np.linspace(0.5, -0.3, len(chances)), strict=True))
+    )
+    photo = Image.new("RGB", (32, 32))
+    names = lucidcam.Names((), tuple(chances), "layer", "net", "0", "bank", "0", 1)
+    maps = torch.rand(len(words), 4, 4)
+    return lucidcam.Words(words, maps, 0.2, torch.rand(4, 4), photo, Frame.whole(32, 32), "x", 0, "cat", 1.0, 0.5, names, 5)
+
+
+def captions(found: lucidcam.Words, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
+    """Titles of rows and captions of cells in a picture."""
+    titles: list[str] = []
+    cells: list[str] = []
+
+    def rows(lines, title):
+        titles.extend(name for name, _ in lines)
+        cells.extend(caption for _, row in lines for caption, _ in row)
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr("lucidcam.dissection.sheets.rows", rows)
+    found.picture()
+    return titles, cells
+
+
+def test_words_that_do_not_stand_out_are_told_so_wherever_they_are_shown(monkeypatch):
+    found = spoken({"stripes": 0.6, "dots": 1.0, "grass": 0.2})
+    none = "no word stands out from chance"
+    first = found.text.split(". ")[0]
+    assert first == f"cat because ({none}): stripes (50%), dots (10%); against: grass (30%)"
+    assert str(found) == found.text
+    document = found.to_dict()
+    assert document["text"] == found.text
+    assert document["stands_out"] is False
+    assert [word["stands_out"] for word in document["words"]] == [False] * 3
+    table = " ".join(shown(found).split())
+    assert none in table
+    assert "stripes (by chance)" in table
+    titles, cells = captions(found, monkeypatch)
+    assert titles[:2] == [f"because ({none})", f"against ({none})"]
+    assert cells[:3] == ["stripes (by chance)", "dots (by chance)", "grass (by chance)"]
+
+
+def test_words_that_stand_out_are_told_from_those_that_do_not(monkeypatch):
+    found = spoken({"stripes": 0.01, "dots": 0.05, "grass": 0.2})
+    assert found.stands_out
+    assert found.text.split(". ")[0] == "cat because: stripes (50%), dots (10%, by chance); against: grass (30%, by chance)"
+    table = " ".join(shown(found).split())
+    assert "dots (by chance)" in table
+    assert "stripes (by chance)" not in table
+    titles, cells = captions(found, monkeypatch)
+    assert titles[:2] == ["because", "against"]
+    assert cells[:3] == ["stripes", "dots (by chance)", "grass (by chance)"]
+    assert [word["stands_out"] for word in found.to_dict()["words"]] == [True, False, False]
+
+
+def test_no_words_at_all_are_no_statement_about_chance():
+    assert spoken({}).text.startswith("cat because: nothing that this bank has a name for")
+
+
+def test_channels_without_a_name_are_told_so_beside_the_nearest_concept():
+    meaning = Meaning("ring", "max", 0.61, 0.4, 0.8, 1.0, None, 1.0, 0.1)
+    named, nameless, dead = Name(0, (replace(meaning, auc=0.95, p=1e-5),), meaning), Name(1, (), meaning), Name(2, (), None)
+    assert str(named) == "channel 0: ring (AUC 0.95, p = 1e-05)"
+    assert str(nameless) == "channel 1: no concept stands out (nearest is ring, AUC 0.61, p = 1)"
+    assert str(dead) == "channel 2: constant on the bank"
+    names = lucidcam.Names((named, nameless, dead), ("ring",), "layer", "net", "0", "bank", "0", 1)
+    assert [row["stands_out"] for row in names.to_dict()["names"]] == [True, False, False]
+    nobody = lucidcam.Names((nameless, dead), ("ring",), "layer", "net", "0", "bank", "0", 1)
+    assert "No concept stands out from chance" in " ".join(shown(nobody).split())

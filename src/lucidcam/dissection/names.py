@@ -75,6 +75,16 @@ class Name:
     meanings: tuple[Meaning, ...]
     nearest: Meaning | None
 
+    def __str__(self) -> str:
+        """What it is called, with how sure that is; a concept that is no name is not given without saying so."""
+        if self.meanings:
+            meanings = "; ".join(f"{each.concept} (AUC {each.auc:.2f}, p = {each.p:.2g})" for each in self.meanings)
+            return f"channel {self.channel}: {meanings}"
+        if self.nearest is None:
+            return f"channel {self.channel}: constant on the bank"
+        least = f"nearest is {self.nearest.concept}, AUC {self.nearest.auc:.2f}, p = {self.nearest.p:.2g}"
+        return f"channel {self.channel}: no concept stands out ({least})"
+
     @property
     def concept(self) -> str | None:
         """Its name: the first of its meanings; None: it has none."""
@@ -185,7 +195,7 @@ class Names:
             "least": self.least,
             "concepts": list(self.concepts),
             "problems": [asdict(each) for each in self.problems],
-            "names": [asdict(row) for row in self.rows],
+            "names": [{**asdict(row), "stands_out": bool(row.meanings)} for row in self.rows],
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:

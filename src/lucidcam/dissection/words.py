@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 FAINTEST = 1e-3
 """A channel that means a concept less than this does not mean it here."""
 
+LUCK = 0.05
+"""A word stands out from chance where it is less probable than this, all words of the image taken together."""
+
 DRAWS = 1000
 """Shufflings of the names that words are compared with."""
 
@@ -54,6 +57,11 @@ class Word:
     confidence: float
     chance: float
     channels: tuple[int, ...]
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether it has more evidence than the largest of all words has by chance, but one time in twenty."""
+        return self.chance < LUCK
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +110,16 @@ class Words:
 
     @property
     def text(self) -> str:
-        """In one sentence or two: "tabby because: stripes (12 %), dots (3 %); against: red (1 %). 84 % of the evidence has no name …"."""
+        """In one sentence or two: "tabby because: stripes (12%), dots (3%, by chance); against: red (1%). 84% of the evidence …".
+
+        Of a word that does not stand out from chance that is said beside it; where none does, "because (no word stands out from chance)".
+        """
         return telling.sentence(self)
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether any word stands out from chance."""
+        return any(word.stands_out for word in self.words)
 
     def map(self, concept: str) -> Tensor:
         """The map `[h, w]` of a concept, signed, at the layer's resolution.
@@ -136,7 +152,8 @@ class Words:
             "bank": self.names.bank,
             "text": self.text,
             "unnamed": self.unnamed,
-            "words": [asdict(word) for word in self.words],
+            "stands_out": self.stands_out,
+            "words": [{**asdict(word), "stands_out": word.stands_out} for word in self.words],
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
