@@ -264,9 +264,9 @@ def check_general(model: Model, error: Exception, ask: Callable[[Prepared], obje
     try:
         prepared = prepared_noise(model)
     except Exception as other:
-        if type(other) is type(error):
+        if type(other) is type(error):  # the example's: the image may have been unreadable besides
             with on_any_image(model):
-                raise error from None
+                raise
         return
     if ask is None or isinstance(error, (InputError, DataError, TargetNotFoundError)):
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -118,8 +119,8 @@ def panel(cells: Sequence[Sequence[tuple[str, Image.Image]]], title: str = "", h
 
     Args:
         cells: rows of (caption, picture).
-        title: above everything.
-        height: of each picture, in pixels.
+        title: above everything; the sheet is as wide as it needs.
+        height: of each picture, in pixels. Captions that are longer than their picture is wide widen the column, up to twice the height.
     """
     font, large = ImageFont.load_default(size=15), ImageFont.load_default(size=19)
     gap, caption, head = 10, 26, 36 if title else 0
@@ -127,8 +128,10 @@ def panel(cells: Sequence[Sequence[tuple[str, Image.Image]]], title: str = "", h
         [(text, picture.convert("RGB").resize((max(1, round(picture.width * height / picture.height)), height))) for text, picture in row]
         for row in cells
     ]
-    widths = [max((row[i][1].width for row in scaled if i < len(row)), default=0) for i in range(max(map(len, scaled), default=0))]
-    size = (sum(widths) + gap * (len(widths) + 1), head + len(scaled) * (height + caption + gap) + gap)
+    columns = [[row[i] for row in scaled if i < len(row)] for i in range(max(map(len, scaled), default=0))]
+    widths = [max(max(picture.width, min(math.ceil(font.getlength(text)), 2 * height)) for text, picture in column) for column in columns]
+    across = max(sum(widths) + gap * (len(widths) + 1), math.ceil(large.getlength(title)) + 2 * gap if title else 0)
+    size = (across, head + len(scaled) * (height + caption + gap) + gap)
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:

@@ -193,7 +193,7 @@ class Audit:
         if not self.labelled or self.settings.get("several_labels") or not self.classes:
             return None
         counts = [row["images"] for row in self.classes]
-        return sum(count * row["predicted"] for count, row in zip(counts, self.classes, strict=True)) / sum(counts)
+        return float(sum(count * row["predicted"] for count, row in zip(counts, self.classes, strict=True)) / sum(counts))
 
     @property
     def headline(self) -> str:

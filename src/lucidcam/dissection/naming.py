@@ -18,6 +18,7 @@ from lucidcam.dissection.bank import FEWEST, Bank
 from lucidcam.dissection.names import LEAST, Meaning, Name, Names
 from lucidcam.dissection.watching import POOLS, Seen
 from lucidcam.errors import DataError, OptionError
+from lucidcam.runner import on_any_image
 from lucidcam.types import Model
 
 LUCK = 0.01
@@ -94,7 +95,8 @@ def concepts(
 
 def bank_for(model: Model) -> Bank:
     """The built-in bank, in the size of the network's input."""
-    side = min(model.prepare(np.zeros((256, 256, 3), np.uint8))[0].tensor.shape[-2:])
+    with on_any_image(model):
+        side = min(model.prepare(np.zeros((256, 256, 3), np.uint8))[0].tensor.shape[-2:])
     return Bank.builtin(size=max(16, side))
 
 

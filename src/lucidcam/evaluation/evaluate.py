@@ -24,7 +24,7 @@ from lucidcam.evaluation.report import Report
 from lucidcam.evaluation.tally import Tally
 from lucidcam.metrics import MosaicMetric
 from lucidcam.progress import bar
-from lucidcam.runner import given_up, named, optimized_if_possible
+from lucidcam.runner import given_up, named, on_any_image, optimized_if_possible
 from lucidcam.samples import Problem, Sample
 from lucidcam.settings import IMAGES_AT_ONCE, Settings
 from lucidcam.storage import check_writable
@@ -200,7 +200,9 @@ def _batches(samples: Iterable[Sample | Problem], size: int) -> Iterator[list[Sa
 def _probe(model: Model) -> str:
     """A short text that changes with what the preprocessing makes of a picture."""
     noise = np.random.default_rng(0).integers(0, 256, (192, 256, 3)).astype(np.uint8)
-    return hashlib.blake2b(model.prepare([noise])[0].tensor.numpy().tobytes(), digest_size=8).hexdigest()
+    with on_any_image(model):
+        [prepared] = model.prepare([noise])
+    return hashlib.blake2b(prepared.tensor.numpy().tobytes(), digest_size=8).hexdigest()
 
 
 def _class_id(target: Any, model: Model) -> int:

@@ -14,7 +14,7 @@ from lucidcam.compat import Loaded
 from lucidcam.errors import OptionError
 from lucidcam.explainer import LABEL
 from lucidcam.pipeline.job import Job
-from lucidcam.runner import explain, optimized_if_possible
+from lucidcam.runner import explain, on_any_image, optimized_if_possible
 
 CPU_IMAGES = 8
 """More make no network faster on a processor, and take more memory."""
@@ -138,5 +138,6 @@ def _try(job: Job, count: int) -> None:
     noise = np.random.default_rng(0).random((256, 320, 3), np.float32)
     target = None if job.target == LABEL else job.target
     asked = job.explainer()
-    prepared = asked.model.prepare([noise]) * count
+    with on_any_image(asked.model):
+        prepared = asked.model.prepare([noise]) * count
     explain(asked.model, prepared, asked.method, target, asked.layer, **{**asked.options, "images_at_once": count, "progress": False})
