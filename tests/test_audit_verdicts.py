@@ -16,13 +16,14 @@ from lucidcam.auditing import contexts, places
 from lucidcam.auditing.coverage import LIMITS, Coverage, Hypothesis, Untried, grouped
 from lucidcam.auditing.evidence import Photographer
 from lucidcam.auditing.probing import Prober
-from lucidcam.auditing.statistics import chance, estimate
+from lucidcam.auditing.statistics import estimate
 from lucidcam.auditing.trials import Outcome, Trial, nearest, odds
 from lucidcam.auditing.views import View
 from lucidcam.explainer import Explainer
 from lucidcam.outputs.html import render
 from lucidcam.reports import page
 from lucidcam.samples import Object, Sample
+from lucidcam.stats.paired import signed_rank
 from lucidcam.types import Frame
 from test_audit import BLUE, GREEN, HONEST, RED, SIDE, WHITE, Colours, network, scenes
 
@@ -189,8 +190,8 @@ def test_outcomes_equal_their_definition():
     for sign in (-1, 1):
         outcome = Outcome(before, after, control, sign * (odds(after) - odds(control)), sign, tuple(map(str, range(20))))
         assert outcome.own == estimate(sign * (after - before))
-        assert outcome.p == max(chance(outcome.log_odds), chance(sign * (after - before)))
-        assert outcome.weakest.mean == min(outcome.own.mean, outcome.effect.mean)
+        assert outcome.p == max(signed_rank(outcome.log_odds), signed_rank(sign * (after - before)))
+        assert outcome.weakest_at(0.9) == min(outcome.own_at(0.9), outcome.effect_at(0.9), key=lambda each: each.mean)
         middle = float(np.median(after - before))
         far = [abs(after[int(name)] - before[int(name)] - middle) for name in outcome.typical(20)]
         assert far == sorted(far)

@@ -392,6 +392,7 @@ def test_a_memory_leaves_the_network_as_it_is_and_reads_its_features_once(
     monkeypatch.setattr(features_, "_activations", lambda *_: pytest.fail("features were made again"))
     other = train_memory(data(), trained.model, out=tmp_path, unbiased=True, restart=True, **MEMORY)
     assert other.memory.read == "places"
+    assert (found.weights, other.weights) == ("slot", "evidence")
     assert not torch.equal(other.memory.whitening, torch.eye(len(other.memory.mean)))
     [one] = lucidcam.explain(trained.model, photo, "mcam", memory=other.memory, weights="evidence", target="red")
     assert one.map.min() >= 0
