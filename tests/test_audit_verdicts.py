@@ -16,7 +16,7 @@ from lucidcam.auditing import contexts, places
 from lucidcam.auditing.coverage import LIMITS, Coverage, Hypothesis, Untried, grouped
 from lucidcam.auditing.evidence import Photographer
 from lucidcam.auditing.probing import Prober
-from lucidcam.auditing.statistics import estimate
+from lucidcam.auditing.statistics import Estimate, estimate
 from lucidcam.auditing.trials import Outcome, Trial, nearest, odds
 from lucidcam.auditing.views import View
 from lucidcam.explainer import Explainer
@@ -292,7 +292,7 @@ def test_coverage_counts_and_groups():
     assert grouped([one, other, Untried("y", "why")]) == (Untried("x", "why", "boxes", ("a", "b")), Untried("y", "why"))
     many = Untried("x", "why", "boxes", tuple("abcdef"))
     assert many.sentence == "x of “a”, “b”, “c” and 3 more classes (why; needs boxes)"
-    effect = estimate([0.1, 0.1])
+    effect = Estimate(0.1, 0.1, 0.1, 2)
     coverage = Coverage((Hypothesis("place", "a", effect, ""), Hypothesis("place", "b", effect, "too small")), (one,), {"companion": 4})
     assert coverage.tried == {"companion": 0, "place": 2}
     assert [each.label for each in coverage.failed] == ["b"]
