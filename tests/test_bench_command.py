@@ -354,7 +354,7 @@ def test_files_hold_what_was_measured(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(lucidcam.LucidcamError, match="cannot keep results"):
+    with pytest.raises(lucidcam.LucidcamError, match="cannot write to"):
         some_costs().save(tmp_path / "file" / "folder")
 
 

@@ -213,9 +213,9 @@ def test_a_cache_spares_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     read = lucidcam.images.read
 
-    def unreadable(source: Any) -> Any:
+    def unreadable(source: Any, *window: Any) -> Any:
         if isinstance(source, np.ndarray):  # of noise, to see whether the model or the file is at fault
-            return read(source)
+            return read(source, *window)
         raise AssertionError("read again")
 
     monkeypatch.setattr(lucidcam.images, "read", unreadable)

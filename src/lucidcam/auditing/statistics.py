@@ -50,8 +50,9 @@ def estimate(values: Sequence[float] | Values, bounds: Bounds = DIFFERENCE, leve
         bounds: the ends of their scale.
         level: of the interval.
 
-    >>> estimate([1.0, 1.0, 1.0, 1.0], (0, 1))
-    Estimate(mean=1.0, low=0.3976353643835254, high=1.0, n=4)
+    >>> found = estimate([1.0, 1.0, 1.0, 1.0], (0, 1))
+    >>> found.mean, round(found.low, 3), found.high, found.n
+    (1.0, 0.398, 1.0, 4)
     """
     array = np.asarray(values, np.float64)
     if not len(array):
