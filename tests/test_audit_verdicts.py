@@ -148,6 +148,7 @@ def test_a_control_that_falls_alone_is_no_finding(kind, monkeypatch):
     assert all("put in: the probability itself does not rise" in each.reason for each in found.coverage.failed if each.kind == kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("take", "smallest"),

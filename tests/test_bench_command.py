@@ -196,6 +196,7 @@ def test_peaks_of_methods_do_not_mix(inputs):
 # ---------------------------------------------------------------------------------------------------------------------- bench
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "options"), [("gradcam", {}), ("scorecam", {}), ("rise", {"masks": 70}), ("gradcam", {"smooth": 5})])
 def test_forwards_are_those_the_network_counts(method, options, inputs):
     net = Counting().eval()
@@ -252,6 +253,7 @@ def test_fewer_images_where_all_would_take_too_long(inputs, clock):
     assert "(2)" in shown(costs)
 
 
+@pytest.mark.slow
 def test_the_module_comes_back_as_it_was(inputs):
     net = FunctionalGAP().train()
     net.norm.eval()
@@ -263,6 +265,7 @@ def test_the_module_comes_back_as_it_was(inputs):
     assert not any(child._forward_hooks for child in net.modules())
 
 
+@pytest.mark.slow
 def test_the_optimised_copy_is_measured_beside_the_network_as_it_is(inputs):
     costs = quick(FunctionalGAP().eval(), inputs, ["gradcam"], optimized=True)
     assert [(row.method, row.optimized, row.images) for row in costs.rows] == [

@@ -317,6 +317,7 @@ ENOUGH = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", sorted(LOADS - {("app",)}), ids=" ".join)
 def test_every_command_takes_a_function_of_ones_own(words: tuple[str, ...], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = ["--model", "four.pt", "--architecture", "my_network:build", "--labels", "labels.txt", "--input-size", "32x40", "--mean", "0.5"]
@@ -501,6 +502,7 @@ def test_json_on_standard_output_is_nothing_but_json(place: Path, capsys: pytest
     assert len(json.loads(capsys.readouterr().out)) == 1
 
 
+@pytest.mark.slow
 def test_the_module_and_the_script_find_code_in_the_working_folder(place: Path) -> None:
     words = ["layers", "--model", "four.pt", "--architecture", "my_network:build"]
     script = Path(sys.executable).with_name("lucidcam")
@@ -529,6 +531,7 @@ def slices(place: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", sorted(LOADS - {("app",), ("layers",)}), ids=" ".join)
 def test_every_command_takes_a_window(words: tuple[str, ...], slices: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = [{"photo.png": "photo.tif"}.get(word, word) for word in ENOUGH[words]]

@@ -129,6 +129,7 @@ def test_the_target_may_be_the_label_or_a_class(target):
     np.testing.assert_allclose(report.values["gradcam", "average_drop"], expected["average_drop"].numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_batch():
     once, twice = (
         lucidcam.evaluate(

@@ -100,6 +100,7 @@ def with_model(monkeypatch: pytest.MonkeyPatch, model: lucidcam.Model) -> None:
         monkeypatch.setattr(sys.modules[f"lucidcam.cli.{name}"], "load_model", lambda *_, **__: model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("fault", GENERAL)
 def test_what_concerns_the_model_is_told_once(command, fault, photos, monkeypatch, capsys):

@@ -284,6 +284,7 @@ def test_networks_whose_layers_are_seen(kind: str, method: str) -> None:
         assert works or (method == "cam" and kind in ("scripted head", "unflattened", "unflattened, any number"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", QUANTISED)
 @pytest.mark.parametrize("method", EVERY)
 def test_quantised_networks(kind: str, method: str) -> None:

@@ -96,6 +96,7 @@ def test_scenes_of_training_and_test_differ(example):
     assert not any(np.array_equal(a.image, b.image) for a in one for b in other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["captioning", "questions", "prompts"])
 def test_in_small(name, example, tmp_path):
     """It runs, and the same seed gives the same figures."""

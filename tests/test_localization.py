@@ -164,6 +164,7 @@ def test_maxboxacc_thresholds_are_chosen_for_the_data_set() -> None:
     assert figures(metric, [wide, narrow]) == figures(metric, [wide + narrow]) == {"maxboxacc": 50}
 
 
+@pytest.mark.slow
 def test_maxboxacc_of_ilsvrc_takes_the_numbers_of_the_xml_files(tmp_path) -> None:
     """The benchmark's metadata has xmax and ymax as they stand, though the last pixel belongs to the box."""
     from PIL import Image

@@ -112,6 +112,7 @@ def test_import_after_an_import_by_the_user_has_failed():
     assert python(code) == "True"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "spec", "extra"),
     [

@@ -122,6 +122,7 @@ def closed(net: Net) -> None:
         net.file.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_cannot_be_copied_is_worked_with_as_it_is(kind: type[Net], tmp_path) -> None:
     net, plain = build(kind), build(Net)

@@ -474,6 +474,7 @@ except DataError as error:
     assert len(list(results.maps())) == 4
 
 
+@pytest.mark.slow
 def test_options_are_checked(tmp_path: Path) -> None:
     asked = runs.colours(), runs.images(2), tmp_path / "out"
     for wrong, message in (
@@ -502,6 +503,7 @@ def test_memory_bounds_images_and_workers(tmp_path: Path, monkeypatch: pytest.Mo
     assert again.manifest["settings"]["images_at_once"] == 3  # the same command goes on, whatever is measured now
 
 
+@pytest.mark.slow
 def test_memory_is_measured(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="explaining one image takes"):
         lucidcam.run(runs.colours(), runs.images(3), tmp_path / "out", max_memory="100M", **QUIET)
