@@ -4,8 +4,8 @@ Run it from the root of the repository:
 
     python bench/intervals.py
 
-Writes the section `intervals` of docs/benchmarks.md. No network is asked: records are drawn from populations whose mean is known, summed
-in the states that an evaluation sums, and their intervals looked at. It takes about two minutes on one core.
+Writes the section `intervals` of docs/benchmarks.md. No network is asked: records are drawn from populations whose mean is known and summed
+in the states that an evaluation sums. It takes about two minutes on one core.
 """
 
 from __future__ import annotations
@@ -262,10 +262,9 @@ def main() -> None:
     parts = [
         "## Intervals",
         "How often 95 % intervals cover the truth with few images, and how often p ≤ 0.05 where there is no difference: records are drawn "
-        f"from populations that are known, {options.trials} data sets per number ({few} for figures and effects), so a number is right "
-        "to about ±0.015. Written by `bench/intervals.py`.",
-        "**Means.** Coverage of the interval that is given; in brackets that"
-        " of the percentile bootstrap, and how many times as long ours is.",
+        f"from populations that are known, {options.trials} data sets per number ({few} for figures and effects), so a number is right to "
+        "about ±0.015. Written by `bench/intervals.py`.",
+        "**Means.** Coverage of the interval that is given; in brackets the percentile bootstrap's, and the ratio of their lengths.",
         table(["population", *heads], means(sizes, options.trials)),
         table(["", *heads], [share_coverage(sizes, options.trials)]),
         "**Figures that are no means of images**, and an **audit's effect**: coverage.",

@@ -21,14 +21,14 @@ from lucidcam.auditing.findings import read
 from lucidcam.auditing.probing import Prober, Scores
 from lucidcam.auditing.statistics import estimate
 from lucidcam.auditing.tables import Fact
-from lucidcam.auditing.trials import Outcome
+from lucidcam.auditing.trials import Outcome, Trial
 from lucidcam.auditing.views import GRID, Drawer, View, covered, heat_of, order_of, rim, seen
 from lucidcam.class_scores import ClassScores
 from lucidcam.errors import DataError, OptionError
 from lucidcam.explainer import Explainer
 from lucidcam.perturb.imputation import impute
 from lucidcam.samples import Object, Sample
-from lucidcam.stats.paired import holm, signed_rank
+from lucidcam.stats.paired import holm
 from lucidcam.types import Frame
 
 pytest.importorskip("sklearn")
@@ -385,13 +385,40 @@ def test_holm_equals_its_definition():
     assert holm([], 0.05) == []
 
 
-def test_intervals_cover_and_chance_is_one_sided():
+def test_an_estimate_covers_the_mean():
     rng = np.random.default_rng(0)
     hits = sum(each.low <= 1 <= each.high for each in (estimate(rng.normal(1, 2, 40)) for _ in range(200)))
     assert 170 <= hits <= 200
-    assert signed_rank(np.ones(10)) < 0.01 < 0.9 < signed_rank(-np.ones(10))
-    assert signed_rank(np.zeros(10)) == 1
     assert np.isnan(estimate([]).mean)
+
+
+def moved(by, sign=1):
+    """An outcome whose images' probability moved so far, beyond 0.5 in the controls."""
+    start, none = np.full(len(by), 0.5), np.zeros(len(by))
+    return Outcome(start, start + sign * np.asarray(by), start, none, sign)
+
+
+@pytest.mark.parametrize("size", [0.1, 0.3])
+def test_the_effect_is_not_the_larger_of_two_without_correction(size):
+    """Of two trials on 16 images the larger effect is taken; its interval allows for the choice, and covers the truth."""
+    rng = np.random.default_rng(int(100 * size))
+    covered = 0
+    for _ in range(300):
+        take, give = moved(rng.beta(1, 1 / size - 1, 16), -1), moved(rng.beta(1, 1 / size - 1, 16))
+        effect = Trial(take, give, ()).effect
+        covered += effect.low <= size <= effect.high
+        larger = max(take, give, key=lambda each: each.effect.mean)
+        assert effect.mean == larger.effect.mean
+        assert effect.low <= larger.effect.low < larger.effect.high <= effect.high
+    assert covered >= 0.93 * 300
+    assert Trial(take, Outcome.none(1), ()).effect == take.effect
+
+
+def test_an_effect_seen_in_every_image_alike_is_not_certain():
+    """All of twelve images, or none: a thirteenth may do something else."""
+    assert estimate([1.0] * 12).low < 0.5 < estimate([1.0] * 12).high == 1
+    assert estimate([0.0] * 12).low < -0.2
+    assert estimate([0.0] * 12).high > 0.2
 
 
 def test_clusters_are_those_that_were_planted():

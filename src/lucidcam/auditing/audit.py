@@ -118,8 +118,7 @@ def audit(
         LucidcamError: for a method, option or class that does not exist, or a model that gives no class scores.
     """
     _check(images_per_class, min_effect, level, limit, out)
-    for library in ("sklearn.cluster", "scipy.stats"):
-        import_optional(library, "audit", "an audit")  # told before the pass over the data
+    import_optional("sklearn.cluster", "audit", "an audit")  # told before the pass over the data
     if multi_label is not None:
         model = replace(model, outputs="sigmoid" if multi_label else "softmax")
     prober = Prober(model, fill)

@@ -57,7 +57,7 @@ def evaluate(
     format: str | None = None,
     **options: Any,
 ) -> Report:
-    """Rank methods on a data set, beside trivial baselines, with 95 % bootstrap intervals.
+    """Rank methods on a data set, beside trivial baselines, with 95 % intervals.
 
     Each batch of images is prepared, explained by every method, judged by every metric, and forgotten; what stays are sums.
 
@@ -73,7 +73,7 @@ def evaluate(
         preset: "gradcam-paper", "gradcam++-paper", "scorecam-paper" or "wsol": a paper's methods and metrics, with its figures beside ours.
         baselines: names of trivial baselines; None: all six.
         limit: at most so many samples.
-        resamples: of the bootstrap; 0: no intervals.
+        resamples: random samples behind intervals and p; 0: no intervals.
         seed: of every random draw.
         batch_size: masked images at a time.
         images_at_once: images that are measured together, and kept together for going on after an interruption; None: 4, on a GPU 16.

@@ -279,8 +279,10 @@ class State:
         low = n * value - (n - 1) * self.metric.compute(total - count, whole - sums)[figure.name][counted]
         if figure.tuned:
             return Contributions(which, low, (n + 1) * self.metric.compute(total + count, whole + sums)[figure.name][counted] - n * value)
-        # A mean over images needs no detour, with its rounding; of all else the mean of pseudo-values is another figure, nearly.
-        low = own if np.allclose(low, own, rtol=0, atol=1e-6 * max(1.0, abs(value))) else low + (value - low.mean())
+        if np.allclose(low, own, rtol=0, atol=1e-6 * max(1.0, abs(value))):
+            return Contributions(which, own, own)  # a mean over images, without the rounding of the detour
+        # Of all else the mean of pseudo-values is another figure, nearly; and of few images the figure varies more than in a straight line.
+        low = value + (low - low.mean()) * n / (n - 1)
         return Contributions(which, low, low)
 
     def _computed(self, which: slice) -> Mapping[str, Array]:

@@ -37,7 +37,7 @@ NEAR = 0.01
 """Values are at an end of their scale, or differences at 0, within this share of the scale."""
 
 FEW = 10
-"""With so many values the further observation is out by a range of the values where they are skewed by ½ or more; with more, less far."""
+"""With so many values of a skewness of ½ or more the further observation is a range of the values away; with more values it is nearer."""
 
 UNSEEN = 3.0
 """How far out, in ranges of the values, rare events may lie that were not seen, where no end of a scale tells."""
