@@ -165,7 +165,7 @@ def threshold() -> Figure:
 def figures(sizes: Sequence[int], trials: int) -> Iterator[list[str]]:
     """Coverage of figures that are no means of images."""
     even = classes((0.5, 0.7, 0.9), (1 / 3,) * 3)
-    for each in (
+    for case in (
         even,
         classes((0.5, 0.7, 0.9), (0.8, 0.1, 0.1)),
         classes((0.9,) * 5, (0.2,) * 5),
@@ -179,13 +179,13 @@ def figures(sizes: Sequence[int], trials: int) -> Iterator[list[str]]:
             rng = np.random.default_rng(n)
             covered, known = 0, 0
             for _ in range(trials):
-                state = State(each.metric, resamples=2)
-                state.update_all([str(i) for i in range(n)], [each.draw(rng) for _ in range(n)])
-                low, high = state.intervals()[each.figure or each.metric.figures[0].name]
+                state = State(case.metric, resamples=2)
+                state.update_all([str(i) for i in range(n)], [case.draw(rng) for _ in range(n)])
+                low, high = state.intervals()[case.figure or case.metric.figures[0].name]
                 known += bool(np.isfinite(low))
-                covered += bool(low <= each.truth <= high)
+                covered += bool(low <= case.truth <= high)
             cells.append(f"{covered / known:.3f}")
-        yield [each.name, *cells]
+        yield [case.name, *cells]
 
 
 def effects(sizes: Sequence[int], trials: int) -> Iterator[list[str]]:

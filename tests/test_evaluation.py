@@ -242,6 +242,19 @@ def test_one_image_has_no_interval():
     assert all(math.isnan(edge) for edge in state.intervals()["average_drop"])
 
 
+def test_a_tuned_threshold_is_marked_wherever_its_figure_stands(tmp_path):
+    report = lucidcam.evaluate(model(), samples(8), "gradcam", ["maxboxacc", "average_drop"], baselines=[], out=tmp_path / "judged", **FAST)
+    assert "maxboxacc % ↑ †" in printed(report)
+    assert [note for note in report.notes if note.startswith("† maxboxacc:")]
+    told = json.loads((tmp_path / "judged" / "results.json").read_text(encoding="utf-8"))
+    assert (told["metrics"]["maxboxacc"]["tuned"], told["metrics"]["average_drop"]["tuned"]) == (True, False)
+    page = lucidcam.report(tmp_path / "judged", tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "maxboxacc % ↑ †" in page
+    assert "chosen on the images it is measured on" in page
+    row = report.row("gradcam", "maxboxacc")
+    assert row.low < row.mean <= row.high
+
+
 def test_differences_are_paired():
     """Two methods whose values differ by a constant differ for sure, however wide their intervals."""
     report = lucidcam.evaluate(model(), samples(10), ["gradcam", "rise"], "energy_pointing_game", baselines=["uniform"], **FAST)

@@ -415,3 +415,10 @@ def test_an_image_that_counts_for_one_method_alone_takes_part():
 def test_a_scale_without_an_end_says_nothing_of_values_that_are_alike():
     found = state(MaxSensitivity(), [[Record(np.array([0.5]))] for _ in range(8)])
     assert np.isnan(found.intervals()["max_sensitivity"]).all()
+
+
+def test_methods_that_many_images_do_not_tell_apart_may_differ_on_others():
+    first = drops([100.0] * (KEPT + 1))
+    low, high, p = first.compare(first)["average_drop"]
+    assert low < 0 < high
+    assert p == 1

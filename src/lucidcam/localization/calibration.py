@@ -90,9 +90,9 @@ def calibrate(
     images: list[int] = []
     for each in Explainer(model, method, target, layer, class_map, options)(dataset, on_problem):
         try:
-            found = [[_best(explanation, truth, level) for level in tried] for explanation, truth in _pairs(each, target == LABEL)]
-            images += [images[-1] + 1 if images else 0] * len(found)
-            best += found
+            best_of = [[_best(explanation, truth, level) for level in tried] for explanation, truth in _pairs(each, target == LABEL)]
+            images += [images[-1] + 1 if images else 0] * len(best_of)
+            best += best_of
         except InputError as error:  # a box that lies outside its image
             if on_problem is None:
                 raise

@@ -108,7 +108,7 @@ class State:
     """Of each image and group the number of records and their sum; None: there are too many images."""
     _levels: dict[str, dict[float, int]] = field(default_factory=dict, repr=False)
     """Of each figure the values that single images have, and how many have each; of three values or more, only that they are so many."""
-    _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """Samples and contributions, until more images come."""
 
     def update(self, name: str, records: Sequence[Record]) -> None:
@@ -117,7 +117,7 @@ class State:
 
     def update_all(self, names: Sequence[str], records: Sequence[Sequence[Record]]) -> None:
         """Add several images at once."""
-        self._made.clear()
+        self._cache.clear()
         weights = np.stack([self._weights(name) for name in names], axis=1) if names else np.ones((1 + self.resamples, 0))
         groups: dict[str, tuple[list[int], list[Array]]] = {}
         images: dict[str, dict[str, tuple[float, Array]]] = {}
@@ -144,7 +144,7 @@ class State:
         """
         if (other.metric, other.resamples, other.seed) != (self.metric, self.resamples, self.seed):
             raise OptionError(f"states merge when metric, resamples and seed agree; got {self.metric} and {other.metric}.")
-        self._made.clear()
+        self._cache.clear()
         self.n += other.n
         for group, sums in other._groups.items():
             self._add(group, _Sums(sums.count.copy(), sums.values.copy()))
@@ -158,9 +158,9 @@ class State:
 
     def samples(self) -> dict[str, Array]:
         """Each figure in every bootstrap sample `[resamples]`."""
-        if "samples" not in self._made:
-            self._made["samples"] = {name: np.asarray(values) for name, values in self._computed(slice(1, None)).items()}
-        return dict(self._made["samples"])
+        if "samples" not in self._cache:
+            self._cache["samples"] = {name: np.asarray(values) for name, values in self._computed(slice(1, None)).items()}
+        return dict(self._cache["samples"])
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """The 95 % interval of each figure; NaN without bootstrap samples or with fewer than two images.
@@ -190,9 +190,9 @@ class State:
 
         Figures for which fewer than two images count have no contributions, nor has any in a state of more than 1000 images.
         """
-        if "contributions" not in self._made:
-            self._made["contributions"] = self._contributions()
-        return dict(self._made["contributions"])
+        if "contributions" not in self._cache:
+            self._cache["contributions"] = self._contributions()
+        return dict(self._cache["contributions"])
 
     def compare(self, other: State) -> dict[str, tuple[float, float, float]]:
         """Compare with another state of the same images: each figure's difference `self − other` has a 95 % interval and a p.
@@ -207,21 +207,24 @@ class State:
         few = self._images is not None and other._images is not None
         first, second = self.figures(), other.figures()
         drawn = ({}, {}) if few else (self.samples(), other.samples())
-        found = {}
+        compared = {}
         for figure in self.metric.figures:
             name = figure.name
             if few and name in mine and name in others:
                 span = figure.limits[1] - figure.limits[0]
-                found[name] = mine[name].against(others[name], (first[name], second[name]), span, max(self.resamples, 1))
+                compared[name] = mine[name].against(others[name], (first[name], second[name]), span, max(self.resamples, 1))
             elif not few:
                 difference = drawn[0][name] - drawn[1][name]
                 difference = difference[np.isfinite(difference)]
                 if len(difference) and math.isfinite(first[name] - second[name]):
                     ends = np.quantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+                    if ends[0] == ends[1]:  # no image tells the two apart; one that was not seen may
+                        span = figure.limits[1] - figure.limits[0]
+                        ends = mean_interval(np.full(min(self.n, other.n), ends[0]), (-span, span))
                     rarer = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
                     p = min(1.0, 2 * (rarer + 1) / (len(difference) + 1))  # never 0: so many samples cannot tell
-                    found[name] = (float(ends[0]), float(ends[1]), p)
-        return found
+                    compared[name] = (float(ends[0]), float(ends[1]), p)
+        return compared
 
     def groups(self) -> dict[str, dict[str, float]]:
         """Each figure of every group by itself: per class, per rival."""
@@ -242,43 +245,43 @@ class State:
             return {}
         names, groups = sorted(self._images), sorted(self._groups)
         count, sums = self._separate([self._images[name] for name in names], groups)
-        found = {}
-        own: list[dict[str, Contributions]] = []
+        contributions = {}
+        by_group: list[dict[str, Contributions]] = []
         for figure in self.metric.figures:
-            whole = self._contribution(figure, names, count, sums)
-            if whole is None or len(whole.names) < 2:
+            contribution = self._contribution(figure, names, count, sums)
+            if contribution is None or len(contribution.names) < 2:
                 continue
             if len(groups) > 1 and not figure.tuned:
-                if not own:
-                    own = [self._group(names, count[i : i + 1], sums[i : i + 1]) for i in range(len(groups))]
-                parts = {group: each[figure.name] for group, each in zip(groups, own, strict=True) if figure.name in each}
+                if not by_group:
+                    by_group = [self._group(names, count[i : i + 1], sums[i : i + 1]) for i in range(len(groups))]
+                parts = {group: known[figure.name] for group, known in zip(groups, by_group, strict=True) if figure.name in known}
                 mean = float(np.mean([part.low.mean() for part in parts.values()]))
-                if abs(mean - float(whole.low.mean())) <= TINY * max(1.0, abs(mean)):
-                    whole = replace(whole, groups=parts)
-            found[figure.name] = whole
-        return found
+                if abs(mean - float(contribution.low.mean())) <= TINY * max(1.0, abs(mean)):
+                    contribution = replace(contribution, groups=parts)
+            contributions[figure.name] = contribution
+        return contributions
 
     def _group(self, names: Sequence[str], count: Array, sums: Array) -> dict[str, Contributions]:
         """The contributions to one group's figures, of the images that it has."""
         there = np.flatnonzero(count[0])
-        found = {
+        by_figure = {
             f.name: self._contribution(f, [names[i] for i in there.tolist()], count[:, there], sums[:, there]) for f in self.metric.figures
         }
-        return {name: contributions for name, contributions in found.items() if contributions is not None}
+        return {name: contributions for name, contributions in by_figure.items() if contributions is not None}
 
     def _contribution(self, figure: Figure, names: Sequence[str], count: Array, sums: Array) -> Contributions | None:
         """The contributions to one figure from the counts `[G, n]` and sums `[G, n, K]` of every image by itself; None: no image counts."""
-        total, whole = count.sum(1, keepdims=True), sums.sum(1, keepdims=True)
-        value = float(self.metric.compute(total, whole)[figure.name][0])
+        total, summed = count.sum(1, keepdims=True), sums.sum(1, keepdims=True)
+        value = float(self.metric.compute(total, summed)[figure.name][0])
         alone = self.metric.compute(count, sums)[figure.name]
         counted = np.isfinite(alone)
         n, own = int(counted.sum()), alone[counted]
         which = tuple(name for name, counts in zip(names, counted, strict=True) if counts)
         if n < 2:
             return Contributions(which, own, own) if n else None
-        low = n * value - (n - 1) * self.metric.compute(total - count, whole - sums)[figure.name][counted]
+        low = n * value - (n - 1) * self.metric.compute(total - count, summed - sums)[figure.name][counted]
         if figure.tuned:
-            return Contributions(which, low, (n + 1) * self.metric.compute(total + count, whole + sums)[figure.name][counted] - n * value)
+            return Contributions(which, low, (n + 1) * self.metric.compute(total + count, summed + sums)[figure.name][counted] - n * value)
         if np.allclose(low, own, rtol=0, atol=1e-6 * max(1.0, abs(value))):
             return Contributions(which, own, own)  # a mean over images, without the rounding of the detour
         # Of all else the mean of pseudo-values is another figure, nearly; and of few images the figure varies more than in a straight line.

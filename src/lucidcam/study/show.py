@@ -24,8 +24,8 @@ SHOWN = 12
 HOW = (
     "Intervals are of 95 %: a bootstrap that draws participants and photos, both with replacement, so that answers of one person, "
     "and those about one photo, go together. They are at least as long as the exact interval that takes each answer for itself, so that "
-    "answers that are all alike are not certain. Wilson's takes each answer for itself, too, and is mostly too short. Where answers are of one "
-    "person or one photo, there is no interval (–)."
+    "answers that are all alike are not certain. Wilson's takes each answer for itself, too, and is mostly too short. Where answers are of "
+    "one person or one photo, there is no interval (–)."
 )
 ALPHA = (
     "1: all agree; 0: as by chance. Which class: Randolph's kappa, as each item offers two classes of its own, with a chance of ½. "
