@@ -217,13 +217,13 @@ class State:
                 difference = drawn[0][name] - drawn[1][name]
                 difference = difference[np.isfinite(difference)]
                 if len(difference) and math.isfinite(first[name] - second[name]):
-                    ends = np.quantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-                    if ends[0] == ends[1]:  # no image tells the two apart; one that was not seen may
+                    low, high = (float(end) for end in np.quantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+                    if low == high:  # no image tells the two apart; one that was not seen may
                         span = figure.limits[1] - figure.limits[0]
-                        ends = mean_interval(np.full(min(self.n, other.n), ends[0]), (-span, span))
+                        low, high = mean_interval(np.full(min(self.n, other.n), low), (-span, span))
                     rarer = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
                     p = min(1.0, 2 * (rarer + 1) / (len(difference) + 1))  # never 0: so many samples cannot tell
-                    compared[name] = (float(ends[0]), float(ends[1]), p)
+                    compared[name] = (low, high, p)
         return compared
 
     def groups(self) -> dict[str, dict[str, float]]:
