@@ -155,7 +155,7 @@ def cut(
                 found = known[i].to(found.device, found.dtype)
             if not gradients:
                 kept[i] = found.detach().clone()
-                return None if known is None else replace_first(output, found)
+                return None if known is None else replace_first(output, found.clone())  # what follows may work in place
             started.append(True)
             torch.set_grad_enabled(True)
             with torch.inference_mode(False), torch.enable_grad():
