@@ -255,6 +255,21 @@ def test_what_is_quoted_stays_as_it_is() -> None:
     expected = "the network's --batch-size is 'batch_size', --labels … and \"batch_size\", --untrained, dtype, my_batch_size"
     assert in_flags(text, command) == expected
     assert in_flags("restart it (restart=True, --restart)", LEAVES["run",]) == "restart it (restart=True, --restart)"
+    did_you = "no class is called 'ct'; did you mean 3 (cat)?"
+    assert in_flags(did_you, LEAVES["explain",], ("--mean", "0")) == did_you
+
+
+@pytest.mark.parametrize("name", ["a:ok:b", "[red]c", ":cat: [dim] :dog:"])
+def test_names_are_printed_as_they_are(name, tmp_path, monkeypatch, capsys):
+    """Neither colons nor brackets in them are signs of a terminal's markup."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("no image")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / name).with_suffix(".png").write_text("no image")
+    run("explain", "photos", "--method", name, code=2)
+    assert f"no method is called {name!r}" in capsys.readouterr().err
+    run("explain", "photos", "--out", "out", code=1)
+    assert f"{name}.png" in capsys.readouterr().err
 
 
 def test_no_words_at_all_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,8 +46,8 @@ SplitOption = Annotated[str | None, typer.Option("--split", help="train, val, â€
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many samples.")]
 LayerOption = Annotated[list[str] | None, typer.Option("--layer", help="Dotted name; repeated: fused. See [b]lucidcam layers[/b].")]
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def table(*columns: str, title: str | None = None) -> Table:

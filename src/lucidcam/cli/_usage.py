@@ -98,7 +98,7 @@ def print_error(message: str) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(message)}")
+    Console(stderr=True, highlight=False, emoji=False, soft_wrap=True).print(f"[red]error:[/red] {escape(message)}")
 
 
 def flags_of(command: Any) -> list[str]:
@@ -210,7 +210,7 @@ def in_flags(message: str, command: Any, words: Sequence[str] = ()) -> str:
     numbered = {name for name, flag in names.items() if re.fullmatch(r"-?[\d.]+(e-?\d+)?", _value_of([flag], words) or "")}
     if not names:
         return message
-    pattern = re.compile(r"(?<![\w./'\"-])(" + "|".join(map(re.escape, names)) + r")(=|\b)")
+    pattern = re.compile(r"(?<![\w./'\"-])(?<!did you )(" + "|".join(map(re.escape, names)) + r")(=|\b)")
 
     def flag_of(found: re.Match[str]) -> str:
         name, equals = found[1], found[2]
