@@ -311,6 +311,21 @@ def test_table_spellings(name, text, tmp_path):
     assert [(each.label, each.box) for each in sample.objects] == [("cat", (1, 2, 4, 6))]
 
 
+def test_a_table_that_calls_one_class_1_and_1_0_has_one_class(tmp_path):
+    for name in "abc":
+        picture(tmp_path / f"{name}.png")
+    rows = "image,label,x,y,w,h\na.png,0,1,2,3,4\nb.png,0.0,1,2,3,4\nc.png,1.0|0.0|1.50,,,,\n"
+    dataset = open_data(write(tmp_path / "t.csv", rows))
+    samples, _ = taken(dataset)
+    assert dataset.classes == ("0", "1.0", "1.50")
+    assert [samples[f"{name}.png"].labels for name in "abc"] == [("0",), ("0",), ("1.0", "0", "1.50")]
+    assert [each.label for each in samples["b.png"].objects] == ["0"]
+    lines = "".join(f'{{"image": "{name}.png", "label": {label}}}\n' for name, label in zip("abc", ("1", "1.0", '"1"'), strict=True))
+    dataset = open_data(write(tmp_path / "t.jsonl", lines))
+    assert dataset.classes == ("1",)
+    assert {each.labels for each in dataset} == {("1",)}
+
+
 def test_table_tells_the_line(tmp_path):
     for name in "abcd":
         picture(tmp_path / f"{name}.png")

@@ -24,6 +24,8 @@ from lucidcam.train import train_gap, train_memory
 from lucidcam.train.gap import GAPTask
 from lucidcam.train.labelled import Labelled, read
 from lucidcam.train.loading import Drawn, Photos, augmentation
+from lucidcam.train.memory import TrainedMemory
+from lucidcam.train.slots import Slots
 from lucidcam.train.trainer import Training
 
 QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 8, "lr": 1e-2, "augment": "none", "size": 32, "progress": False, "workers": 0}
@@ -524,6 +526,35 @@ def test_the_command_line_trains_explains_and_refuses(
     run(
         "evaluate", "synthetic:count=2", "--model", "net", "--metric", "pointing_game", "--class-map", "circle=red", "--baseline", "uniform"
     )
+
+
+@pytest.mark.parametrize(("read_at", "weights"), [("query", "slot"), ("places", "evidence")])
+def test_what_to_try_next_are_the_weights_that_suit_the_memory(
+    read_at: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    memory = lucidcam.nn.Memory(3, 4, (2, 2), 2, 1.0, read_at)
+    slots = Slots(("a", "b"), np.ones((2, 3)) / 3, np.array([4, 0, 2]), ((),) * 3)
+    found = TrainedMemory(memory, Path("memory") / "memory.safetensors", {"val_loss": 0.5}, slots, ())
+    monkeypatch.setattr("lucidcam.train.train_memory", lambda *_, **__: found)
+    monkeypatch.setattr("lucidcam.cli._common.load_model", lambda *_: None)
+    run("train", "memory", "photos", "--model", "a net", "--out", "memory")
+    told = capsys.readouterr().out
+    assert f"--model 'a net' --method mcam --memory memory/memory.safetensors --weights {weights}" in " ".join(told.split())
+    assert ("told apart by --unbiased here, and --weights evidence there" in " ".join(told.split())) == (weights == "slot")
+    assert "1 of 3 slots are dead" in told
+
+
+def test_images_nearest_to_slots_are_shown_through_the_models_window(tmp_path: Path) -> None:
+    """Deep grey values, of which those from 100 to 200 are shown; without the window they would be black."""
+    grey = np.full((16, 16), 150, np.uint16)
+    grey[0, 0] = 4095
+    photo = tmp_path / "scan.png"
+    Image.fromarray(grey).save(photo)
+    slots = {window: Slots(("a",), np.ones((1, 1)), np.ones(1), (("scan.png",),), ((photo,),), window) for window in (None, (100, 150))}
+    bright = {window: np.array(each._sheet().convert("L")) for window, each in slots.items()}
+    assert (bright[100, 150] == 128).sum() > 100 * 100
+    assert (bright[None] == 128).sum() < 1000
 
 
 # ----------------------------------------------------------------------------------------------------- the paper's networks

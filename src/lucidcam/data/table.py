@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from lucidcam.data._files import (
 )
 from lucidcam.errors import DataError
 from lucidcam.samples import ClassId, Object, Problem, Sample
+from lucidcam.types import without_zeros
 
 IMAGE = ("image", "path", "file", "filename", "file_name", "image_path")
 LABEL = ("label", "labels", "class", "category")
@@ -49,7 +50,8 @@ class Table(Format):
       row's, of which there must be one.
     - The photo's size, which it must then have: `image_width, image_height`, or `width, height` where these are not the box's.
 
-    Several rows of one image are one sample. A row that is malformed makes its image unusable, with the line's number.
+    Several rows of one image are one sample. A row that is malformed makes its image unusable, with the line's number. Where some rows call
+    a class 1 and others 1.0, it is one class, 1.
 
     Attributes:
         images: the folder that relative paths start from; "": the file's.
@@ -73,6 +75,11 @@ class Table(Format):
         grouped: dict[str, _Rows] = {}
         for name, rows in _json_rows(path) if path.suffix.lower() in LINES else _csv_rows(path):
             grouped.setdefault(name, _Rows()).add(rows)
+
+        listed = {label: label for rows in grouped.values() for label in rows.labels}
+        spellings = {label: listed[plain] for label in listed if (plain := without_zeros(label)) != label and plain in listed}
+        for rows in grouped.values() if spellings else ():
+            rows.respell(spellings)
 
         def stream() -> Iterator[Sample | Problem]:
             for name, rows in grouped.items():
@@ -105,6 +112,11 @@ class _Rows:
         self.labels += other.labels
         self.objects += other.objects
         self.error = self.error or other.error
+
+    def respell(self, spellings: Mapping[str, str]) -> None:
+        """Call labels as they are called elsewhere in the table."""
+        self.labels = [spellings.get(label, label) for label in self.labels]
+        self.objects = [replace(each, label=spellings.get(each.label, each.label)) for each in self.objects]
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, _Rows]]:

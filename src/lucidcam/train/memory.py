@@ -152,7 +152,7 @@ def train_memory(
     fitted = fit(MemoryTask(memory, loss, weights, how), *_loaders(known, check, form["sampling"], how), how, folder, "memory")
     memory.load_state_dict(fitted.weights("memory"))
     memory.cpu().eval()
-    views = slots_of(memory, known)
+    views = slots_of(memory, known, model.window)
     if leads():
         try:
             memory.save(folder / FILE)

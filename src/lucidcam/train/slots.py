@@ -39,6 +39,7 @@ class Slots:
     read: Array
     nearest: tuple[tuple[str, ...], ...]
     _images: tuple[tuple[Any, ...], ...] = field(default=(), repr=False)
+    _window: images.Window | None = field(default=None, repr=False)
 
     @property
     def dead(self) -> tuple[int, ...]:
@@ -73,7 +74,7 @@ class Slots:
             cells = []
             for name, source in zip(self.nearest[i], self._images[i]):
                 try:
-                    cells.append((Path(name).name, images.read(source)[0]))
+                    cells.append((Path(name).name, images.read(source, self._window)[0]))
                 except InputError:
                     continue
             if cells:
@@ -82,8 +83,14 @@ class Slots:
         return render.panel(rows, "Training images nearest to each slot", height=120) if rows else None
 
 
-def slots_of(memory: Memory, features: Features) -> Slots:
-    """Look at a memory through the images it was trained on, a few at a time."""
+def slots_of(memory: Memory, features: Features, window: images.Window | None = None) -> Slots:
+    """Look at a memory through the images it was trained on, a few at a time.
+
+    Args:
+        memory: the memory.
+        features: of its images.
+        window: of grey values, by which the images are shown; see `lucidcam.images.read`.
+    """
     count = memory.slots
     labels = features.data.labels
     sums, read = np.zeros((labels.shape[1], count)), np.zeros(count)
@@ -110,6 +117,7 @@ def slots_of(memory: Memory, features: Features) -> Slots:
         read,
         tuple(tuple(samples[i].name for i in row) for row in rows),
         tuple(tuple(samples[i].image for i in row) for row in rows),
+        window,
     )
 
 
