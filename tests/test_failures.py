@@ -245,6 +245,14 @@ def test_photos_are_named_whose_predicted_class_is_the_one_they_are_set_against(
     assert "photo-1.png" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["channels", "explain"])
+def test_labels_that_do_not_fit_the_network_are_refused_by_all_that_name_a_class(name):
+    model = lucidcam.wrap(convolutional(), to_tensor, LABELS[:2])
+    image = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
+    with pytest.raises(ModelError, match="2 labels for 3 classes"):
+        getattr(lucidcam, name)(model, image)
+
+
 @pytest.mark.parametrize("name", ["audit", "run", "evaluate", "discover", "localize", "channels", "words", "explain"])
 @pytest.mark.parametrize("option", ["layer", "target"])
 def test_an_empty_list_is_no_question(name, option, tmp_path):

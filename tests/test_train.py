@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -538,9 +539,15 @@ def test_what_to_try_next_are_the_weights_that_suit_the_memory(
     found = TrainedMemory(memory, Path("memory") / "memory.safetensors", {"val_loss": 0.5}, slots, ())
     monkeypatch.setattr("lucidcam.train.train_memory", lambda *_, **__: found)
     monkeypatch.setattr("lucidcam.cli._common.load_model", lambda *_: None)
-    run("train", "memory", "photos", "--model", "a net", "--out", "memory")
+    how = ("--architecture", "nets:build", "--input-size", "32x48", "--mean", "0.5", "--labels", "my labels.txt", "--untrained")
+    window = ("--window", "400", "--level", "40") if weights == "slot" else ()
+    run("train", "memory", "photos", "--model", "a net", "--out", "memory", *how, *window)
     told = capsys.readouterr().out
-    assert f"--model 'a net' --method mcam --memory memory/memory.safetensors --weights {weights}" in " ".join(told.split())
+    [tried] = [shlex.split(line) for line in told.splitlines() if line.startswith("try it: ")]
+    assert tried[2:7] == ["lucidcam", "explain", "PHOTO", "--model", "a net"]
+    rest = ["--method", "mcam", "--memory", "memory/memory.safetensors", "--weights", weights]
+    assert tried[-len(rest) :] == rest
+    assert sorted(tried[7 : -len(rest)]) == sorted([*how, *window])
     assert ("told apart by --unbiased here, and --weights evidence there" in " ".join(told.split())) == (weights == "slot")
     assert "1 of 3 slots are dead" in told
 

@@ -120,6 +120,20 @@ class LoadOptions:
         int | None, typer.Option(min=1, help="Of the head. [dim]default: as the checkpoint has[/dim]", rich_help_panel=CHECKPOINT_PANEL)
     ] = None
 
+    def words(self) -> list[str]:
+        """What was said, in words of the command line: another command with these loads the same model."""
+        words: list[str] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value == field.default:
+                continue
+            if field.name == "grey_window":
+                width, level = str(value).split(",")
+                words += ["--window", width, "--level", level]
+            else:
+                words += [f"--{field.name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        return words
+
     def preprocessing(self) -> dict[str, Any]:
         """What was said of the preprocessing, as `lucidcam.load` takes it.
 

@@ -229,7 +229,7 @@ def memory(
         )
     )
     screen.print(f"{len(found.slots.dead)} of {found.memory.slots} slots are dead: no training image addresses them most")
-    words = ["--model", model, "--method", "mcam", "--memory", str(found.file), "--weights", found.weights]
+    words = ["--model", model, *loading.words(), "--method", "mcam", "--memory", str(found.file), "--weights", found.weights]
     if found.weights != "evidence":
         screen.print("the published form; what always occurs together is told apart by --unbiased here, and --weights evidence there")
     _tell(found.metrics, f"lucidcam explain PHOTO {shlex.join(words)}", found.problems)

@@ -38,7 +38,7 @@ def asked(
         title: what it says.
 
     Raises:
-        ModelError: `model` is none.
+        ModelError: `model` is none, or has not one label per class.
         InputError: not exactly one photo.
         OptionError: several layers.
         TargetError: several targets.
@@ -65,6 +65,8 @@ def asked(
     ) as run:
         if run.count != 1:
             raise TargetError(f"expected one target; {target!r} asks for {run.count}.")
+        if run.bound.ids is not None:
+            model.check_labels(run.class_columns().shape[1])
         yield run, one
 
 
