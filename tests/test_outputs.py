@@ -297,6 +297,19 @@ def test_one_label_names_its_complement():
         lucidcam.attribute(trunk("one logit"), images(), target=2)
 
 
+def test_two_labels_of_which_the_second_denies_the_first():
+    one = lucidcam.wrap(trunk("one logit"), STEPS, labels=["tumour, neoplasm"])
+    two = lucidcam.wrap(trunk("one logit"), STEPS, labels=one.class_labels)
+    for label in ("tumour", "not tumour"):
+        [first], [second] = (lucidcam.explain(model, photos(1), target=label) for model in (one, two))
+        assert (first.target, first.label, first.score, first.probability) == (
+            second.target,
+            second.label,
+            second.score,
+            second.probability,
+        )
+
+
 def test_a_bare_column_is_class_0_and_its_complement_class_1():
     model = lucidcam.wrap(trunk("one logit"), STEPS)
     [explanation] = lucidcam.explain(model, photos(1), target=1)
@@ -357,6 +370,20 @@ ENDS: dict[str, tuple[Any, Any]] = {  # what the network does in the end; the pr
     "temperature": (lambda z: z / 0.07, lambda y: y.softmax(1)),
     "small logits, all in [0, 1]": (lambda z: 0.5 + z / 1000, lambda y: y.softmax(1)),
     "scripted sigmoid": ("script", lambda y: y),
+    "half of a tanh": (lambda z: (1 + z.tanh()) / 2, lambda y: y),
+    "arc tangent": (lambda z: z.atan() / math.pi + 0.5, lambda y: y),
+    "sigmoid as a fraction": (lambda z: z.exp() / (1 + z.exp()), lambda y: y),
+    "complementary log-log": (lambda z: 1 - torch.exp(-torch.exp(z)), lambda y: y),
+    "clipped sigmoid": (lambda z: z.sigmoid().clamp(1e-6, 1 - 1e-6), lambda y: y),
+    "sigmoids weighted by a sigmoid": (
+        lambda z: z[:, :1].sigmoid() * z.sigmoid() + z[:, :1].neg().sigmoid() * (z / 2).sigmoid(),
+        lambda y: y,
+    ),
+    "noisy or": (lambda z: 1 - (1 - z.sigmoid()) * (1 - (2 * z).sigmoid()), lambda y: y),
+    "small logits, soft-capped": (lambda z: 0.5 + 2 * torch.tanh(z / 4000), lambda y: y.softmax(1)),
+    "small logits, gated": (lambda z: (0.4 + z / 1000) * (3 * z).sigmoid(), lambda y: y.softmax(1)),
+    "small logits, swish by hand": (lambda z: (1 + z / 1000) * torch.sigmoid(1 + z / 1000), lambda y: y.softmax(1)),
+    "small ratings": (lambda z: 5 * (z / 1000 - 3).sigmoid(), lambda y: y.softmax(1)),
 }
 
 
@@ -394,6 +421,50 @@ def test_multi_label_logits_have_a_sigmoid_each(kind):
     assert plain.probability == pytest.approx(expected) == probability.score == pytest.approx(math.exp(log.score))
 
 
+@pytest.mark.parametrize("how", ["sum", "product of matrices", "maximum", "mean"])
+def test_probabilities_of_instances_stay_probabilities(how):
+    """Multiple-instance learning: a sigmoid at each place, and a pooling that may be weighted by an attention."""
+
+    class Instances(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f, self.a, self.c = nn.Conv2d(3, 4, 3, 2), nn.Conv2d(4, 1, 1), nn.Conv2d(4, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.f(x).relu()
+            a, p = self.a(h).flatten(2).softmax(2), self.c(h).flatten(2).sigmoid()
+            if how == "product of matrices":
+                return torch.bmm(p, a.transpose(1, 2))[..., 0]
+            return {"sum": (a * p).sum(2), "maximum": p.amax(2), "mean": p.mean(2)}[how]
+
+    torch.manual_seed(0)
+    net = Instances().double().eval()
+    model = lucidcam.wrap(net, STEPS)
+    with torch.no_grad():
+        expected = net(model.prepare(photos(1))[0].tensor[None].double())[0]
+    for class_id in range(3):
+        [explanation] = lucidcam.explain(model, photos(1), "occlusion", target=class_id, window=8, stride=8)
+        assert explanation.probability == pytest.approx(float(expected[class_id]), abs=1e-6)
+
+
+def test_percentages_are_refused():
+    with pytest.raises(ModelError, match="percentages"):
+        lucidcam.attribute(ended(lambda z: 100 * z.softmax(1)), images(), target=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"outputs": "sigmoid"}, {"outputs": "none"}])
+def test_a_threshold_that_means_nothing_is_refused(options):
+    """Of several classes that exclude each other the likeliest is predicted; a regression has no probability."""
+    net = ended(lambda z: z)
+    if options.get("outputs") == "sigmoid":
+        assert lucidcam.attribute(net, images(), threshold=0.3, **options).shape[0] == 3
+        return
+    with pytest.raises(ModelError, match=r"the threshold 0\.3 is for networks with one output column"):
+        lucidcam.attribute(net, images(), threshold=0.3, **options)
+    with pytest.raises(ModelError, match=r"the threshold 0\.3 is for networks with one output column"):
+        lucidcam.explain(lucidcam.wrap(net, STEPS, threshold=0.3, **options), photos(1))
+
+
 def test_what_is_stated_and_does_not_hold_is_refused():
     x = images()
     with pytest.raises(ModelError, match=r"probabilities.*values from"):
@@ -419,6 +490,8 @@ def test_numbers_that_are_no_class_scores_have_no_probability():
         lucidcam.evaluate(model, photos(2), ["gradcam"], ["average_drop"], baselines=[], resamples=0)
     with pytest.raises(TargetError, match="out of range"):
         lucidcam.explain(model, photos(1), target=1)
+    by_score = lucidcam.explain(model, photos(1), "rise", masks=20, weigh_by="score")[0]
+    np.testing.assert_array_equal(lucidcam.explain(model, photos(1), "rise", masks=20)[0].map, by_score.map)
 
 
 def test_a_model_says_what_its_outputs_mean():
@@ -467,6 +540,27 @@ def test_transformers_say_it_by_their_problem_type(tmp_path: Path, problem, coun
         logits = model.module(model.prepare(photos(1))[0].tensor[None]).logits[0]
     expected = {"sigmoid": logits.sigmoid()[0], "softmax": logits.softmax(0)[0]}.get(kind)
     assert explanation.probability == (None if expected is None else pytest.approx(float(expected), abs=1e-6))
+
+
+@pytest.mark.parametrize("problem", [None, "multi_label_classification", "single_label_classification"])
+def test_one_logit_of_transformers_whose_configuration_has_two_labels(tmp_path: Path, problem):
+    pytest.importorskip("transformers")
+    transformers = import_transformers()
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=8, num_labels=1
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    written.update(id2label={"0": "healthy", "1": "tumour"}, label2id={"healthy": 0, "tumour": 1}, problem_type=problem)
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    model = lucidcam.load(f"hf:{tmp_path}")
+    with torch.no_grad():
+        z = float(model.module(model.prepare(photos(1))[0].tensor[None]).logits)
+    well, ill = lucidcam.explain(model, photos(1), target="all")
+    assert (well.label, ill.label) == ("healthy", "tumour")
+    assert ill.probability == pytest.approx(1 / (1 + math.exp(-z)), abs=1e-6)
+    assert well.probability == pytest.approx(1 / (1 + math.exp(z)), abs=1e-6)
 
 
 def test_one_logit_of_transformers_with_two_labels(tmp_path: Path):
@@ -524,6 +618,17 @@ def test_squeezed_outputs_give_the_same_maps(method, head, count):
         options = {**options_of(method), "batch_size": chunk}
         expected = lucidcam.attribute(trunk(head), x, method, target=0, **options)
         torch.testing.assert_close(lucidcam.attribute(trunk(head, squeeze=True), x, method, target=0, **options), expected)
+
+
+@pytest.mark.parametrize(
+    "end", [lambda z: z[:, None], lambda z: z[:, None, None], lambda z: z[..., None], lambda z: (z.squeeze(),), lambda z: z.to_sparse()]
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_axes_of_size_one_are_not_minded(end, count):
+    x = images(count)
+    for method, options in (("occlusion", {"window": 8, "stride": 4}), ("rise", {"masks": 20})):
+        expected = lucidcam.attribute(ended(lambda z: z), x, method, target=1, batch_size=3, **options)
+        torch.testing.assert_close(lucidcam.attribute(ended(end), x, method, target=1, batch_size=3, **options), expected)
 
 
 @pytest.mark.parametrize("metric", FAITHFULNESS)
@@ -617,6 +722,10 @@ DEEP = {
     "list": lambda y: [y, F.avg_pool2d(y, 2), F.avg_pool2d(y, 4)],
     "tuple, the finest last": lambda y: (F.avg_pool2d(y, 4), y),
     "dictionary": lambda y: {"aux": F.avg_pool2d(y, 2), "out": y},
+    "lists in a list": lambda y: [[F.avg_pool2d(y, 2), y], F.avg_pool2d(y, 4)],
+    "a list in a dictionary": lambda y: {"out": [F.avg_pool2d(y, 2), y], "loss": y.mean()},
+    "squeezed": lambda y: [F.avg_pool2d(y, 2).squeeze(1), y.squeeze(1)],
+    "beside coarse features": lambda y: (y, F.avg_pool2d(y, 2).expand(-1, 5, -1, -1)),
 }
 
 
@@ -634,6 +743,26 @@ def test_several_maps_of_one_size_are_asked_about():
         lucidcam.attribute(net, x, target=lucidcam.Segmentation(0), layer="t.1")
     first = lucidcam.attribute(net, x, "hirescam", target=lucidcam.Head(0, lucidcam.Segmentation(0)), layer="t.1")
     torch.testing.assert_close(first, lucidcam.attribute(pixels(), x, "hirescam", target=lucidcam.Segmentation(0), layer="t.1"))
+
+
+def test_features_finer_than_the_scores_are_not_taken_for_them():
+    net, x = pixels(lambda y: (F.avg_pool2d(y, 2), y.expand(-1, 5, -1, -1))), images()
+    with pytest.raises(TargetError, match="different channels"):
+        lucidcam.attribute(net, x, target=lucidcam.Segmentation(0), layer="t.1")
+
+
+@pytest.mark.parametrize(
+    ("classes", "end", "came"),
+    [
+        (3, lambda y: y.permute(0, 2, 3, 1), "classes last"),
+        (3, lambda y: y.flatten(2), "one axis"),
+        (1, lambda y: y.flatten(2), "one axis"),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_pixels_along_other_axes_are_refused(classes, end, came, count):
+    with pytest.raises(TargetError, match=came):
+        lucidcam.attribute(pixels(end, classes), images(count), target=lucidcam.Segmentation(0), layer="t.1")
 
 
 @pytest.mark.parametrize(("count", "classes", "end"), [(2, 1, lambda y: y.squeeze(1)), (1, 1, lambda y: y[0, 0]), (1, 3, lambda y: y[0])])

@@ -20,6 +20,9 @@ OUTPUT_KINDS: tuple[str, ...] = get_args(OutputKind)
 BINARY_CLASSES = 2
 """Classes of a network with one output column: the one that the column scores, and its complement."""
 
+THRESHOLD = 0.5
+"""The probability above which the class of a single column is predicted, unless another is said."""
+
 
 @dataclass(frozen=True)
 class ClassScores:
@@ -50,7 +53,7 @@ class ClassScores:
 
     kind: OutputKind | None = None
     positive: int = 0
-    threshold: float = 0.5
+    threshold: float = THRESHOLD
     is_exclusive: bool = True
 
     def __post_init__(self) -> None:
@@ -74,13 +77,30 @@ class ClassScores:
             multi_label: whether the network says of itself that several classes may hold at once.
 
         Raises:
-            ModelError: probabilities were said, and a value lies outside [0, 1]; or it cannot be seen what the values are.
+            ModelError: probabilities were said, and a value lies outside [0, 1]; or it cannot be seen what the values are; or a threshold
+                was said of a network that has no use for it.
         """
         count, values = columns.shape[1], columns.detach()
-        adds_up = count > 1 and _sum_to_one(values)
+        known = self._found(count, values, ends_in_probabilities, multi_label)
+        if self.threshold != THRESHOLD and (known.kind == "none" or (known.is_exclusive and count > 1)):
+            came = (
+                'outputs="none", which have no probabilities'
+                if known.kind == "none"
+                else f"{count} classes, of which the likeliest is predicted"
+            )
+            raise ModelError(f"the threshold {self.threshold:g} is for networks with one output column; this one has {came}: leave it out.")
+        return known
+
+    def _found(self, count: int, values: Tensor, ends_in_probabilities: Callable[[], bool | None], multi_label: bool) -> ClassScores:
+        """What the values of `count` columns mean; see `resolved`."""
+        adds_up = count > 1 and _sum_to(1.0, values)
         within = adds_up or _within_unit(values)
         if self.kind == "none":
             return self
+        if count > 1 and _sum_to(100.0, values):
+            raise ModelError(
+                "the network returns percentages, which add up to 100: let it return logits, or probabilities between 0 and 1."
+            )
         if self.kind == "probabilities" and not within:
             low, high = float(values.min()), float(values.max())
             raise ModelError(f'outputs="probabilities" was said, but the network returns values from {low:.4g} to {high:.4g}.')
@@ -211,11 +231,13 @@ class ScoreReader:
         stated: what the user, a checkpoint or a configuration says of the outputs.
         is_probability: whether a tensor comes out of a sigmoid or softmax, seen in the network's operations; None: it cannot be seen.
         multi_label: whether the network says of itself that several classes may hold at once.
+        size: (H, W) of the images; None: not known.
     """
 
     stated: ClassScores = field(default_factory=ClassScores)
     is_probability: Callable[[Tensor], bool | None] = lambda columns: False
     multi_label: bool = False
+    size: tuple[int, ...] | None = None
 
     def __call__(self, columns: Tensor) -> ClassScores:
         """What the columns `[B, K]` or `[B, K, *grid]` mean, see `ClassScores.resolved`."""
@@ -230,8 +252,8 @@ def _within_unit(values: Tensor) -> bool:
     return bool(((values >= 0) & (values <= 1)).all())
 
 
-def _sum_to_one(values: Tensor) -> bool:
-    """Whether rows are not negative and add up to one, up to the rounding of their type."""
+def _sum_to(total: float, values: Tensor) -> bool:
+    """Whether rows are not negative and add up to a number, up to the rounding of their type."""
     tolerance = 1e-5 if values.dtype in (torch.float32, torch.float64) else 1e-2
     wide = values if values.dtype == torch.float64 else values.float()
-    return bool((wide >= 0).all()) and bool(((wide.sum(1) - 1).abs() <= tolerance).all())
+    return bool((wide >= 0).all()) and bool(((wide.sum(1) - total).abs() <= tolerance * total).all())

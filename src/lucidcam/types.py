@@ -121,16 +121,20 @@ class Model:
 
     @property
     def class_scores(self) -> ClassScores:
-        """What is said of its outputs. With two labels a single output column scores the second of them, else the first class."""
-        return ClassScores(
-            self.outputs, positive=int(self.labels is not None and len(self.labels) == BINARY_CLASSES), threshold=self.threshold
-        )
+        """What is said of its outputs.
+
+        With two labels a single output column scores the second of them, unless that one denies the first ("tumour", "not tumour"); else
+        the first class.
+        """
+        labels = self.labels or ()
+        positive = len(labels) == BINARY_CLASSES and fold(labels[1]) != fold(_complement(labels[0]))
+        return ClassScores(self.outputs, positive=int(positive), threshold=self.threshold)
 
     @property
     def class_labels(self) -> tuple[str, ...] | None:
         """A label for every class: `labels`, and of a network with one output column and one label its complement ("not tumour")."""
         if self.labels is not None and len(self.labels) == 1 and self.outputs != "none":
-            return (*self.labels, f"not {self.labels[0].split(',')[0]}")
+            return (*self.labels, _complement(self.labels[0]))
         return self.labels
 
     def check_labels(self, columns: int) -> None:
@@ -335,6 +339,11 @@ def _several(sources: Any) -> list[Any]:
     if single or not isinstance(sources, Iterable):
         return [sources]
     return list(sources)
+
+
+def _complement(label: str) -> str:
+    """What the complement of a class is called."""
+    return f"not {label.split(',')[0]}"
 
 
 def fold(text: str) -> str:

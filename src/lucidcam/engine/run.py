@@ -150,7 +150,7 @@ class _Pass:
         def is_probability(columns: Tensor) -> bool | None:
             return is_probability_output(self.module, self.inputs, outputs, columns)
 
-        return ScoreReader(self.stated, is_probability, bool(getattr(self.module, "multi_label", False)))
+        return ScoreReader(self.stated, is_probability, bool(getattr(self.module, "multi_label", False)), self.inputs.size)
 
 
 @dataclass(frozen=True)

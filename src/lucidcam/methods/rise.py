@@ -34,7 +34,8 @@ class RISE(Method):
         tolerance: stop an image when its estimated error is at most this, looked at every 64 masks; 0: run all the masks.
         cells: side of the coarse grid (of a clip or volume: a cube; an axis that is shorter has as many cells as places).
         keep: p, the probability that a cell is kept.
-        weigh_by: "probability" (softmax, as in the paper) or "score" (the target's own: logits unless told otherwise).
+        weigh_by: "probability" (of the class, as in the paper; the score of outputs that have no probabilities) or "score" (the target's
+            own: logits unless told otherwise).
         baseline: what masked pixels become.
     """
 
@@ -64,7 +65,8 @@ class RISE(Method):
         size = run.inputs.size
         batch = run.inputs.batch
         empty = baseline(run.image, self.baseline)
-        asked = run.as_probability() if self.weigh_by == "probability" else run
+        has_probability = run.bound.logit and run.class_scores().kind != "none"
+        asked = run.as_probability() if self.weigh_by == "probability" and has_probability else run
         generator = torch.Generator().manual_seed(run.seed)
         wide = torch.float64 if run.image.dtype == torch.float64 else torch.float32
         total = torch.zeros(batch, run.count, prod(size), dtype=wide, device=run.image.device)

@@ -161,7 +161,8 @@ def local(target: Any) -> bool:
 def logits(outputs: Any, batch: int | None = None) -> Tensor:
     """Find the columns of class scores `[B, K]` in a module's outputs: a tensor, or the `logits` of a mapping or object.
 
-    Outputs without the axes of size one (`[K]` or `[]` of one image, `[B]` of one column) get them back.
+    Outputs without the axes of size one (`[K]` or `[]` of one image, `[B]` of one column) get them back; `[B, K, 1, 1]` and `[B, 1, K]`
+    lose them. Of a tuple of a single tensor that tensor is meant.
 
     Args:
         outputs: what the module returned.
@@ -170,15 +171,17 @@ def logits(outputs: Any, batch: int | None = None) -> Tensor:
     Raises:
         TargetError: when there are none; a callable target then says what to explain.
     """
-    found = outputs
+    found = outputs[0] if isinstance(outputs, (tuple, list)) and len(outputs) == 1 and isinstance(outputs[0], Tensor) else outputs
     if not isinstance(found, Tensor):
         found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
     how = "give a callable: target=lambda outputs: …, one score per image."
     if not isinstance(found, Tensor):
         keys = f" with {', '.join(map(str, outputs))}" if isinstance(outputs, Mapping) else ""
         raise TargetError(f"the model returned a {type(outputs).__name__}{keys} without class scores 'logits'; {how}")
+    if found.layout != torch.strided:
+        found = found.to_dense()
     shape = list(found.shape)
-    if found.ndim > 2 and found[0, 0].numel() == 1:
+    if found.ndim > 2 and sum(length > 1 for length in found.shape[1:]) <= 1:
         found = found.flatten(1)
     if found.ndim == 0:
         found = found.reshape(1, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -21,6 +21,9 @@ from lucidcam.wording import short
 
 HALF = 128
 """From this grey on a pixel of a mask's picture is meant."""
+
+SLACK = 2
+"""Rows or columns by which a grid of pixels may differ from the image's proportions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +84,7 @@ class Segmentation(Target):
         columns = dense(outputs, batch).detach()
         if len(columns) != batch:
             raise TargetError(f"expected class scores [{batch}, K, h, w] for {batch} images; got {list(columns.shape)}.")
+        _check_axes(columns, self.reader.size)
         # sums over queries are no probabilities, and their highest wins
         meaning = ClassScores("none") if _queries(outputs) is not None else self.reader(columns)
         count = meaning.count(columns.shape[1])
@@ -157,36 +161,77 @@ def _mask(region: Any) -> Tensor:
 def dense(outputs: Any, batch: int | None = None) -> Tensor:
     """Find the class scores of each pixel `[B, K, h, w]` in a module's outputs.
 
-    A list or tuple of several such tensors (deep supervision) is read where one of them has the highest resolution. Outputs without the
-    axes of size one (`[B, h, w]` of one class, `[K, h, w]` or `[h, w]` of one image) get them back where `batch` is given.
+    A list or tuple of several such tensors (deep supervision), by itself or as `logits` or `out`, lists within it included, is read where
+    one of them has the highest resolution. Outputs without the axes of size one (`[B, h, w]` of one class, `[K, h, w]` or `[h, w]` of one
+    image) get them back where `batch` is given.
 
     Args:
         outputs: what the module returned.
         batch: how many rows there are; None: outputs must have all four axes.
 
     Raises:
-        TargetError: there are none, or several of the same resolution; a callable target then says what to explain.
+        TargetError: there are none, or several of which it is open which are meant; a callable target then says what to explain.
     """
     found = outputs if isinstance(outputs, Tensor) else part(outputs, "logits", "out")
-    if isinstance(outputs, (list, tuple)) and found is None:
-        found = _finest(outputs)
-    if isinstance(found, Tensor) and found.is_floating_point() and batch is not None:
-        if found.ndim == 3:
-            found = found[:, None] if len(found) == batch and batch > 1 else found[None] if batch == 1 else found
-        elif found.ndim == 2 and batch == 1 and len(found) > 1:  # one row would be scores of the image
-            found = found[None, None]
-    if isinstance(found, Tensor) and found.ndim == 4 and found.is_floating_point():
-        return found
+    if found is None and isinstance(outputs, (list, tuple)):
+        found = outputs
+    if isinstance(found, (list, tuple)):
+        found = _finest(found, batch)
+    if isinstance(found, Tensor):
+        found = _with_axes(found, batch)
+        if found.ndim == 4 and found.is_floating_point():
+            return found
     queries = _queries(outputs)
     if queries is not None:
         classes, masks = queries
         probabilities = ClassScores("softmax").to_probabilities(classes, -1)[..., :-1]
         return torch.einsum("bqk,bqhw->bkhw", probabilities, ClassScores("sigmoid").to_probabilities(masks))
+    named = [key for key, each in outputs.items() if isinstance(each, (Tensor, list, tuple))] if isinstance(outputs, Mapping) else []
+    how = f"lucidcam.Head({named[0]!r}, lucidcam.Segmentation(…)) reads one of them, " if named else "for other outputs give "
     raise TargetError(
         "expected class scores of each pixel, [B, K, h, w], by themselves or as 'logits' or 'out', or queries with masks; "
-        f"got {kind_of(found if isinstance(found, Tensor) else outputs)}; for other outputs give a callable: target=lambda outputs: …, "
-        "one score per image."
+        f"got {kind_of(found if isinstance(found, Tensor) else outputs)}; {how}a callable target=lambda outputs: … one score per image."
     )
+
+
+def _with_axes(scores: Tensor, batch: int | None) -> Tensor:
+    """Scores of pixels `[B, K, h, w]` with the axes of size one that a network squeezed away; any others as they are."""
+    if batch is None or not scores.is_floating_point():
+        return scores
+    if scores.ndim == 3:
+        return scores[:, None] if len(scores) == batch and batch > 1 else scores[None] if batch == 1 else scores
+    if scores.ndim == 2 and batch == 1 and len(scores) > 1:  # one row would be scores of the image
+        return scores[None, None]
+    return scores
+
+
+def _check_axes(scores: Tensor, size: tuple[int, ...] | None) -> None:
+    """Refuse scores `[B, K, h, w]` whose grid is not the image's but lies along other axes, as far as the shapes tell.
+
+    Raises:
+        TargetError: the classes are the last axis, or the pixels are one axis.
+    """
+    if size is None or len(size) != 2 or _is_grid(scores.shape[2:], size):
+        return
+    count, height, width = scores.shape[1:]
+    flat = count == 1 and any(_is_flat_grid(pixels, size) for pixels in (height, width))
+    if flat or _is_grid((count, height), size):
+        shape, came = list(scores.shape), "the pixels as one axis" if flat else "the classes last"
+        raise TargetError(
+            f"expected class scores of each pixel, [B, K, h, w], of images {list(size)}; got {shape}, which has {came}: let the network "
+            "return them as expected, or give a callable target=lambda outputs: … one score per image."
+        )
+
+
+def _is_grid(shape: Sequence[int], size: tuple[int, ...]) -> bool:
+    """Whether pixels `[h, w]` cover an image `[H, W]` evenly, up to the rounding of a stride."""
+    height, width = shape
+    return abs(height * size[1] - width * size[0]) <= SLACK * max(size)
+
+
+def _is_flat_grid(pixels: int, size: tuple[int, ...]) -> bool:
+    """Whether that many pixels are an image `[H, W]` at a stride of its own, row after row."""
+    return pixels > 1 and any(pixels == -(-size[0] // stride) * -(-size[1] // stride) for stride in range(1, min(size)))
 
 
 def _queries(outputs: Any) -> tuple[Tensor, Tensor] | None:
@@ -197,21 +242,38 @@ def _queries(outputs: Any) -> tuple[Tensor, Tensor] | None:
     return (classes, masks) if isinstance(classes, Tensor) and isinstance(masks, Tensor) else None
 
 
-def _finest(outputs: Sequence[Any]) -> Tensor | None:
+def _finest(outputs: Sequence[Any], batch: int | None) -> Tensor | None:
     """Of the per-pixel scores that deep supervision returns, those of the highest resolution; None where there are none.
 
     Raises:
-        TargetError: several have it.
+        TargetError: several have it, or those that do have more channels than others, as features would.
     """
-    maps = [(i, each) for i, each in enumerate(outputs) if isinstance(each, Tensor) and each.is_floating_point() and each.ndim == 4]
+    leaves = [(path, tensor) for path, tensor in _listed(outputs) if tensor.is_floating_point()]
+    maps = [(path, tensor) for path, tensor in leaves if tensor.ndim == 4]
+    maps = maps or [(path, wide) for path, tensor in leaves if (wide := _with_axes(tensor, batch)).ndim == 4]
     if not maps:
         return None
-    largest = max(each.shape[2] * each.shape[3] for _, each in maps)
-    finest = [(i, each) for i, each in maps if each.shape[2] * each.shape[3] == largest]
-    if len(finest) > 1:
-        listed = ", ".join(f"{i}: {list(each.shape)}" for i, each in finest)
-        raise TargetError(
-            f"the model returned {len(finest)} maps of class scores of the same size ({listed}); say which one is meant: "
-            "lucidcam.Head(0, lucidcam.Segmentation(…)) for the first."
-        )
-    return finest[0][1]
+    largest = max(tensor.shape[2] * tensor.shape[3] for _, tensor in maps)
+    finest = [(path, tensor) for path, tensor in maps if tensor.shape[2] * tensor.shape[3] == largest]
+    if len(finest) == 1 and finest[0][1].shape[1] == min(tensor.shape[1] for _, tensor in maps):
+        return finest[0][1]
+    same = f"{len(finest)} maps of class scores of the same size" if len(finest) > 1 else f"{len(maps)} maps of different channels"
+    listed = ", ".join(f"{_path(path)}: {list(tensor.shape)}" for path, tensor in (finest if len(finest) > 1 else maps))
+    raise TargetError(
+        f"the model returned {same} ({listed}); say which one is meant: lucidcam.Head({_path(maps[0][0])}, lucidcam.Segmentation(…)) for "
+        "the first."
+    )
+
+
+def _listed(outputs: Any, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """The tensors in lists and tuples, and where they are."""
+    if isinstance(outputs, Tensor):
+        yield path, outputs
+    elif isinstance(outputs, (list, tuple)):
+        for i, value in enumerate(outputs):
+            yield from _listed(value, (*path, i))
+
+
+def _path(path: tuple[int, ...]) -> str:
+    """Where something is, as `Head` takes it."""
+    return str(path[0]) if len(path) == 1 else str(path)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-from lucidcam.class_scores import OutputKind
+from torch import nn
+
+from lucidcam.class_scores import BINARY_CLASSES, OutputKind
+from lucidcam.errors import ModelError
 from lucidcam.models.hf._repository import Repository, classes
 from lucidcam.types import Model
 
@@ -14,6 +18,22 @@ OUTPUTS: dict[str, OutputKind] = {"multi_label_classification": "sigmoid", "sing
 
 def load(repository: Repository, config: Any, auto: str) -> Model:
     """Load an image classifier."""
-    module = repository.module(auto, config)
+    module = _module(repository, config, auto)
     outputs = OUTPUTS.get(getattr(config, "problem_type", None) or "")
     return Model(module, repository.pictures(config), classes(config), None, repository.spec, outputs=outputs)
+
+
+def _module(repository: Repository, config: Any, auto: str) -> nn.Module:
+    """The network; with two labels it may have two outputs, or one that scores the second label, which only its weights tell."""
+    try:
+        return repository.module(auto, config)
+    except ModelError:
+        if getattr(config, "num_labels", None) != BINARY_CLASSES:
+            raise
+        single = copy.deepcopy(config)
+        single.num_labels = 1
+        try:
+            return repository.module(auto, single)
+        except ModelError:
+            pass  # it fails for another reason, which the first error tells
+        raise

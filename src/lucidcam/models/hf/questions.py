@@ -21,7 +21,8 @@ def load(repository: Repository, config: Any, auto: str) -> Model:
     pictures = repository.pictures(config)
     if config.model_type == "vilt":
         asked = Asked(Ids(tokenizer, config.max_position_embeddings))
-        return Model(module.eval(), pictures, classes(config), None, repository.spec, task=Questions(asked))
+        # an answer is as good as the share of people who gave it, so that several may hold: each was trained by itself
+        return Model(module.eval(), pictures, classes(config), None, repository.spec, task=Questions(asked), outputs="sigmoid")
     text = config.text_config
     ids = Ids(tokenizer, text.max_position_embeddings)
     answer = Sentence(tokenizer, (text.bos_token_id,), (text.sep_token_id,), text.max_position_embeddings)
