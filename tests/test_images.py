@@ -264,12 +264,14 @@ def test_white_is_zero(tmp_path):
     assert np.asarray(images.read(path, (4095, 2047.5))[0])[..., 0].tolist() == [[255, 193], [130, 0]]
 
 
-def test_colours_of_12_bits_in_16_are_refused(tmp_path):
+def test_colours_of_12_or_14_bits_in_16_are_refused(tmp_path):
     cv2 = pytest.importorskip("cv2")
     for suffix in ("png", "tif"):
         path = tmp_path / f"colours.{suffix}"
         assert cv2.imwrite(str(path), np.full((6, 6, 3), (4000, 10, 2000), np.uint16))
         assert "colours of 16 bits" in refused(path)
+        assert cv2.imwrite(str(path), np.full((6, 6, 3), (16000, 10, 2000), np.uint16))
+        assert "14 or fewer" in refused(path)
         assert cv2.imwrite(str(path), np.full((6, 6, 3), (40000, 10, 2000), np.uint16))
         assert colour(path)[2] == 156
 

@@ -265,6 +265,40 @@ def test_a_number_that_no_class_is_called_is_an_id():
     assert Model(nn.Identity()).find_label("3.0") == 3
 
 
+@pytest.mark.parametrize("kind", ["from one", "floats", "synonyms of numbers"])
+def test_among_labels_that_are_numbers_a_number_that_no_class_is_called_is_no_id(kind):
+    labels = {**LISTS, "synonyms of numbers": [f"{i}, number {i}" for i in range(1, 13)]}[kind]
+    model = numbers(labels)
+    assert [model.find_label(text, exact=True) for text in ("01", "012", "002.0")] == [0, 11, 1]  # zeros before a number are not its value
+    known = ClassMap.of(model)
+    for word in ("0", "13", "0.0", "00", "-1"):
+        with pytest.raises(TargetError, match="labels are numbers themselves"):
+            model.find_label(word)
+        assert known.resolve(word) is None
+    assert known.resolve(ClassId(0)) == 0
+    with pytest.raises(TargetError, match="fits 2 classes"):
+        numbers(["1", "01", "x"]).find_label("001")
+
+
+def test_a_class_map_knows_a_number_as_a_table_of_floats_writes_it():
+    known = ClassMap.of(numbers(["cat", "dog", "fox"]), {"10": "dog", "11.0": "fox"})
+    assert [known.resolve(word) for word in ("10", "10.0", "11.0", ClassId(10))] == [1, 1, 2, 1]
+
+
+@pytest.mark.parametrize("label", [3, 3.0, np.int64(3), np.float32(3), torch.tensor(3)])
+def test_whole_numbers_are_class_ids(label):
+    (found,) = Sample(None, "p", labels=(label,)).labels
+    assert (found, type(found)) == ("3", ClassId)
+
+
+@pytest.mark.parametrize("label", [3.5, None, True, float("nan"), float("inf"), (1, 2)])
+def test_what_is_neither_text_nor_a_whole_number_is_no_label(label):
+    with pytest.raises(InputError, match="expected a label"):
+        Sample(None, "p", labels=(label,))
+    with pytest.raises(InputError, match="expected a label"):
+        Object(label)
+
+
 def yolo(root, label, size, orientation=None):
     photo(root / "images/p.jpg")
     write(root / "labels/p.txt", "0 0.5 0.5 0.5 0.5\n")
@@ -485,3 +519,158 @@ def test_coco_leaves_out_one_object_only(change, left, tmp_path):
     sample, *problems = open_data(root)
     assert [thing.box for thing in sample.fitted(*PHOTO).objects] == [(5, 5, 35, 35)] + [(1, 1, 7, 7)] * left
     assert [("annotation 2" in each.error, "p.jpg" in each.name) for each in problems] == [(True, True)] * (not left)
+
+
+# ---------------------------------------------------------------- one object does not discard its image
+
+
+EMPTY = {
+    "voc": "<object><name>{}</name><bndbox><xmin>10</xmin><ymin>6</ymin><xmax>8</xmax><ymax>30</ymax></bndbox></object>",
+    "csv": "p.jpg,{},5,5,5,20\n",
+    "jsonl": '{{"image": "p.jpg", "boxes": [[9, 5, 5, 20, "{}"]]}}\n',
+    "coco": '{{"id": 2, "image_id": 1, "category_id": 1, "bbox": [20, 20, -10, 10]}}, ',
+}
+
+
+@pytest.mark.parametrize("kind", EMPTY)
+def test_a_box_without_area_is_left_out_and_the_others_stay(kind, tmp_path):
+    photo(tmp_path / "p.jpg")
+    entry = EMPTY[kind].format("dog")
+    if kind == "voc":
+        write(tmp_path / "p.xml", f"<annotation>{entry}{entry.replace('<xmax>8', '<xmax>20')}</annotation>")
+    elif kind == "csv":
+        write(tmp_path / "t.csv", f"image,label,xmin,ymin,xmax,ymax\n{entry}{entry.replace('5,5,5', '5,5,9')}")
+    elif kind == "jsonl":
+        write(tmp_path / "t.jsonl", f"{entry}{entry.replace('[9', '[1')}")
+    else:
+        text = f'"annotations": [{entry}{entry.replace("-10, 10", "10, 10").rstrip(", ")}], "categories": [{{"id": 1, "name": "dog"}}]'
+        write(tmp_path / "instances.json", f'{{"images": [{{"id": 1, "file_name": "p.jpg"}}], {text}}}')
+    sample, problem = open_data({"csv": tmp_path / "t.csv", "jsonl": tmp_path / "t.jsonl"}.get(kind, tmp_path))
+    assert isinstance(sample, Sample)
+    assert isinstance(problem, Problem)
+    assert sample.labels == ("dog",)
+    assert len(sample.fitted(*PHOTO).objects) == 1
+    assert problem.name == "p.jpg, object 1"
+    assert "left out, the others stay" in problem.error
+    assert "'dog' is empty" in problem.error
+
+
+def test_masks_of_objects_keep_their_numbers_when_one_is_left_out(tmp_path):
+    photo(tmp_path / "JPEGImages/p.jpg")
+    entries = [EMPTY["voc"].format("dog"), EMPTY["voc"].format("cat").replace("<xmax>8", "<xmax>20")]
+    write(tmp_path / "Annotations/p.xml", f"<annotation>{''.join(entries)}</annotation>")
+    values = np.zeros(PHOTO[::-1], np.uint8)
+    values[6:30, 10:20] = 2
+    (tmp_path / "SegmentationObject").mkdir()
+    Image.fromarray(values).save(tmp_path / "SegmentationObject/p.png")
+    sample, problem = open_data(tmp_path)
+    assert problem.name.endswith("object 1")
+    (thing,) = sample.objects
+    assert (thing.label, int(thing.mask().sum())) == ("cat", 240)
+
+
+# ---------------------------------------------------------------- names as they are written
+
+
+@pytest.mark.parametrize(
+    "names", [["yes", "no"], ["on", "off"], ["007", "1.0"], ["0x10", "1_000"], ["2020-01-02", "1e3"], ["true", "12:30"]]
+)
+@pytest.mark.parametrize("form", ["list", "mapping", "mapping of floats"])
+def test_names_in_yaml_stay_as_they_are_written(names, form, tmp_path):
+    pytest.importorskip("yaml")
+    photo(tmp_path / "images/p.jpg")
+    write(tmp_path / "labels/p.txt", "0 .5 .5 .2 .2\n1.0 .5 .5 .2 .2\n")
+    keys = ["0", "1"] if form == "mapping" else ["0.0", "1.0"]
+    text = (
+        f"[{', '.join(names)}]" if form == "list" else f"{{{', '.join(f'{key}: {name}' for key, name in zip(keys, names, strict=True))}}}"
+    )
+    write(tmp_path / "data.yaml", f"nc: 2\ntrain: images\nval:\ntest: null\nnames: {text}\n")
+    data = open_data(tmp_path)
+    assert data.classes == tuple(names)
+    assert [sample.labels for sample in data] == [tuple(names)]
+
+
+def test_coco_may_call_a_class_by_a_number(tmp_path):
+    content = json.loads(coco(tmp_path, "x", PHOTO).joinpath("annotations/instances.json").read_text())
+    content["categories"][0]["name"] = 10
+    write(tmp_path / "annotations/instances.json", json.dumps(content))
+    (sample,) = open_data(tmp_path)
+    assert sample.labels == ("10",)
+    assert not isinstance(sample.labels[0], ClassId)
+
+
+@pytest.mark.parametrize(("folder", "labels"), [("JPEGImages", "labels"), ("imgs", "labels"), ("Images", "Labels"), ("images", "labels")])
+@pytest.mark.parametrize("inner", ["", "train/"])
+def test_yolo_takes_the_labels_beside_any_folder_of_images(folder, labels, inner, tmp_path):
+    photo(tmp_path / f"{folder}/{inner}p.jpg")
+    write(tmp_path / f"{labels}/{inner}p.txt", "0 .5 .5 .2 .2\n")
+    write(tmp_path / "data.yaml", f"train: {folder}\nnames: [cat]\n")
+    assert [sample.labels for sample in open_data(tmp_path)] == [("cat",)]
+
+
+def test_yolo_without_any_text_file_says_so(tmp_path):
+    photo(tmp_path / "images/p.jpg")
+    write(tmp_path / "data.yaml", "train: images\nnames: [cat]\n")
+    sample, problem = open_data(tmp_path / "data.yaml")
+    assert sample.labels == ()
+    assert "no image has a text file" in problem.error
+
+
+@pytest.mark.parametrize(("outer", "inner"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_folders_and_files_may_write_accents_unlike(outer, inner, tmp_path):
+    folder, name = unicodedata.normalize(outer, "été"), unicodedata.normalize(inner, "café.jpg")
+    photo(tmp_path / folder / name)
+    for form in ("NFC", "NFD"):
+        table = write(tmp_path / f"{form}.csv", unicodedata.normalize(form, "image,label\nété/café.jpg,cat\n"))
+        assert [sample.labels for sample in open_data(table)] == [("cat",)]
+
+
+@pytest.mark.parametrize("folder", ["SegmentationObject", "SegmentationClass"])
+def test_masks_of_voc_may_write_accents_unlike(folder, tmp_path):
+    photo(tmp_path / "JPEGImages" / unicodedata.normalize("NFD", "café.jpg"))
+    entry = EMPTY["voc"].format("aeroplane").replace("<xmax>8", "<xmax>20")
+    write(tmp_path / "Annotations" / unicodedata.normalize("NFC", "café.xml"), f"<annotation>{entry}</annotation>")
+    (tmp_path / folder).mkdir()
+    Image.new("L", PHOTO, 1).save(tmp_path / folder / unicodedata.normalize("NFC", "café.png"))
+    (sample,) = open_data(tmp_path)
+    assert sample.objects[0].mask is not None
+
+
+# ---------------------------------------------------------------- mask files that are none
+
+
+def mask_of_fractions(path):
+    Image.fromarray(np.linspace(0, 1, PHOTO[0] * PHOTO[1], dtype=np.float32).reshape(PHOTO[::-1])).save(path.with_suffix(".tiff"))
+
+
+def mask_of_a_jpeg(path):
+    values = np.zeros(PHOTO[::-1], np.uint8)
+    values[5:9, 5:10] = 255
+    Image.fromarray(values).save(path.with_suffix(".jpg"))
+
+
+def mask_in_the_transparency(path):
+    values = np.zeros((*PHOTO[::-1], 4), np.uint8)
+    values[5:9, 5:10, 3] = 255
+    Image.fromarray(values).save(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"), [(mask_of_fractions, "fractions"), (mask_of_a_jpeg, "JPEG"), (mask_in_the_transparency, "transparency")]
+)
+def test_masks_whose_values_are_lost_are_refused(make, reason, tmp_path):
+    photo(tmp_path / "images/p.jpg")
+    (tmp_path / "masks").mkdir()
+    make(tmp_path / "masks/p.png")
+    (problem,) = open_data(tmp_path)
+    assert reason in problem.error
+
+
+def test_a_mask_of_a_turned_photo_says_so(tmp_path):
+    photo(tmp_path / "images/p.jpg", 6)
+    (tmp_path / "masks").mkdir()
+    Image.new("L", PHOTO, 1).save(tmp_path / "masks/p.png")
+    (problem,) = open_data(tmp_path)
+    assert "80×40" in problem.error
+    assert "40×80" in problem.error
+    assert "EXIF" in problem.error

@@ -54,7 +54,7 @@ _UPRIGHT = {
 }
 _TURNED = frozenset({5, 6, 7, 8})  # width and height change places
 _PHOTOMETRIC = 262  # TIFF's tag; 0: the smallest value is white, which Pillow heeds for 8 bits only
-_HIGH_BYTE = 15  # what is left of 12 bits where only the higher byte of 16 is read
+_HIGH_BYTE = 63  # what is left of 14 bits where only the higher byte of 16 is read
 _ASK = "say which values are shown: window=(width, level), on the command line --window and --level"
 
 
@@ -184,7 +184,7 @@ def _in_glob(pattern: str) -> list[Path]:
 def natural(path: PurePath) -> list[Any]:
     """The key of natural order: 2 before 10, case aside."""
     parts = (re.split(r"(\d+)", part.casefold()) for part in path.parts)
-    return [[(int(piece), "") if piece.isdigit() else (-1, piece) for piece in part] for part in parts]
+    return [[(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in part] for part in parts]
 
 
 def _read_path(source: str | os.PathLike[str], window: Window | None) -> tuple[Image.Image, str]:
@@ -273,7 +273,7 @@ def _to_rgb(image: Image.Image, name: str, window: Window | None, coding: str) -
         return _from_array(*_grey(image, name, window, coding))
     if ";16" in coding and np.asarray(image.convert("RGB")).max() <= _HIGH_BYTE:
         raise InputError(
-            f"{name!r} holds colours of 16 bits that use 12 or fewer, of which only the higher 8 can be read: convert it to 8 bits."
+            f"{name!r} holds colours of 16 bits that use 14 or fewer, of which only the higher 8 can be read: convert it to 8 bits."
         )
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         if mode == "La":

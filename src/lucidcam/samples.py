@@ -24,6 +24,10 @@ SLACK = 2.0
 """Pixels by which a box may stick out of its image (rounding, one-based coordinates); it is cut back. More is an error."""
 
 
+class DegenerateError(ValueError):
+    """An outline or a box that holds no pixel, or cannot be read as one: its object is left out, the others of its image stay."""
+
+
 class ClassId(str):
     """A label that is a class id by the data set's own definition, such as "10" for class 10: it is never compared with class names."""
 
@@ -178,6 +182,11 @@ class Problem:
         return cls(name, told if name in told else f"{name}: {told}")
 
 
+def left_out(name: str, where: str, error: Exception) -> Problem:
+    """Return the problem of one object of an image whose others stay; it has a name of its own, since the image is a sample."""
+    return Problem(f"{name}, {where}", f"{where} of {name}: {error}; this object is left out, the others stay.")
+
+
 def _pixels(image: Any) -> tuple[str, ...]:
     """What is in an image that is no file; nothing for what has no bytes."""
     if hasattr(image, "tobytes"):  # arrays, PIL images
@@ -191,13 +200,21 @@ def _pixels(image: Any) -> tuple[str, ...]:
     return (hashlib.blake2b(content, digest_size=8).hexdigest(),)
 
 
-def composed(label: str | int) -> str:
+def composed(label: Any) -> str:
     """Return a label with its accents composed (Unicode NFC): "é" is one character, however the file system or the file writes it.
 
-    An int is a class id.
+    A whole number is a class id, also 3.0 and NumPy's.
+
+    Raises:
+        InputError: it is neither a text nor a whole number.
     """
     if not isinstance(label, str):
-        return ClassId(label)
+        try:
+            if not isinstance(label, (bool, np.bool_)) and int(label) == label:
+                return ClassId(int(label))
+        except (TypeError, ValueError, OverflowError):
+            pass
+        raise InputError(f"expected a label as text or whole number; got {label!r}.")
     return label if label.isascii() or isinstance(label, ClassId) else unicodedata.normalize("NFC", label)
 
 

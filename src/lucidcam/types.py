@@ -216,7 +216,9 @@ class Model:
         """Return the id of the class that is meant by `text`, case aside.
 
         An int is an id. A text that is a number is the class of that very name ("10" among the labels "0", "1", "10"; "10.0" is the same
-        name), and an id where no class is called so. A text like "n02123045" is a synset, where the model knows its synsets. Otherwise
+        name, and "010" where no class is called that), and an id where no class is called so. Where most labels are numbers, a number that
+        no class is called is no id but an error: "0" and "1" would both be the first of the classes "1", "2", "3". A text like
+        "n02123045" is a synset, where the model knows its synsets. Otherwise
         the best of: a whole label, one of its synonyms between commas, a whole word, a part of a word.
 
         Args:
@@ -234,9 +236,17 @@ class Model:
             names = [fold(label) for label in self.labels or ()]
             if not any(wanted in _names_of(name) for name in names):  # "1.0" is what a spreadsheet makes of 1
                 plain = [i for i, name in enumerate(names) if number[1] in map(without_zeros, _names_of(name))]
-                if len(plain) > 1:
-                    raise TargetError(f"{text!r} fits {len(plain)} classes: {self._listed(plain)}; write it like one of them.")
-                return plain[0] if plain else self._check_id(int(number[1]))
+                values = [set(map(_value, _names_of(name))) - {None} for name in names]
+                fits = plain or [i for i, numbers in enumerate(values) if int(number[1]) in numbers]  # "01" is what sorts well
+                if len(fits) > 1:
+                    raise TargetError(f"{text!r} fits {len(fits)} classes: {self._listed(fits)}; write it like one of them.")
+                if not fits and 2 * sum(map(bool, values)) > len(values):
+                    shown = ", ".join([*map(repr, (self.labels or ())[:6]), *(["…"] if len(names) > 6 else [])])
+                    raise TargetError(
+                        f"no class is called {text!r}, and the labels are numbers themselves ({shown}), so that it is no class id either: "
+                        "give a label; in Python an int is an id."
+                    )
+                return fits[0] if fits else self._check_id(int(number[1]))
         if self.synsets is not None and re.fullmatch(r"n\d{8}", wanted):
             if wanted in self.synsets:
                 return self.synsets.index(wanted)
@@ -363,6 +373,12 @@ def without_zeros(label: str) -> str:
     """
     number = _NUMBER.fullmatch(label)
     return label if number is None else number[1]
+
+
+def _value(label: str) -> int | None:
+    """The whole number that a label is, however it is written."""
+    number = _NUMBER.fullmatch(label)
+    return None if number is None else int(number[1])
 
 
 def _names_of(label: str) -> set[str]:

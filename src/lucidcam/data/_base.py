@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from lucidcam import registry
 from lucidcam.compat import first_line
 from lucidcam.errors import DataError, LucidcamError, unknown
-from lucidcam.samples import Problem, Sample, composed
+from lucidcam.samples import DegenerateError, Problem, Sample, composed, left_out
 from lucidcam.sources import is_url, local
 
 
@@ -71,7 +71,10 @@ class Dataset:
         done = 0
         try:
             for each in self.stream():
-                yield each
+                if isinstance(each, Sample):
+                    yield from without_empty_boxes(each)
+                else:
+                    yield each
                 done += 1
         except LucidcamError:
             raise
@@ -84,6 +87,24 @@ class Dataset:
             return self
         count = limit if self.count is None else min(limit, self.count)
         return replace(self, stream=lambda: islice(self.stream(), limit), count=count)
+
+
+def without_empty_boxes(sample: Sample) -> Iterator[Sample | Problem]:
+    """Yield a sample without the objects whose boxes have no area, and a problem for each of them: one does not discard its image."""
+    empty = {i: each for i, each in enumerate(sample.objects, start=1) if each.box is not None and _is_empty(each.box)}
+    if not empty:
+        yield sample
+        return
+    yield replace(sample, objects=tuple(each for i, each in enumerate(sample.objects, start=1) if i not in empty))
+    for i, each in empty.items():
+        numbers = ", ".join(f"{edge:g}" for edge in each.box or ())
+        error = DegenerateError(f"the box ({numbers}) of {each.label!r} is empty: expected left < right and top < bottom, in pixels")
+        yield left_out(sample.name, f"object {i}", error)
+
+
+def _is_empty(box: tuple[float, float, float, float]) -> bool:
+    left, top, right, bottom = box
+    return left >= right or top >= bottom
 
 
 F = TypeVar("F", bound=type[Format])

@@ -11,7 +11,7 @@ from typing import Any
 from lucidcam.data._files import lines_of, read_json, start_of
 from lucidcam.errors import OptionError, TargetError
 from lucidcam.samples import ClassId
-from lucidcam.types import Model, fold
+from lucidcam.types import Model, fold, without_zeros
 
 Given = Mapping[str, int | str] | str | Path | Sequence[str] | None
 """Class by class: `{"kangaroo": 104}`, "kangaroo=wallaby", a file, or a list of such texts and files.
@@ -39,6 +39,7 @@ class ClassMap:
     given: dict[str, int] = field(default_factory=dict)
     matched: dict[str, int] = field(default_factory=dict, init=False)
     reasons: dict[str, str] = field(default_factory=dict, init=False)
+    _ids: dict[tuple[str, bool], int | None] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, model: Model, given: Given = None) -> ClassMap:
@@ -70,16 +71,21 @@ class ClassMap:
 
     def resolve(self, name: str) -> int | None:
         """Return the class id that is meant by a word of the data set; None, and a reason, where there is none."""
-        if name in self.matched:
-            return self.matched[name]
-        if name in self.reasons:
-            return None
+        is_id = isinstance(name, ClassId)
+        if (name, is_id) in self._ids:
+            return self._ids[name, is_id]
+        self._ids[name, is_id] = self._find(name)
+        return self._ids[name, is_id]
+
+    def _find(self, name: str) -> int | None:
         try:
             wanted = int(name) if isinstance(name, ClassId) else name
-            self.matched[name] = self.given[fold(name)] if fold(name) in self.given else self.model.find_label(wanted, exact=True)
+            given = next((self.given[key] for key in (fold(name), without_zeros(fold(name))) if key in self.given), None)
+            self.matched[name] = self.model.find_label(wanted, exact=True) if given is None else given
         except TargetError as error:
             self.reasons[name] = str(error)
-        return self.matched.get(name)
+            return None
+        return self.matched[name]
 
 
 def _pairs(given: Given) -> list[tuple[str, Any]]:

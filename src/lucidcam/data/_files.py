@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
@@ -16,7 +16,7 @@ from PIL import Image
 from lucidcam import images, sources
 from lucidcam.compat import first_line, import_optional
 from lucidcam.errors import DataError, InputError
-from lucidcam.samples import Mask, Problem, Sample, composed
+from lucidcam.samples import DegenerateError, Mask, Problem, Sample, composed
 from lucidcam.sources import Stored
 
 IMAGE_FOLDERS = ("JPEGImages", "images", "imgs", "img", "image")
@@ -124,11 +124,17 @@ def stem_in(folder: Path, path: Path) -> str:
 
 
 def spelled(path: Path) -> Path:
-    """Return the path under which a file is there: as it is written, or with its accents composed or apart (macOS); else the path."""
+    """Return the path under which a file is there: as it is written, or with its accents composed or apart (macOS); else the path.
+
+    Folders and the file itself may differ in how their accents are written.
+    """
     if path.is_file() or str(path).isascii():
         return path
-    forms = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
-    return next((form for form in forms if form.is_file()), path)
+    there = Path(path.anchor)
+    for part in path.parts[1:] if path.anchor else path.parts:
+        forms = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
+        there = next((there / form for form in forms if (there / form).exists()), there / part)
+    return there if there.is_file() else path
 
 
 def whole_number(value: Any) -> int | None:
@@ -146,6 +152,18 @@ def whole_number(value: Any) -> int | None:
     except ValueError:
         return None
     return int(number) if number.is_integer() else None
+
+
+def numbered_names(names: Mapping[Any, Any]) -> dict[int, str]:
+    """Return classes by their numbers, which may be texts ("1", "1.0").
+
+    Raises:
+        ValueError: a key is no whole number.
+    """
+    numbered = {whole_number(number): str(name) for number, name in names.items()}
+    if None in numbered:
+        raise ValueError("a class has no number")
+    return {number: name for number, name in numbered.items() if number is not None}
 
 
 def declared_size(width: Any, height: Any) -> tuple[int, int] | None:
@@ -225,7 +243,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_yaml(path: Path, purpose: str) -> Any:
-    """Read a YAML file.
+    """Read a YAML file of lists, mappings and texts; numbers, "no" and "007" stay the texts they are, since a class may be called so.
 
     Raises:
         DataError: it cannot be read, or is no YAML, with the place.
@@ -233,23 +251,42 @@ def read_yaml(path: Path, purpose: str) -> Any:
     """
     yaml = import_optional("yaml", "data", purpose)
     try:
-        return yaml.safe_load(read_text(path))
+        return yaml.load(read_text(path), _text_loader(yaml))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
         raise DataError(f"{str(path)!r} is no YAML: {getattr(error, 'problem', None) or first_line(error)}{where}.") from error
 
 
+def _text_loader(yaml: Any) -> Any:
+    """A YAML loader that makes a text of every scalar but null."""
+
+    class TextLoader(yaml.SafeLoader):  # type: ignore[misc]
+        """PyYAML reads "no" as False, "007" as 7 and a date as a date: classes would lose their names."""
+
+    keep = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+    TextLoader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in keep]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return TextLoader
+
+
 def read_values(path: Path) -> npt.NDArray[np.int64]:
     """Read a mask image's values `[H, W]`: palette indices, grey values, or the one value of equal colour channels.
 
     Raises:
-        InputError: the file cannot be read, or holds colours.
+        InputError: the file cannot be read, holds colours or fractions, keeps its mask in the transparency, or is a JPEG with values that
+            its compression made.
     """
+    alpha = None
     with images.quiet():
         try:
             with Image.open(path) as file:
                 image: Image.Image = file
+                lossy = file.format == "JPEG"
+                if image.mode in ("LA", "RGBA"):
+                    alpha = np.asarray(image.getchannel("A"))
                 if image.mode in ("LA", "RGBA", "La", "RGBa"):
                     image = image.convert("L" if image.mode.startswith("L") else "RGB")
                 values = np.asarray(image)
@@ -259,11 +296,15 @@ def read_values(path: Path) -> npt.NDArray[np.int64]:
         if not (values == values[..., :1]).all():
             raise InputError(f"the mask {str(path)!r} holds colours; expected one value per pixel (a grey or palette PNG).")
         values = values[..., 0]
+    if alpha is not None and (values == values.flat[0]).all() and not (alpha == alpha.flat[0]).all():
+        raise InputError(f"the mask {str(path)!r} differs from pixel to pixel in its transparency only; expected the mask as grey values.")
+    if values.dtype.kind == "f" and not (values == np.floor(values)).all():
+        raise InputError(f"the mask {str(path)!r} holds fractions or NaN; expected whole numbers, one value per pixel.")
+    if lossy and not np.isin(values, (0, 255)).all():
+        raise InputError(
+            f"the mask {str(path)!r} is a JPEG, whose compression changes values; save a PNG, a binary one as 0 up to 127 and 255 above."
+        )
     return values.astype(np.int64)
-
-
-class DegenerateError(ValueError):
-    """An outline or a box that holds no pixel, or cannot be read as one: its object is left out, the others of its image stay."""
 
 
 def outline(numbers: Any) -> npt.NDArray[np.float64] | None:
@@ -280,11 +321,6 @@ def outline(numbers: Any) -> npt.NDArray[np.float64] | None:
     spread = points - points.mean(0)
     # A figure of eight has no signed area, but pixels inside: only points on one line have none.
     return points if np.linalg.matrix_rank(spread, tol=1e-9 * max(1.0, float(np.abs(points).max()))) == 2 else None
-
-
-def left_out(name: str, where: str, error: Exception) -> Problem:
-    """Return the problem of one object of an image whose others stay; it has a name of its own, since the image is a sample."""
-    return Problem(f"{name}, {where}", f"{where} of {name}: {error}; this object is left out, the others stay.")
 
 
 def fit_mask(mask: Mask, width: int, height: int) -> Mask:

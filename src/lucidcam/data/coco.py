@@ -16,7 +16,6 @@ from lucidcam import images
 from lucidcam.compat import import_optional
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import (
-    DegenerateError,
     box_of,
     declared_size,
     file_in,
@@ -24,7 +23,6 @@ from lucidcam.data._files import (
     folder_in,
     folders_in,
     from_xywh,
-    left_out,
     missing,
     once,
     option_folder,
@@ -36,7 +34,7 @@ from lucidcam.data._files import (
     whole_number,
 )
 from lucidcam.errors import DataError
-from lucidcam.samples import Mask, Object, Problem, Sample
+from lucidcam.samples import DegenerateError, Mask, Object, Problem, Sample, left_out
 
 _KEYS = re.compile(r'\A\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:\s*[\[{"]')
 
@@ -134,7 +132,11 @@ def _key(id: Any) -> Any:
 
 def _by_id(found: list[Any], needed: str) -> tuple[dict[Any, dict[str, Any]], int]:
     """The entries by their id, and how many lack it or what is needed."""
-    usable = [each for each in found if isinstance(each, dict) and _key(each.get("id")) is not None and isinstance(each.get(needed), str)]
+    usable = [
+        {**each, needed: str(each[needed])}  # a class may be called 10
+        for each in found
+        if isinstance(each, dict) and _key(each.get("id")) is not None and isinstance(each.get(needed), (str, int))
+    ]
     return {_key(each["id"]): each for each in usable}, len(found) - len(usable)
 
 

@@ -107,7 +107,7 @@ def _table(root: Path, name: str) -> dict[str, str]:
 
 def _sample(name: str, pictures: Path, label: str, numbers: str | None, masks: Path | None, size: str) -> Sample:
     box = None if numbers is None else from_xywh(box_of(numbers.split()))
-    path = None if masks is None else (masks / name).with_suffix(".png")
+    path = None if masks is None else spelled((masks / name).with_suffix(".png"))
 
     def mask() -> Mask:
         assert path is not None

@@ -20,6 +20,7 @@ from lucidcam.data._files import (
     folder_in,
     lines_of,
     name_in,
+    numbered_names,
     path_of,
     read_json,
     read_values,
@@ -120,7 +121,8 @@ def _checked(image: Path, mask: Path) -> npt.NDArray[np.int64]:
     values, (width, height) = read_values(mask), images.size(image)
     if values.shape != (height, width):
         raise InputError(
-            f"its mask {mask.name} has {values.shape[1]}×{values.shape[0]} pixels, the image {width}×{height}; expected the same."
+            f"its mask {mask.name} has {values.shape[1]}×{values.shape[0]} pixels, the image {width}×{height}"
+            + ("; was it made before the photo was turned upright (EXIF)?" if values.shape == (width, height) else "; expected the same.")
         )
     return values
 
@@ -156,7 +158,7 @@ def _names(path: Path) -> dict[int, str]:
             return dict(enumerate(map(str, content)))
         try:
             if isinstance(content, dict):
-                return {int(id): str(name) for id, name in content.items()}
+                return numbered_names(content)
         except ValueError:
             pass
         raise DataError(f"masks: {str(path)!r} lists no classes; expected a list of names, or a mapping from pixel value to name.")

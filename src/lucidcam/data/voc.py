@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lucidcam.data._base import Dataset, Format, register
-from lucidcam.data._files import files_with, folder_in, folders_in, lines_of, once, option_folder, path_of, read_values
+from lucidcam.data._files import files_with, folder_in, folders_in, lines_of, once, option_folder, path_of, read_values, spelled
 from lucidcam.data._voc import Layout, layout_of, samples, with_images, xmls_in
 from lucidcam.errors import DataError
 from lucidcam.samples import Mask, Object, Problem, Sample
@@ -99,10 +99,10 @@ def _listed(root: Path, split: str) -> list[str]:
 
 def _segmented(sample: Sample, classes: Path | None, instances: Path | None) -> Sample:
     file = f"{Path(sample.image).stem}.png"
-    if instances is not None and (path := instances / file).is_file():
+    if instances is not None and (path := spelled(instances / file)).is_file():
         objects = tuple(replace(each, mask=_equal(path, i)) for i, each in enumerate(sample.objects, start=1))
         return replace(sample, objects=objects, ignore=_equal(path, VOID))
-    if classes is not None and (path := classes / file).is_file():
+    if classes is not None and (path := spelled(classes / file)).is_file():
         return replace(sample, objects=tuple(_of_class(each, path) for each in sample.objects), ignore=_equal(path, VOID))
     return sample
 

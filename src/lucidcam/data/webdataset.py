@@ -130,7 +130,8 @@ class WebDataset(Format):
         text = file.read(member.size).decode("utf-8-sig").strip()
         if not suffix.endswith("json"):
             if text:
-                yield ClassId(text) if suffix.endswith("cls") and text.isascii() and text.isdigit() else text
+                number = whole_number(text) if suffix.endswith("cls") else None
+                yield text if number is None else ClassId(number)
             return
         try:
             content = json.loads(text)

@@ -16,15 +16,14 @@ from lucidcam import images
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import (
     IMAGE_FOLDERS,
-    DegenerateError,
     files_with,
     folder_in,
     folders_in,
     images_in,
-    left_out,
     lines_of,
     missing,
     name_in,
+    numbered_names,
     once,
     outline,
     path_of,
@@ -34,11 +33,12 @@ from lucidcam.data._files import (
     whole_number,
 )
 from lucidcam.errors import DataError, InputError
-from lucidcam.samples import Mask, Object, Problem, Sample, composed
+from lucidcam.samples import DegenerateError, Mask, Object, Problem, Sample, composed, left_out
 
 PARTS = ("train", "val", "test")
 _NAMES = re.compile(r"^names\s*:", re.MULTILINE)
 Floats = npt.NDArray[np.float64]
+_IMAGE_FOLDERS = frozenset(name.casefold() for name in IMAGE_FOLDERS)
 _OUTSIDE = 1e-3  # what rounding adds to coordinates in 0..1
 
 
@@ -93,8 +93,14 @@ class YOLO(Format):
         root = path.parent
 
         def stream() -> Iterator[Sample | Problem]:
-            for file in dict.fromkeys(files):
-                yield from _sample(spelled(file), name_in(root, file), names, keypoints)
+            unlabelled = True
+            for file in map(spelled, dict.fromkeys(files)):
+                text = spelled(_text_of(file))
+                unlabelled = unlabelled and not text.is_file()
+                yield from _sample(file, text, name_in(root, file), names, keypoints)
+            if unlabelled:
+                where = name_in(root, _text_of(files[0]))
+                yield Problem(path.name, f"no image has a text file, so all are background; looked for {where!r}: are labels elsewhere?")
             for folder in folders:
                 for text in _strays(folder):
                     yield Problem(name_in(root, text), "no image of this name is there; copy it, or take the text file away.")
@@ -147,7 +153,7 @@ def _names(content: Any, path: Path) -> dict[int, str]:
         return {i: str(name) for i, name in enumerate(names)}
     try:
         if isinstance(names, dict) and names:
-            return {int(i): str(name) for i, name in names.items()}
+            return numbered_names(names)
     except ValueError:
         pass
     raise DataError(f"yolo: {str(path)!r} has no names; expected a list of classes, or a mapping from class number to class.")
@@ -178,12 +184,14 @@ def _listed(place: Path) -> list[Path]:
 
 
 def _text_of(image: Path) -> Path:
-    """The text file of an image: the last folder called `images` becomes `labels`."""
-    parts = list(image.parts)
-    at = max((i for i, part in enumerate(parts[:-1]) if part == "images"), default=None)
-    if at is not None:
-        parts[at] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    """The text file of an image: the last folder of images (`images`, or `imgs` and the like beside `labels`) becomes `labels`."""
+    parts = image.parts
+    folders = [i for i, part in enumerate(parts[:-1]) if part.casefold() in _IMAGE_FOLDERS]
+    for i in reversed(folders):
+        labels = folder_in(Path(*parts[:i]), "labels")
+        if labels is not None or parts[i] == "images":
+            return (labels or Path(*parts[:i], "labels")).joinpath(*parts[i + 1 :]).with_suffix(".txt")
+    return image.with_suffix(".txt")
 
 
 def _strays(place: Path) -> Iterator[Path]:
@@ -197,12 +205,11 @@ def _strays(place: Path) -> Iterator[Path]:
                 yield text
 
 
-def _sample(file: Path, name: str, names: dict[int, str], keypoints: tuple[int, int] | None) -> Iterator[Sample | Problem]:
+def _sample(file: Path, text: Path, name: str, names: dict[int, str], keypoints: tuple[int, int] | None) -> Iterator[Sample | Problem]:
     """The image's sample, and a problem for each of its objects that is left out; or the problem of the image."""
     if not file.is_file():
         yield missing(name, file)
         return
-    text = spelled(_text_of(file))
     if not text.is_file():
         yield Sample(file, name)
         return
