@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -246,6 +248,23 @@ def test_of_a_maximum_an_image_has_the_same_map_alone_and_in_any_batch(rectify) 
     for i in range(3):
         alone = lucidcam.attribute(net, x[i : i + 1], "cam", target="all", layer="layer")
         torch.testing.assert_close(alone, expected[i : i + 1])
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 1.0, 8.0])
+@pytest.mark.parametrize("divide", [True, False], ids=["mean", "sum"])
+@pytest.mark.parametrize("rectify", [F.relu, lambda a: a], ids=["ReLU", "none"])
+def test_log_sum_exp_is_recognised_as_a_mean_and_as_a_sum(sharpness: float, divide: bool, rectify) -> None:
+    """The paper's divides by the number of places within the logarithm; `torch.logsumexp` does not."""
+
+    def pool(a: Tensor) -> Tensor:
+        pixels = sharpness * rectify(a).flatten(2)
+        return (pixels.logsumexp(-1) - divide * math.log(pixels.shape[-1])) / sharpness
+
+    net = headed(lambda net, a, x: net.fc(pool(a)), rectified=False)
+    x = 4 * images(2)
+    expected = torch.einsum("ck,bkhw->bchw", net.fc.weight.detach(), rectify(net.activations(x).detach()))
+    torch.testing.assert_close(lucidcam.attribute(net, x, "cam", target="all", layer="layer"), expected)
+    torch.testing.assert_close(lucidcam.attribute(net, x[:1], "cam", target="all", layer="layer"), expected[:1])
 
 
 def test_of_a_maximum_another_activation_between_is_refused() -> None:

@@ -269,6 +269,13 @@ def test_an_empty_list_is_no_question(name, option, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_an_evaluation_by_no_metric_is_refused():
+    image = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
+    for none in ([], ()):
+        with pytest.raises(lucidcam.LucidcamError, match="at least one metric"):
+            lucidcam.evaluate(lucidcam.wrap(convolutional(), to_tensor, LABELS), [image], metrics=none, progress=False)
+
+
 def test_tensors_refuse_an_empty_list_of_layers_or_targets():
     net, x = convolutional(), torch.rand(1, 3, 16, 16)
     with pytest.raises(LayerError, match="at least one layer"):

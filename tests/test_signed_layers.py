@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 import lucidcam
 import naive
+from commands import run
 from lucidcam.errors import SignedLayerWarning
 from nets import DenseConcat, FunctionalGAP, build, images
 
@@ -106,6 +109,30 @@ def test_a_warning_says_where_the_pole_is_near(method: str, last: float, gradien
     assert [each.category for each in caught] == [SignedLayerWarning] * near
     if near:
         assert "negative activations" in str(caught[0].message)
+
+
+@pytest.mark.parametrize(("method", "poles"), [("gradcam++", [True, False]), ("xgradcam", [False, True])])
+def test_maps_near_a_pole_have_a_note(method: str, poles: list[bool], tmp_path, monkeypatch, capsys) -> None:
+    """Those alone: of two images one is at each method's pole."""
+    net, _ = at_the_pole(0.0, 1.0)
+    monkeypatch.chdir(tmp_path)
+    for name, last in (("first", -2), ("second", 0)):
+        Image.fromarray((50 * (np.array([[2, -3], [1, last]]) + 3)).astype(np.uint8)).save(f"{name}.png")
+
+    def to_tensor(image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(image.convert("L").resize((2, 2)))).double()[None] / 50 - 3
+
+    model = lucidcam.wrap(net, to_tensor, ["it"], layer="0", outputs="none", frame="whole")
+    monkeypatch.setattr("lucidcam.cli.explain.load_model", lambda *_, **__: model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SignedLayerWarning)
+        maps = lucidcam.explain(model, ["first.png", "second.png"], method)
+        run("explain", "first.png", "second.png", "--method", method, "--out", "out", "--report", "page.html")
+    assert ["negative activations" in each.note for each in maps] == poles
+    entries = json.loads((tmp_path / "out" / "explanations.json").read_text("utf-8"))
+    assert ["negative activations" in each.get("note", "") for each in entries] == poles
+    assert capsys.readouterr().out.count("has negative activations") == 1
+    assert "has negative activations" in (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_layers_without_negative_activations_are_never_warned_of() -> None:

@@ -59,19 +59,24 @@ def _candidates(maps: Tensor, features: Tensor) -> Iterator[Pool]:
 
 
 def _log_sum_exp(maps: Tensor, features: Tensor) -> Pool:
-    """Log-sum-exp over the grid, with the one sharpness that gives the wanted feature where mean and maximum differ most."""
+    """Log-sum-exp over the grid, with the one sharpness that gives the wanted feature where mean and maximum differ most.
+
+    Features above the maximum are those of a sum, `torch.logsumexp`; else it is a mean over the grid whose logarithm is taken.
+    """
     pixels = _pixels(maps)
     spread = pixels.amax(-1) - pixels.mean(-1)
     if features.numel() < 2 or not bool(spread.max() > 0):  # one number alone fits always
         return mean
     widest = pixels.flatten(0, 1)[spread.argmax()]
     goal = features.flatten()[spread.argmax()].to(pixels.dtype)
+    pool, rises = (_soft_sum, False) if bool(goal > widest.max()) else (_soft_maximum, True)
     low, high = (math.log(factor / float(spread.max())) for factor in SHARPNESS)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if bool(_soft_maximum(widest, math.exp(middle)) < goal) else (low, middle)
+        is_below = bool(pool(widest, math.exp(middle)) < goal)
+        low, high = (middle, high) if is_below == rises else (low, middle)
     sharpness = math.exp(low)
-    return lambda values: _soft_maximum(_pixels(values), sharpness)
+    return lambda values: pool(_pixels(values), sharpness)
 
 
 def _pixels(maps: Tensor) -> Tensor:
@@ -82,3 +87,8 @@ def _pixels(maps: Tensor) -> Tensor:
 def _soft_maximum(pixels: Tensor, sharpness: float) -> Tensor:
     """`1/r · log(1/Z · Σ exp(r·x))`: the mean for r towards 0, the maximum for r towards ∞; it grows with r."""
     return (torch.logsumexp(sharpness * pixels, -1) - math.log(pixels.shape[-1])) / sharpness
+
+
+def _soft_sum(pixels: Tensor, sharpness: float) -> Tensor:
+    """`1/r · log Σ exp(r·x)`: above the maximum, which it falls to for r towards ∞."""
+    return torch.logsumexp(sharpness * pixels, -1) / sharpness

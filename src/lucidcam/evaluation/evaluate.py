@@ -114,6 +114,8 @@ def evaluate(
         Settings(seed=seed, batch_size=batch_size),
     )
     asked = judges(asked_metrics)
+    if not asked:
+        raise OptionError("expected at least one metric; got none: give None for the usual ones.")
     left_out: list[str] = []
     if metrics is None:
         asked, left_out = ahead.answerable(asked)

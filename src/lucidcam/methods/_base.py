@@ -115,21 +115,21 @@ def weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
     return found.reshape(*found.shape[:-1], *grid)
 
 
-def warn_of_pole(poles: Tensor, layer: str, denominator: str) -> None:
-    """Warn that a method divides by a sum of activations that is zero, near it, or of the wrong sign.
+def warn_of_pole(run: Run, poles: Tensor, denominator: str) -> None:
+    """Warn that a method divides by a sum of activations that is zero, near it, or of the wrong sign; the maps concerned have it as a note.
 
     Args:
-        poles: where that is so.
-        layer: the layer's name.
+        run: the question.
+        poles: where that is so `[B, T, …]`.
         denominator: the sum, in symbols.
     """
     if bool(poles.any()):
-        warnings.warn(
-            f"the layer {layer!r} has negative activations, and {denominator}, which the method divides by, is zero, near it or below in "
-            "some channels: their weights say little. Choose a layer after a ReLU, or gradcam or hirescam.",
-            SignedLayerWarning,
-            stacklevel=2,
+        text = (
+            f"the layer {run.layer.name!r} has negative activations, and {denominator}, which the method divides by, is zero, near it or "
+            "below in some channels: their weights say little; choose a layer after a ReLU, or gradcam or hirescam"
         )
+        run.note(text, poles.flatten(2).any(2))
+        warnings.warn(f"{text}.", SignedLayerWarning, stacklevel=2)
 
 
 def upsample(maps: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -33,7 +33,7 @@ class XGradCAM(Method):
         c = run.capture_rectified()
         total, size = spatial_sum(c.activations), spatial_sum(c.activations.abs())
         counts = spatial_sum(c.gradients.abs()) > 0
-        warn_of_pole((total.abs() < CANCELLED * size) & counts, run.layer.name, "ΣA")
+        warn_of_pole(run, (total.abs() < CANCELLED * size) & counts, "ΣA")
         return weighted_sum(self.weights(c), c.activations).relu()
 
     @staticmethod

@@ -35,7 +35,7 @@ class GradCAMPlusPlus(Method):
     def maps(self, run: Run) -> Tensor:
         """See `Method.maps`."""
         c = run.capture_rectified()
-        warn_of_pole((c.gradients > 0) & (self._denominators(c) < SMALLEST_DENOMINATOR), run.layer.name, "2 + g·ΣA")
+        warn_of_pole(run, (c.gradients > 0) & (self._denominators(c) < SMALLEST_DENOMINATOR), "2 + g·ΣA")
         return weighted_sum(self.weights(c), c.activations).relu()
 
     @staticmethod
@@ -83,6 +83,6 @@ class SmoothGradCAMPlusPlus(Method):
             sums = [total + g**power / self.samples for power, total in enumerate(sums, start=1)]
         first, second, third = sums
         below = 2 * second + over_grid(spatial_sum(activations), third) * third
-        warn_of_pole((first > 0) & (below < SMALLEST_DENOMINATOR * second), run.layer.name, "2 D₂ + D₃·ΣA")
+        warn_of_pole(run, (first > 0) & (below < SMALLEST_DENOMINATOR * second), "2 D₂ + D₃·ΣA")
         alpha = torch.where((second != 0) & (below != 0), second / below, 0)
         return weighted_sum(spatial_sum(alpha * first.relu()), activations).relu()
