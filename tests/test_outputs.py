@@ -773,6 +773,54 @@ def test_squeezed_scores_of_pixels(count, classes, end):
     torch.testing.assert_close(maps, expected)
 
 
+# ----------------------------------------------------------------------------------------------------------------------- detection
+
+
+class Queries(nn.Module):
+    """A detector of DETR's kind: each place of a grid is a query."""
+
+    def __init__(self, classes: int, end: Any) -> None:
+        super().__init__()
+        self.b, self.h, self.end = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU()), nn.Conv2d(8, 4 + classes, 1), end
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.h(self.b(x)).flatten(2).transpose(1, 2)
+        return self.end(20 * y[..., 4:], y[..., :4].sigmoid())
+
+
+def queries(end: Any = lambda logits, boxes: {"pred_logits": logits, "pred_boxes": boxes}, classes: int = 4) -> Queries:
+    torch.manual_seed(3)
+    return Queries(classes, end).double().eval()
+
+
+@pytest.mark.parametrize("label", [None, 1])
+@pytest.mark.parametrize(
+    ("end", "background"), [("softmax", True), ("sigmoid", False), ("sigmoid", True)]
+)  # of a sigmoid's probabilities no last class is "no object"
+def test_queries_of_probabilities_are_found_by_their_probabilities(end, background, label):
+    change = {"softmax": lambda z: z.softmax(-1), "sigmoid": lambda z: z.sigmoid()}[end]
+    net = queries(lambda logits, boxes: {"pred_logits": change(logits), "pred_boxes": boxes})
+    x = images()
+    with torch.no_grad():
+        p = net(x)["pred_logits"][..., : -1 if end == "softmax" else None]
+    maps = lucidcam.attribute(net, x, "hirescam", target=lucidcam.targets.Detection(label=label, size=(SIDE, SIDE), background=background))
+    for row in range(3):
+        query, class_id = divmod(int(p[row].argmax()), p.shape[2]) if label is None else (int(p[row, :, label].argmax()), label)
+        expected = lucidcam.attribute(
+            net, x[row : row + 1], "hirescam", target=lambda o, at=(query, class_id): o["pred_logits"][:, at[0], at[1]]
+        )
+        torch.testing.assert_close(maps[row : row + 1], expected)
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+def test_queries_of_one_image_may_be_squeezed(classes):
+    x = images(1)
+    target = lucidcam.targets.Detection(size=(SIDE, SIDE))
+    expected = lucidcam.attribute(queries(classes=classes), x, "scorecam", target=target, batch_size=1)
+    net = queries(lambda logits, boxes: {"pred_logits": logits.squeeze(0), "pred_boxes": boxes.squeeze(0)}, classes)
+    torch.testing.assert_close(lucidcam.attribute(net, x, "scorecam", target=target, batch_size=1), expected)
+
+
 # ------------------------------------------------------------------------------------------------------------------------ one place
 
 

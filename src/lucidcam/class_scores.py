@@ -243,6 +243,10 @@ class ScoreReader:
         """What the columns `[B, K]` or `[B, K, *grid]` mean, see `ClassScores.resolved`."""
         return self.stated.resolved(columns, lambda: self.is_probability(columns), self.multi_label)
 
+    def of_queries(self) -> ScoreReader:
+        """For the class scores of a detector's queries, of which nothing was said, and which are logits where nothing can be seen."""
+        return replace(self.of_part(), is_probability=lambda columns: bool(self.is_probability(columns)))
+
     def of_part(self) -> ScoreReader:
         """For one of several outputs, of which nothing was said."""
         return replace(self, stated=ClassScores(), multi_label=False)

@@ -175,6 +175,8 @@ def logits(outputs: Any, batch: int | None = None) -> Tensor:
     if not isinstance(found, Tensor):
         found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
     how = "give a callable: target=lambda outputs: …, one score per image."
+    if isinstance(found, Tensor) and found.ndim == 4 and found[0, 0].numel() > 1:
+        how = f"explain scores of pixels with lucidcam.Segmentation(class), or {how}"
     if not isinstance(found, Tensor):
         keys = f" with {', '.join(map(str, outputs))}" if isinstance(outputs, Mapping) else ""
         raise TargetError(f"the model returned a {type(outputs).__name__}{keys} without class scores 'logits'; {how}")

@@ -75,14 +75,16 @@ class Detection(Target):
         """See `Target.bind`."""
         if isinstance(self.label, str):
             raise TargetError(f"the label {self.label!r} needs a model with labels: use lucidcam.explain, or give a class id.")
-        if self.query is not None and not isinstance(_read(outputs, self)[0], _Queries):
+        meaning = self._meaning(outputs)
+        every = _read(outputs, self, meaning)
+        if self.query is not None and not isinstance(every[0], _Queries):
             raise TargetError("only detectors of DETR's kind have queries; give a box.")
-        found = [row.find(self) for row in _read(outputs, self)]
+        found = [row.find(self) for row in every]
         if len(found) != batch:
             raise TargetError(f"expected detections of {batch} images; got {len(found)}.")
 
         def read(out: Any, rows: Tensor | None) -> Tensor:
-            every = _read(out, self)
+            every = _read(out, self, meaning)
             which = range(len(every)) if rows is None else rows.tolist()
             return torch.stack([row.score(found[i][0], found[i][1], self.query) for row, i in zip(every, which, strict=True)])[:, None]
 
@@ -91,6 +93,17 @@ class Detection(Target):
             return f"{label(id).split(',')[0]} at {self.sides(box)}"
 
         return Bound(read, 1, say=say)
+
+    def _meaning(self, outputs: Any) -> ClassScores:
+        """What the class scores of queries mean: a softmax's with "no object", a sigmoid's, or probabilities, which is seen by value."""
+        logits, _ = _queries(outputs)
+        if logits is None:
+            return ClassScores("none")
+        found = self.reader.of_queries()(logits.movedim(-1, 1))
+        is_exclusive = self.background and logits.shape[-1] > 1 and (found.kind != "probabilities" or found.is_exclusive)
+        return ClassScores(
+            "probabilities" if found.kind == "probabilities" else "softmax" if is_exclusive else "sigmoid", is_exclusive=is_exclusive
+        )
 
     def sides(self, box: Tensor | Sequence[float]) -> str:
         """A box of the network's input in words: in the photo's pixels, where its place there is known."""
@@ -146,7 +159,7 @@ class _Queries:
 
     boxes: Tensor
     logits: Tensor
-    background: bool
+    meaning: ClassScores
 
     def find(self, asked: Detection) -> tuple[int, Tensor]:
         """The class and box of the query that is asked for."""
@@ -183,25 +196,33 @@ class _Queries:
 
     def _sure(self) -> Tensor:
         """Probabilities of the classes `[Q, classes]`."""
-        logits = self.logits.detach()
-        if self.background:
-            return ClassScores("softmax").to_probabilities(logits)[:, :-1]
-        return ClassScores("sigmoid").to_probabilities(logits)
+        probabilities = self.meaning.to_probabilities(self.logits.detach())
+        return probabilities[:, :-1] if self.meaning.is_exclusive else probabilities  # without "no object"
 
 
-def _read(outputs: Any, asked: Detection) -> Sequence[_Listed | _Queries]:
+def _queries(outputs: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Class scores `[B, Q, K]` and boxes `[B, Q, 4]` of a detector of DETR's kind, also where it squeezed a single image's axis away."""
+    if isinstance(outputs, Tensor):
+        return None, None
+    logits, boxes = part(outputs, "logits", "pred_logits"), part(outputs, "pred_boxes")
+    if not isinstance(logits, Tensor) or not isinstance(boxes, Tensor):
+        return None, None
+    return (logits[None], boxes[None]) if logits.ndim == boxes.ndim == 2 else (logits, boxes)
+
+
+def _read(outputs: Any, asked: Detection, meaning: ClassScores) -> Sequence[_Listed | _Queries]:
     """Each image's detections."""
     keys = ("boxes", "labels", "scores")
     if isinstance(outputs, (list, tuple)) and outputs and all(isinstance(row, Mapping) and set(keys) <= set(row) for row in outputs):
         return [_Listed(*(row[key] for key in keys)) for row in outputs]
-    logits, boxes = (None, None) if isinstance(outputs, Tensor) else (part(outputs, "logits", "pred_logits"), part(outputs, "pred_boxes"))
-    if isinstance(logits, Tensor) and isinstance(boxes, Tensor):
+    logits, boxes = _queries(outputs)
+    if logits is not None and boxes is not None:
         if asked.size is None and asked.query is None:
             raise TargetError("this detector's boxes are shares of its input: give size=(H, W) of the input, or use lucidcam.explain.")
         height, width = asked.size or (1, 1)
         middle, half = boxes[..., :2], boxes[..., 2:] / 2
         pixels = torch.cat([middle - half, middle + half], dim=-1) * boxes.new_tensor([width, height, width, height])
-        return [_Queries(box, row, asked.background) for box, row in zip(pixels.detach(), logits, strict=True)]
+        return [_Queries(box, row, meaning) for box, row in zip(pixels.detach(), logits, strict=True)]
     raise TargetError(
         "expected a detector's output, a list with boxes, labels and scores of each image, or logits and pred_boxes; "
         f"got {kind_of(outputs)}; for other outputs give a callable: target=lambda outputs: …, one score per image."
