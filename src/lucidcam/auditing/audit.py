@@ -119,7 +119,7 @@ def audit(
     """
     _check(images_per_class, min_effect, level, limit, out)
     import_optional("sklearn.cluster", "audit", "an audit")  # told before the pass over the data
-    if multi_label is not None:
+    if multi_label is not None and model.outputs != "probabilities":  # these stand as they are, of classes that exclude each other or not
         model = replace(model, outputs="sigmoid" if multi_label else "softmax")
     prober = Prober(model, fill)
     dataset = open_data(data, format).first(limit)
