@@ -272,7 +272,9 @@ def _print_assumed(model: Model, loading: LoadOptions, spec: str) -> None:
         origin = "ImageNet's usual" if is_function(architecture) else f"as {architecture} has it"
         flags = ", ".join(_flag(name) for name in assumed)
         err.print(
-            f"assumed for {Path(spec).name}, {origin}: {', '.join(assumed.values())}; {flags} say otherwise", style="dim", markup=False
+            f"assumed for {Path(spec).name}, {origin}: {', '.join(assumed.values())}; {flags} say{'s' if len(assumed) == 1 else ''} otherwise",
+            style="dim",
+            markup=False,
         )
 
 
