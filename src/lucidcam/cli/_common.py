@@ -271,11 +271,9 @@ def _print_assumed(model: Model, loading: LoadOptions, spec: str) -> None:
     if assumed:
         origin = "ImageNet's usual" if is_function(architecture) else f"as {architecture} has it"
         flags = ", ".join(_flag(name) for name in assumed)
-        err.print(
-            f"assumed for {Path(spec).name}, {origin}: {', '.join(assumed.values())}; {flags} say{'s' if len(assumed) == 1 else ''} otherwise",
-            style="dim",
-            markup=False,
-        )
+        says = "says" if len(assumed) == 1 else "say"
+        facts_assumed = ", ".join(assumed.values())
+        err.print(f"assumed for {Path(spec).name}, {origin}: {facts_assumed}; {flags} {says} otherwise", style="dim", markup=False)
 
 
 def _joined(numbers: Sequence[float]) -> str:
