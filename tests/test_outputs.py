@@ -332,6 +332,19 @@ def test_a_threshold_moves_the_predicted_class(head):
             wrapped(head, threshold=wrong)
 
 
+def test_metrics_predict_by_the_threshold():
+    net, x = trunk("one logit"), images()
+    maps = lucidcam.attribute(net, x, "hirescam", target=0)
+    with torch.no_grad():
+        p = net(x).sigmoid()[:, 0]
+    for threshold, class_id in ((float(p.min()) - 1e-3, 0), (float(p.max()) + 1e-3, 1)):
+        for metric in ("average_drop", "road"):
+            judge = registry.metrics[metric]()
+            expected = judge(net, x, maps, target=class_id, threshold=threshold)
+            for name, value in judge(net, x, maps, threshold=threshold).items():
+                torch.testing.assert_close(value, expected[name], equal_nan=True)
+
+
 def test_wrong_numbers_of_labels_are_refused():
     for head, labels in (("one logit", ["a", "b", "c"]), ("two logits", ["a"]), ("two logits", ["a", "b", "c"])):
         with pytest.raises(ModelError, match="one label per class"):

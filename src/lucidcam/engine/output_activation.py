@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -168,7 +169,7 @@ class _Descent(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.has_seen_operations = True
         name = func._schema.name.rpartition("::")[2].strip("_")
         operands = [leaf for leaf in tree_leaves((args, keywords)) if isinstance(leaf, Tensor)]
-        dependent = [self.values[id(leaf)] for leaf in operands if id(leaf) in self.values and leaf.is_floating_point()]
+        dependent = [self.values[id(leaf)] for leaf in operands if id(leaf) in self.values and leaf.is_floating_point() and leaf.numel()]
         if dependent or name in PROBABILITY_OPERATIONS:
             values = self._of(name, args, keywords, dependent)
             for tensor in tree_leaves(output):
@@ -195,7 +196,7 @@ class _Descent(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _operands(self, name: str, args: Any) -> list[Any]:
         """Those whose values the results are made of: tensors of floating-point numbers, and the numbers that arithmetic takes."""
         leaves = tree_leaves(args)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel()]
         if name in (*ARITHMETIC, "masked_fill"):
             return [leaf for leaf in leaves if not isinstance(leaf, Tensor) or leaf.is_floating_point()]
         return tensors
@@ -205,7 +206,10 @@ class _Descent(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return Interval(operand, operand) if isinstance(operand, (int, float)) else None
         if id(operand) in self.values:
             return self.values[id(operand)].interval
-        return Interval(float(operand.min()), float(operand.max())) if operand.numel() else None  # the same for every image
+        if operand.layout != torch.strided or not operand.numel():
+            return None
+        values = operand.detach().float()  # the same for every image
+        return Interval(float(values.min()), float(values.max()))
 
     def _keep(self, tensor: Tensor, values: Values) -> None:
         self.tensors.append(tensor)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lucidcam import maps, registry
-from lucidcam.class_scores import ClassScores, OutputKind
+from lucidcam.class_scores import THRESHOLD, ClassScores, OutputKind
 from lucidcam.engine.run import Run, open_run
 from lucidcam.errors import InputError
 
@@ -188,6 +188,7 @@ class FaithfulnessMetric(Metric):
         batch_size: int | None = None,
         seed: int = 0,
         outputs: OutputKind | None = None,
+        threshold: float = THRESHOLD,
     ) -> dict[str, Tensor]:
         """Judge maps of pre-processed images.
 
@@ -202,11 +203,14 @@ class FaithfulnessMetric(Metric):
             batch_size: masked images at a time.
             seed: of random draws.
             outputs: what the network's outputs mean, see `lucidcam.wrap`; None: found by value.
+            threshold: of one output column: the probability above which its class is predicted.
 
         Returns:
             Each figure by name, one value per image `[B]`, float64.
         """
-        with open_run(module, inputs, target, batch_size=batch_size, seed=seed, title=self.name, stated=ClassScores(outputs)) as run:
+        with open_run(
+            module, inputs, target, batch_size=batch_size, seed=seed, title=self.name, stated=ClassScores(outputs, threshold=threshold)
+        ) as run:
             classes = run.bound.ids
             if classes is None or classes.shape[1] != 1:
                 raise InputError(f"{self.name} judges one class per image: give target as None, an int or [B] class ids.")
