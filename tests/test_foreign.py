@@ -547,6 +547,34 @@ def test_a_network_that_builds_itself() -> None:
     assert lucidcam.attribute(module, images(), "gradcam").shape == (2, 10, 10)
 
 
+def test_a_network_whose_forward_adds_a_parameter() -> None:
+    class Scales(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head, self.scale = eager()[:6], eager()[6], None
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.body(x)
+            if self.scale is None:
+                self.scale = nn.Parameter(torch.randn(6))
+            return self.head(x * self.scale)
+
+    for method in ("gradcam", "scorecam", "gradient", "excitation_backprop", "occlusion", "rollout"):
+        module = Scales().eval()
+        with pytest.raises(ModelError, match=r"built 'scale'|no attention"):
+            lucidcam.attribute(module, images(), method, target=1)
+    assert lucidcam.attribute(module, images(), "gradcam").shape == (2, 10, 10)
+
+
+@pytest.mark.parametrize("container", [nn.Module(), nn.ModuleDict({"net": eager()}), nn.ModuleList([eager()])])
+def test_a_module_without_a_forward(container: nn.Module) -> None:
+    for method in EVERY:
+        with pytest.raises(ModelError, match=r"has no forward of its own"):
+            lucidcam.attribute(container, images(), method)
+    container.forward = eager().forward  # type: ignore[method-assign]
+    assert lucidcam.attribute(container, images(), "occlusion").shape == (2, 12, 12)
+
+
 def test_sharded_networks_are_refused(tmp_path: Path) -> None:
     from torch.distributed.fsdp import FSDPModule
 
@@ -619,6 +647,97 @@ def test_a_single_images_gradient_below_a_batch_normalisation(kind: str) -> None
     wanted = lucidcam.attribute(net, x, "gradient", target=1)[:1]
     for _ in range(3):
         torch.testing.assert_close(lucidcam.attribute(module, x[:1], "gradient", target=1), wanted)
+
+
+class Counted(nn.Module):
+    """Its code holds the number of images that it takes at a time."""
+
+    def __init__(self, how: str, count: int) -> None:
+        super().__init__()
+        self.net, self.how, self.count = eager(), how, count
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.net[:4](x)
+        if self.how == "view":
+            return self.net[6](h.view(self.count, 6, -1).mean(2))
+        if self.how == "state":
+            return self.net[6](h.mean((2, 3)) + torch.zeros(self.count, 6))
+        if self.how == "squeeze":
+            h = h.mean((2, 3)).squeeze()
+            return self.net[6](torch.cat([h[:, :3], h[:, 3:]], 1))
+        if len(x) != self.count:
+            raise KeyError(len(x))
+        return self.net(x)
+
+
+@pytest.mark.parametrize(("how", "count"), [("view", 2), ("state", 1), ("squeeze", 2), ("raise", 1)])
+def test_code_that_holds_the_number_of_images(how: str, count: int) -> None:
+    """Masked images and replaced activations go through it as many at a time; a pass over a single one is not needed."""
+    works = 0
+    for method in EVERY:
+        try:
+            found = lucidcam.attribute(Counted(how, count), images()[:count], method, target=1, **OPTIONS.get(method, {}))
+        except lucidcam.LucidcamError:
+            assert expected(method) is None or (method == "cam" and count == 2)
+            continue
+        wanted = lucidcam.attribute(eager(), images()[:count], method, target=1, **OPTIONS.get(method, {}))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+        works += 1
+    assert works >= 20
+
+
+def test_axes_of_clips_that_come_in_a_fixed_number() -> None:
+    class Clips(nn.Module):
+        def __init__(self, count: int) -> None:
+            super().__init__()
+            self.net, self.count = eager(), count
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net[5:](self.net[:5](x.flatten(0, 1))).view(self.count, 5, 3).mean(1)
+
+    clips = torch.rand(2, 5, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    for method in ("gradient", "occlusion", "gradcam", "ablationcam"):
+        found, wanted = (lucidcam.attribute(Clips(count), clips, method, target=1) for count in (2, -1))
+        assert found.shape == ((2, 5, 10, 10) if "cam" in method else (2, 5, 12, 12))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+# ---------------------------------------------------------------- networks that change what they are given
+
+
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "subtracts": lambda x: x.sub_(0.5),
+    "a view": lambda x: x.view(-1).mul_(0.5).view(x.shape),
+    "one channel": lambda x: (x[:, 0].mul_(2), x)[1],
+    "an index": lambda x: (x.__setitem__((slice(None), 0), 0), x)[1],
+    "data": lambda x: (x.data.sub_(0.5), x)[1],
+    "only what is not scaled": lambda x: x.div_(2) if x.max() > 1 else x,
+    "as an array": lambda x: (x.detach().numpy().__isub__(0.25), x)[1],
+}
+
+
+class Prepares(nn.Module):
+    """Normalises its images by itself."""
+
+    def __init__(self, prepare: Callable[[Tensor], Tensor], copies: bool) -> None:
+        super().__init__()
+        self.net, self.prepare, self.copies = eager(), prepare, copies
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.prepare(x.clone() if self.copies else x))
+
+
+@pytest.mark.parametrize("how", IN_PLACE)
+def test_images_that_a_network_changes_stay_what_they_are(how: str) -> None:
+    for method in EVERY:
+        if expected(method) is None:
+            continue
+        x = images()
+        options = {"target": 1, **OPTIONS.get(method, {})}
+        found = lucidcam.attribute(Prepares(IN_PLACE[how], False), x, method, **options)
+        assert torch.equal(x, images())
+        wanted = lucidcam.attribute(Prepares(IN_PLACE[how], True), x, method, **options)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
 # ---------------------------------------------------------------- messages

@@ -160,23 +160,33 @@ def check_weights(module: nn.Module, parts: Sequence[nn.Module]) -> None:
                 )
 
 
-def check_growth(module: nn.Module, parts: Sequence[nn.Module]) -> None:
+def own_parameters(parts: Sequence[nn.Module]) -> set[tuple[nn.Module, str]]:
+    """The parameters that modules have of their own: the module, and its name for one."""
+    eager = (part for part in parts if not isinstance(part, torch.jit.ScriptModule))
+    return {(part, name) for part in eager for name, parameter in part._parameters.items() if parameter is not None}
+
+
+def check_growth(module: nn.Module, parameters: set[tuple[nn.Module, str]]) -> None:
     """Refuse what was made of a network that built itself meanwhile: the new weights are random, and were in training mode.
 
     Args:
         module: the network.
-        parts: it and all of its submodules, before it ran.
+        parameters: those that it had before it ran.
 
     Raises:
-        ModelError: its forward added modules with parameters.
+        ModelError: its forward added parameters.
     """
-    if sum(1 for _ in module.modules()) == len(parts):
-        return
-    known = set(parts)
-    added = [name for name, part in module.named_modules() if part not in known and any(True for _ in part.parameters(recurse=False))]
+    added = own_parameters(list(module.modules())) - parameters
     if added:
+        known = {part for part, _ in parameters}
+        name = next(
+            name if name and part not in known else f"{name}.{key}".lstrip(".")
+            for name, part in module.named_modules()
+            for key in part._parameters
+            if (part, key) in added
+        )
         raise ModelError(
-            f"the forward of this {type(module).__name__} built {added[0]!r} just now, with random weights: load its weights and explain "
+            f"the forward of this {type(module).__name__} built {name!r} just now, with random weights: load its weights and explain "
             "again (run such a network once on an example before loading them)."
         )
 

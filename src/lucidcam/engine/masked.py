@@ -121,6 +121,7 @@ class Substitute:
     def __init__(self, module: nn.Module, kept: Cut, inputs: Inputs) -> None:
         self.module = module
         self.batch = batch_of(module, inputs)
+        self.count = inputs.batch
         self.kept = kept
         calls = trace(module, inputs).calls
         places = [i for i, call in enumerate(calls) if call.name == kept.layer.name]
@@ -139,8 +140,17 @@ class Substitute:
         """
         if self._copies is None:
             layout = self.kept.layout
-            self._copies = not self._agrees(one, layout.from_maps(torch.cat([layout.to_maps(tensor), maps]), tensor))
+            try:
+                self._copies = not self._agrees(one, layout.from_maps(torch.cat([layout.to_maps(tensor), maps]), tensor))
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
+                self.fix_batch()
         return 1 if self._copies else self._lighter
+
+    def fix_batch(self) -> None:
+        """Run as many copies at a time from now on as there are images: the module takes no other number."""
+        self.batch, self._copies = self.count, True
 
     def outputs(self, one: Inputs, tensor: Tensor, maps: Tensor) -> Any:
         """Return the module's outputs (n rows) with the layer's maps replaced.

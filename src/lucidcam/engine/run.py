@@ -15,7 +15,7 @@ from lucidcam.engine import layers as layers_
 from lucidcam.engine.attention import Attention, Wants, attend
 from lucidcam.engine.capture import Copies, Done, ForceGrad, cut, follow, gradients_of
 from lucidcam.engine.copies import give_up, original_of
-from lucidcam.engine.foreign import GRADIENT_FREE, GradientError, gradient, is_foreign, out_of_memory, reason_of
+from lucidcam.engine.foreign import GRADIENT_FREE, GradientError, gradient, out_of_memory, reason_of
 from lucidcam.engine.head import Head, HeadHook, HeadWatch, head_of, owner
 from lucidcam.engine.inputs import Inputs, Key
 from lucidcam.engine.layers import LayerSpec
@@ -408,14 +408,22 @@ class Run:
         def run(image: Tensor, rows: Tensor) -> Tensor:
             return self._chosen(bound, run_forward(self.module, self.inputs.repeated(image, rows)), rows)
 
-        if self._pass.batch in (None, len(image)):
-            try:
-                return run(image, rows)
-            except (RuntimeError, ValueError, AssertionError) as error:
-                if out_of_memory(error) or len(image) == self.inputs.batch or not is_foreign(self.module):
-                    raise
-                self._pass.batch = self.inputs.batch  # a program that was made for this many images, as a traced one may be
-        return _in_batches(lambda part: run(image[part], rows[part]), len(image), self._pass.batch or 1, image.device)
+        def in_batches(size: int) -> Tensor:
+            return _in_batches(lambda part: run(image[part], rows[part]), len(image), size, image.device)
+
+        if self._pass.batch not in (None, len(image)):
+            return in_batches(self._pass.batch or 1)
+        try:
+            return run(image, rows)
+        except Exception as error:
+            if out_of_memory(error) or len(image) == self.inputs.batch:
+                raise
+            try:  # it may be made for this many images: a traced program, or code that holds their number
+                found = in_batches(self.inputs.batch)
+            except Exception:
+                raise error from None
+            self._pass.batch = self.inputs.batch
+            return found
 
     def as_probability(self) -> Run:
         """The same question about probabilities, where the target is a class score."""
@@ -482,9 +490,21 @@ class Run:
 
         def step(part: slice) -> Tensor:
             maps = make(part).to(tensor.dtype)
+            refused: Exception | None = None
             if above.batch is None:
-                return run(maps)
-            return _in_batches(lambda part: run(maps[part]), len(maps), above.batch, maps.device)
+                try:
+                    return run(maps)
+                except Exception as error:
+                    if out_of_memory(error):
+                        raise
+                    refused = error
+                    above.fix_batch()
+            try:
+                return _in_batches(lambda part: run(maps[part]), len(maps), above.batch or 1, maps.device)
+            except Exception:
+                if refused is None:
+                    raise
+                raise refused from None
 
         if not count:
             return tensor.new_zeros(0, self.count)

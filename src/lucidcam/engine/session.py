@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lucidcam.engine.checkpointing import without_checkpoints
 from lucidcam.engine.copies import in_use
-from lucidcam.engine.foreign import check_growth, check_weights, not_a_module
+from lucidcam.engine.foreign import check_growth, check_weights, not_a_module, own_parameters
 from lucidcam.errors import ModelError
 
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
@@ -57,6 +57,8 @@ def plain(module: nn.Module) -> nn.Module:
         return original
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise ModelError(f"{type(module).__name__} runs copies of the model; explain the model inside it: pass module.module.")
+    if getattr(type(module), "forward", None) is nn.Module.forward and "forward" not in vars(module):
+        raise ModelError(f"this {type(module).__name__} has no forward of its own and cannot be run: pass the module that calls its parts.")
     return module
 
 
@@ -70,6 +72,7 @@ def session(module: nn.Module) -> Iterator[None]:
     with _lock(module), ExitStack() as stack:
         children = list(module.modules())
         check_weights(module, children)
+        parameters = own_parameters(children)
         flagged = [child for child in children if hasattr(child, "training")]  # frozen TorchScript has no flag
         _hold(flagged)
         stack.callback(_release, flagged)
@@ -83,7 +86,7 @@ def session(module: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         yield
-        check_growth(module, children)
+        check_growth(module, parameters)
 
 
 @contextmanager

@@ -162,7 +162,7 @@ def trace(module: nn.Module, inputs: Inputs) -> Trace:
     """Run the module once on the first image and record its calls. Remembered per module and input size."""
     cache, key = remembered(module, inputs), ("trace", signature(inputs))
     if key not in cache:
-        cache[key] = _trace(module, inputs)
+        cache[key] = _traced(module, inputs)
         if inputs.axes is None:
             seen = replace(inputs, axes=cache[key].axes or (0, 1))
             if seen.axes != (0, 1):  # what happened before the axes were known
@@ -170,6 +170,22 @@ def trace(module: nn.Module, inputs: Inputs) -> Trace:
             cache["trace", signature(seen)] = cache[key]
     found: Trace = cache[key]
     return found
+
+
+def _traced(module: nn.Module, inputs: Inputs) -> Trace:
+    """The trace; a module that runs on all images but not on one of them (its code holds their number) takes as many from now on."""
+    try:
+        return _trace(module, inputs)
+    except Exception as error:
+        if out_of_memory(error) or inputs.batch == 1 or batch_of(module, inputs) is not None:
+            raise
+        fixed = remembered(module, inputs).setdefault("fixed", set())
+        fixed.add(inputs.batch)
+        try:
+            return _trace(module, inputs)
+        except Exception:
+            fixed.discard(inputs.batch)
+            raise error from None
 
 
 def with_axes(module: nn.Module, inputs: Inputs) -> Inputs:
@@ -261,14 +277,15 @@ class _Watch(TorchFunctionMode):
 
 
 def example(module: nn.Module, inputs: Inputs) -> Inputs:
-    """The first image, or as many as a module takes that was exported for a fixed number."""
+    """The first image, or as many as a module takes that was made for a fixed number."""
     return inputs.rows(slice(0, batch_of(module, inputs) or 1))
 
 
 def batch_of(module: nn.Module, inputs: Inputs) -> int | None:
-    """How many images a module takes at a time; None: any number."""
+    """How many images a module takes at a time, as an exported program says or a trial has shown; None: any number."""
     names = [*range(len(inputs.args)), *inputs.kwargs]
-    return fixed_batch(module, [*inputs.args, *inputs.kwargs.values()], names.index(inputs.key))
+    exported = fixed_batch(module, [*inputs.args, *inputs.kwargs.values()], names.index(inputs.key))
+    return inputs.batch if exported is None and inputs.batch in remembered(module, inputs).get("fixed", ()) else exported
 
 
 def _trace(module: nn.Module, inputs: Inputs) -> Trace:
@@ -325,7 +342,7 @@ def _trace(module: nn.Module, inputs: Inputs) -> Trace:
     branches = watch.added - watch.used
     calls = [replace(call, branch=i in branches) for i, call in enumerate(calls)]
     axes = lineage.inputs.axes if lineage.read else None
-    return Trace(tuple(calls), tuple(watch.events), *_classes(outputs), axes=axes, problem=lineage.problem)
+    return Trace(tuple(calls), tuple(watch.events), *_classes(outputs, one.batch), axes=axes, problem=lineage.problem)
 
 
 def _by_shape(shape: tuple[int, ...], inputs: Inputs, module: nn.Module) -> Layout | None:
@@ -358,10 +375,10 @@ def _same(before: Tensor, after: Tensor) -> bool:
     return before.shape == after.shape and bool(((before - after).abs() <= loose * before.abs().amax()).all()) if before.numel() else True
 
 
-def _classes(outputs: Any) -> tuple[int | None, int | None]:
+def _classes(outputs: Any, batch: int) -> tuple[int | None, int | None]:
     """How many classes there are scores of: of the image, or of each place or query."""
     with suppress(LucidcamError):
-        return logits(outputs, 1).shape[1], None  # the first image alone was run
+        return logits(outputs, batch).shape[1], None
     with suppress(LucidcamError):
         return None, dense(outputs).shape[1]
     queries = None if isinstance(outputs, Tensor) else part(outputs, "logits", "pred_logits")
@@ -388,14 +405,15 @@ ABOUT_SHAPES = (
 
 
 def run_forward(module: nn.Module, inputs: Inputs) -> Any:
-    """Call the module; where torch's message is about shapes, say what was put in.
+    """Call the module on copies of the inputs; where torch's message is about shapes, say what was put in.
 
     Raises:
         ModelError: when the module does not take inputs of this shape or type. Any other error of the module passes unchanged.
     """
+    handed = inputs.map(torch.clone)  # preprocessing inside a network may be in place (x.div_(255)); the clone costs a fraction of the pass
     try:
         with _InOrder() if _has_words(inputs) else nullcontext(), _differentiable(module, inputs):
-            outputs = module(*inputs.args, **inputs.kwargs)
+            outputs = module(*handed.args, **handed.kwargs)
     except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
         if isinstance(error, LucidcamError) or out_of_memory(error):
             raise

@@ -23,6 +23,9 @@ from lucidcam.targets import logits
 GRADIENT_NUMBERS = 2**24
 """Numbers in the gradients that are taken at a time."""
 
+FARTHER = 16
+"""How many times as large as the layer's own are activations at which an affine function must hold, too."""
+
 Read = Callable[[Any], Tensor]
 """From a module's outputs to scores `[n, N]`."""
 
@@ -304,8 +307,10 @@ def _probe(like: Tensor) -> Tensor:
 def _contrasts(positive: Tensor, signed: bool) -> list[Tensor]:
     """Two sets of activations in which half of the channels are strong; the others are zero, or below it where `signed`.
 
-    Those are negative everywhere in one set, and here and there in the other.
+    Those are negative everywhere in one set, and here and there in the other. All are much larger than those that the weights are taken at:
+    a sigmoid of small logits is nearly affine around them.
     """
+    positive = FARTHER * positive
     strong = (torch.arange(positive.shape[1], device=positive.device) % 2 == 0).reshape(1, -1, *[1] * (positive.ndim - 2))
     there = positive > positive.flatten(2).mean(-1).reshape(strong.shape)
     weak = [-positive, torch.where(there, positive, -positive)] if signed else [torch.zeros_like(positive)] * 2
