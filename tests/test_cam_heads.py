@@ -93,6 +93,8 @@ OTHERS = {
     "softmax": lambda net, a, x: net.fc(mean(a)).softmax(1),
     "log-softmax": lambda net, a, x: net.fc(mean(a)).log_softmax(1),
     "sigmoid": lambda net, a, x: net.fc(mean(a)).sigmoid(),
+    "sigmoid of small logits": lambda net, a, x: (net.fc(mean(a)) / 20).sigmoid(),
+    "nearly affine": lambda net, a, x: net.fc(mean(a)) + 1e-3 * net.fc(mean(a)) ** 2,
     "hidden layer": lambda net, a, x: net.second(F.relu(net.fc(mean(a)))),
     "rectified scores": lambda net, a, x: F.relu(net.fc(mean(a))),
     "larger of two heads": lambda net, a, x: torch.maximum(net.fc(mean(a)), net.aux(mean(a))),

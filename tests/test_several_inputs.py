@@ -392,3 +392,56 @@ def test_what_cannot_be_told_must_be_said() -> None:
     with pytest.raises(lucidcam.LucidcamError, match=r"whether the inputs 1 have a row for each of the 2 images .* Say shared="):
         lucidcam.attribute(net, (image, other), target=1)
     assert lucidcam.attribute(net, (image, other), target=1, shared=()).shape == (2, 8, 8)
+
+
+# ------------------------------------------------------------------------------ an image that is part of the network
+
+
+class Compared(nn.Module):
+    """Compares an image with a picture of its own, which the same trunk sees, or another one."""
+
+    def __init__(self, trunks: int, first: bool, enlarged: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk, self.head = cnn(), nn.Linear(12, 3)
+        self.other = self.trunk if trunks == 1 else cnn()
+        self.first, self.enlarged = first, enlarged
+        self.register_buffer("picture", torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(5)))
+
+    def features(self, count: int) -> Tensor:
+        picture = self.picture.expand(count, -1, -1, -1) if self.enlarged else self.picture
+        return self.other(picture).mean((2, 3)).expand(count, -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.first:
+            of_picture = self.features(len(x))
+            return self.head(torch.cat([self.trunk(x).mean((2, 3)), of_picture], 1))
+        return self.head(torch.cat([self.trunk(x).mean((2, 3)), self.features(len(x))], 1))
+
+
+class Constant(nn.Module):
+    """The same network, with what it knows of its picture as a constant."""
+
+    def __init__(self, net: Compared) -> None:
+        super().__init__()
+        self.trunk, self.head = net.trunk, net.head
+        self.register_buffer("known", net.features(1).detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([self.trunk(x).mean((2, 3)), self.known.expand(len(x), -1)], 1))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("enlarged", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("trunks", [1, 2])
+def test_the_layer_is_that_of_the_image_not_of_a_picture_inside(trunks: int, first: bool, enlarged: bool, count: int) -> None:
+    net = Compared(trunks, first, enlarged).eval()
+    x = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(6))
+    for method in ("cam", "gradcam", "eigencam", "layercam", "ablationcam", "scorecam", "excitation_backprop"):
+        for layer in (None, "trunk"):
+            found, wanted = (lucidcam.attribute(m, x, method, target=1, layer=layer) for m in (net, Constant(net).eval()))
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    if trunks == 2:
+        with pytest.raises(lucidcam.errors.LayerError, match=r"'other' does not depend on the explained input 0; layers that do: .*trunk"):
+            lucidcam.attribute(net, x, "gradcam", target=1, layer="other")

@@ -85,8 +85,8 @@ def check(module: nn.Module, layer: LayerSpec) -> None:
 def resolve(module: nn.Module, layer: LayerSpec, inputs: Inputs, everywhere: bool = False) -> Layer:
     """Resolve what `find` does, and "vision_model.*": the default layer within that branch (".*": of all); `everywhere` as for `default`.
 
-    Where there are other inputs beside the explained image, a layer that runs several times is meant at its last call that depends on that
-    image.
+    A layer that runs several times is meant at its last call that depends on the explained image: others may see another input, or an image
+    that is part of the network.
 
     Raises:
         LayerError: there is no such layer or branch, or it holds no spatial map of the explained image.
@@ -103,9 +103,12 @@ def _of_image(module: nn.Module, layer: Layer, inputs: Inputs) -> Layer:
     Raises:
         LayerError: there is none, or it is not the one that was named; with those that do.
     """
-    if not inputs.others:
+    try:
+        calls = trace(module, inputs).calls
+    except Exception as error:  # which shows in the pass that is asked for
+        if out_of_memory(error) or inputs.others:
+            raise
         return layer
-    calls = trace(module, inputs).calls
     own = [call for call in calls if call.name == layer.name]
     right = [i for i, call in enumerate(own) if call.depends]
     if layer.call in right or not own or (layer.call is not None and layer.call >= len(own)):
@@ -120,9 +123,8 @@ def _of_image(module: nn.Module, layer: Layer, inputs: Inputs) -> Layer:
         )
         those = f"layers that do: {', '.join(names[-8:]) or 'none'}"
     at = layer.name if layer.call is None else f"{layer.name}#{layer.call}"
-    raise LayerError(
-        f"the layer {at!r} does not depend on the explained input {inputs.key!r}; {those}; or explain another: explain_input=."
-    )
+    another = "; or explain another: explain_input=" if inputs.others else ""
+    raise LayerError(f"the layer {at!r} does not depend on the explained input {inputs.key!r}; {those}{another}.")
 
 
 def _branch(layer: LayerSpec) -> str | None:

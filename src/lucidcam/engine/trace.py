@@ -42,7 +42,7 @@ class Call:
         passive: it only hands its input on (dropout, identity).
         norm: it is a normalisation layer.
         branch: its output was only added to something: one summand of a residual stream.
-        depends: it changes with the explained image; tried where there are other inputs.
+        depends: it changes with the explained image; tried where there are other inputs, and where nothing it works on came from the image.
     """
 
     name: str
@@ -240,11 +240,14 @@ class _Watch(TorchFunctionMode):
         self.added: set[int] = set()
         self.used: set[int] = set()
         self.events: list[Event] = []
+        self.touched = WeakTensorKeyDictionary()  # whatever was computed from the image
+        self.touched[inputs.raw] = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
+        self._touch(args, kwargs, output)
         self.lineage.note(func, args, kwargs, output)
         if self.lineage.dropped:
             self.events.append(Event("part", self.ended, (), False))
@@ -263,6 +266,13 @@ class _Watch(TorchFunctionMode):
         elif "attention" in name or (name == "softmax" and isinstance(output, Tensor) and output.ndim >= 3):
             self.events.append(Event("attention", self.ended, (), False))
         return output
+
+    def _touch(self, args: Any, kwargs: Any, output: Any) -> None:
+        """Follow the image through an operation, which may also have changed what it was given."""
+        taken = _tensors_in([*args, *kwargs.values()])
+        if any(tensor in self.touched for tensor in taken):
+            for tensor in (*_tensors_in([output]), *taken[:1]):
+                self.touched[tensor] = True
 
     def _note_use(self, name: str, args: Any, output: Any) -> None:
         """What becomes of a normalisation's output: added to something, or worked on."""
@@ -327,8 +337,8 @@ def _trace(module: nn.Module, inputs: Inputs) -> Trace:
                 candidates=candidates,
             )
         )
-        if one.others:
-            kept.append(None if found is None else found.detach().clone())
+        alone = found is not None and (bool(one.others) or found not in watch.touched)
+        kept.append(found.detach().clone() if alone and found is not None else None)
         watch.ended += 1
 
     with session(module), hooks([(child, note) for child in names]), watch:
@@ -337,12 +347,18 @@ def _trace(module: nn.Module, inputs: Inputs) -> Trace:
         shape = calls[i].shape or ()
         layout = lineage.layout(mark, shape) or _by_shape(shape, lineage.inputs, module.get_submodule(calls[i].name))
         calls[i] = replace(calls[i], layout=layout)
-    if one.others:
+    if any(tensor is not None for tensor in kept):
         calls = _of_image(module, replace(one, axes=lineage.inputs.axes), calls, kept)
     branches = watch.added - watch.used
     calls = [replace(call, branch=i in branches) for i, call in enumerate(calls)]
     axes = lineage.inputs.axes if lineage.read else None
     return Trace(tuple(calls), tuple(watch.events), *_classes(outputs, one.batch), axes=axes, problem=lineage.problem)
+
+
+def _tensors_in(values: Any) -> list[Tensor]:
+    """The tensors among arguments, and in lists and tuples of them."""
+    nested = (value if isinstance(value, (list, tuple)) else (value,) for value in values)
+    return [tensor for items in nested for tensor in items if isinstance(tensor, Tensor)]
 
 
 def _by_shape(shape: tuple[int, ...], inputs: Inputs, module: nn.Module) -> Layout | None:
