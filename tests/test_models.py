@@ -573,6 +573,7 @@ FOREIGN = (
     ("m.onnx", b"\x08\x07\x12\x07pytorch", "an ONNX model"),
     ("m.bin", b"\x08\x0a\x12\x07pytorch\x1a\x052.1.0:", "an ONNX model"),
     ("broken.onnx", b"\x00\x01\x02\x03 nothing that one can read", "an ONNX model"),
+    ("m.mlmodel", b"\x08\x05\x12\x10\x0a\x05image", "a Core ML model"),
     ("m.h5", b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file"),
     ("m.pt", b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file"),
     ("m.tflite", b"\x1c\x00\x00\x00TFL3" + bytes(64), "a TensorFlow Lite model"),

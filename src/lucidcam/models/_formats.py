@@ -111,12 +111,14 @@ def foreign_format(path: Path) -> Format | None:
     with path.open("rb") as file:
         head = file.read(HEAD)
     names = _members(path)
+    suffix = path.suffix.lower()
     for format in FORMATS:
+        if suffix == ".mlmodel" and format.matches is _is_onnx:  # both are protocol buffers that begin alike
+            continue
         if format.matches(head, names):
             return format
     if names or is_safetensors(head, path.stat().st_size) or head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
         return None
-    suffix = path.suffix.lower()
     if suffix == ".bin" and path.with_suffix(".xml").is_file():
         return next(format for format in FORMATS if "OpenVINO" in format.name)
     return next((format for format in FORMATS if suffix in format.suffixes), None)
