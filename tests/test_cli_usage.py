@@ -502,6 +502,10 @@ def test_a_level_needs_a_window(place: Path, err: Any) -> None:
     assert "expects a width above 0 and a level" in err()
     run("explain", "photo.png", "--window", "3", code=2)
     assert "--window is an option of occlusion" in err()
+    run("explain", "photo.png", "--level", "3", "--window", "2", "--grey-window", "5,1", code=2)
+    assert "say the same; give one of the two" in err()
+    run("explain", "photo.png", "--window", "2", code=2)
+    assert "For grey images give --level, too" in err()
 
 
 def test_an_untrained_network_of_ones_own(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -392,7 +392,8 @@ def split_flags(words: Sequence[str], known: dict[str, type], flags: Sequence[st
         elif field not in known:
             owners = [method for method, kind in registry.methods.items() if field in {f.name for f in fields(kind)}]
             if owners:
-                raise OptionError(f"--{name} is an option of {', '.join(owners)}, none of which was asked for.")
+                hint = " For grey images give --level, too." if name == "window" else ""
+                raise OptionError(f"--{name} is an option of {', '.join(owners)}, none of which was asked for.{hint}")
             names = [*flags, *(f"--{each.replace('_', '-')}" for each in known)]
             raise OptionError(unknown("option", f"--{name}", names))
         elif known[field] is bool and not equals:

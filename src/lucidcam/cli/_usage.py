@@ -75,13 +75,15 @@ def _with_window(words: list[str]) -> list[str]:
     `--window` alone stays what it is: methods have an option of that name.
 
     Raises:
-        OptionError: a level without a window.
+        OptionError: a level without a window, or beside the long option.
     """
     width, level = _value_of(["--window"], words), _value_of(["--level"], words)
     if level is None:
         return words
     if width is None:
         raise OptionError("--level goes with --window: --window WIDTH --level LEVEL, in the values of the files.")
+    if _value_of([WINDOW], words) is not None:
+        raise OptionError(f"{WINDOW} and --window with --level say the same; give one of the two.")
     kept: list[str] = []
     remaining = iter(words)
     for word in remaining:
