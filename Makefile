@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BENCH_VENV ?= .bench-venv
 BIN := $(VENV)/bin
-# One process per processor, one thread each: quicker than one process with all threads. A file's tests stay together.
-WORKERS ?= -n auto --dist loadfile
+# One process per processor, one thread each: quicker than one process with all threads. Tests go to them in order, so that most of a file's
+# stay together; who has none left takes some of the others'.
+WORKERS ?= -n auto --dist worksteal
 
 .PHONY: demo test slow check docs bench bench-evaluation bench-mcam bench-gpu bench-pipeline clean
 

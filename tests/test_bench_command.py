@@ -217,6 +217,7 @@ def test_the_ratio_is_that_of_the_passes(inputs, clock):
     assert [row.ratio for row in costs.rows[:2]] == [1, 1]
 
 
+@pytest.mark.slow
 def test_what_refuses_a_network_is_listed_with_its_reason(inputs):
     net = nn.Sequential(SeveralFC().features, nn.SiLU(), nn.Flatten(), nn.Linear(160, 3))
     costs = quick(net, inputs, ["gradcam", "cam", "guided_backprop"])
@@ -274,6 +275,7 @@ def test_the_optimised_copy_is_measured_beside_the_network_as_it_is(inputs):
     assert "On an optimised copy (float32)" in shown(costs)
 
 
+@pytest.mark.slow
 def test_fewer_images_than_wanted_are_repeated(inputs):
     costs = quick(FunctionalGAP().eval(), inputs[:2], ["eigencam"], batch=5)
     assert costs.row("eigencam").images == 5

@@ -49,7 +49,13 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+LONG = ("docs/words.md", "docs/bench.md", "docs/evaluate.md", "docs/gpu.md")
+"""Pages whose blocks take ten seconds."""
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow if page in LONG else ()) for page in PAGES if blocks(page, "python")]
+)
 def test_python_blocks_run(page, folder, capsys):
     names = {"__name__": "docs"}
     for number, code in enumerate(blocks(page, "python"), start=1):

@@ -274,6 +274,7 @@ class Stop(BaseException):
     """What a signal would be."""
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_gives_the_same(tmp_path):
     data, net = samples(7), model()
     metrics = ["average_drop", "maxboxacc", "win_rate", ("insertion", {"steps": 9})]
@@ -332,6 +333,7 @@ def test_other_weights_of_the_same_name_are_other_settings(tmp_path):
         lucidcam.evaluate(net, samples(2), "gradcam", "average_drop", out=tmp_path, **FAST)
 
 
+@pytest.mark.slow
 def test_other_bootstrap_samples_use_what_was_measured(tmp_path):
     lucidcam.evaluate(
         model(),

@@ -123,7 +123,7 @@ def published_accuracy(data: Data, side: int) -> dict[tuple[str, float], np.ndar
     return {key: values * 100.0 / float(len(data)) for key, values in right.items()}
 
 
-@pytest.mark.parametrize(("side", "count"), [(32, 60), (224, 2)])
+@pytest.mark.parametrize(("side", "count"), [(32, 20), pytest.param(32, 60, marks=pytest.mark.slow), (224, 2)])
 def test_maxboxacc_is_the_published_number_to_the_last_digit(side: int, count: int) -> None:
     data = box_data(side, count)
     published = published_accuracy(data, side)

@@ -78,6 +78,7 @@ def python(code, *flags, **environment):
 # ---------------------------------------------------------------- optional libraries
 
 
+@pytest.mark.slow
 def test_importing_torchvision_repairs_missing_operators_once_and_in_any_thread():
     code = """
         import sys, threading
@@ -96,6 +97,7 @@ def test_importing_torchvision_repairs_missing_operators_once_and_in_any_thread(
     assert python(code) == "fine"
 
 
+@pytest.mark.slow
 def test_import_after_an_import_by_the_user_has_failed():
     code = """
         try:

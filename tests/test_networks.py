@@ -139,6 +139,7 @@ def test_excitation_mass_is_one_on_a_photo(spec: str) -> None:
         torch.testing.assert_close(total, torch.ones(1, 2), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_ablation_on_an_inner_branch_and_on_tokens_equals_copies() -> None:
     """Where substitution is not possible it falls back; where it is, it gives the same."""
     for spec, layer in (("torchvision:googlenet", "inception5b.branch2"), ("timm:vit_tiny_patch16_224", "blocks.11.norm1")):

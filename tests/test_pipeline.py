@@ -443,6 +443,7 @@ def test_nowhere_to_write(tmp_path: Path) -> None:
         lucidcam.run(runs.colours(), runs.images(2), tmp_path / "file" / "out", **QUIET)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_keeps_what_is_there(tmp_path: Path) -> None:
     """A limit on the size of files stands for a full disk: the write itself fails."""
     script = f"""
