@@ -573,3 +573,44 @@ def test_a_window_is_what_is_shown_and_trained(slices: Path, capsys: pytest.Capt
     right = np.interp(values, [-160, 240], [0, 255])
     (prepared,) = lucidcam.load("net").prepare("photo.tif")
     assert np.abs(np.asarray(prepared.image)[..., 1] - right).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("command", ["explain", "evaluate", "audit", "run", "localize", "study make", "train memory", "report"])
+@pytest.mark.parametrize("others", [["nowhere"], ["--out"], ["nowhere", "--limit", "many"]])
+def test_a_mistyped_flag_is_told_before_anything_else(command, others, capsys):
+    run(*command.split(), "--modle", "demo", *others, code=2)
+    assert capsys.readouterr().err.startswith("error: no option is called '--modle'")
+
+
+@pytest.mark.parametrize("words", [["--method", "scorecam", "--weigths", "softmax"], ["--method=scorecam", "--weigths=softmax"]])
+def test_a_mistyped_option_of_a_method_is_told_before_a_missing_one(words, capsys):
+    run("run", "nowhere", *words, code=2)
+    assert "did you mean '--weights'" in capsys.readouterr().err
+
+
+def test_a_value_that_looks_like_a_flag_is_a_value(capsys):
+    run("run", "--out", "--modle", "nowhere", code=2)
+    assert "'nowhere' does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("search", "answer"),
+    [
+        ("hf:google/vit", "'hf' has no list of names: hf:google/"),
+        ("demo", "'demo' has no list of names: EfficientNet"),
+        ("tim:resnet", "did you mean 'timm'?"),
+        ("timm:resnet18.a1_in1k", "timm:resnet18 is one; try --model timm:resnet18.a1_in1k"),
+        ("torchvision:vgg166", "did you mean 'torchvision:vgg16'"),
+        ("zzzzzzzz", "try a shorter part of it"),
+    ],
+)
+def test_a_model_that_is_not_listed_is_answered_with_what_to_write(search, answer, capsys):
+    run("models", search, code=2)
+    assert answer in capsys.readouterr().err
+
+
+def test_models_are_listed_by_source_whatever_the_capitals(capsys):
+    run("models", "torchvision")
+    assert "torchvision:vgg16" in capsys.readouterr().out.split()
+    run("models", "torchvision:ResNet18")
+    assert capsys.readouterr().out.split() == ["torchvision:resnet18"]

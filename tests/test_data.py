@@ -929,3 +929,105 @@ def test_classes_of_models_that_know_little():
 def test_a_data_set_is_what_its_stream_gives():
     made = Dataset("mine", "", lambda: iter([Sample("a", "a", (), (Object("cat"),))]))
     assert [each.name for each in made] == [each.name for each in made] == ["a"]
+
+
+ROW = "0 .5 .5 .2 .2\n"
+XML = (
+    "<annotation><filename>{}</filename><object><name>cat</name>"
+    "<bndbox><xmin>2</xmin><ymin>2</ymin><xmax>6</xmax><ymax>6</ymax></bndbox></object></annotation>"
+)
+
+
+@pytest.mark.parametrize(("filename", "kept", "left"), [("p.jpg", "p.jpg", "p.png"), ("p.png", "p.png", "p.jpg"), ("", "p.jpg", "p.png")])
+def test_voc_two_images_of_one_name(filename, kept, left, tmp_path):
+    for name in ("p.jpg", "p.png"):
+        picture(tmp_path / "JPEGImages" / name)
+    write(tmp_path / "Annotations/p.xml", XML.format(filename))
+    samples, problems = taken(open_data(tmp_path))
+    assert list(samples) == [f"JPEGImages/{kept}"]
+    assert f"only {kept} is taken" in problems[f"JPEGImages/{left}"]
+
+
+def test_voc_two_images_of_one_name_in_two_folders_are_not_guessed_between(tmp_path):
+    for name in ("a/p.jpg", "b/p.jpg"):
+        picture(tmp_path / "JPEGImages" / name)
+    write(tmp_path / "Annotations/p.xml", XML.format("p.jpg"))
+    samples, problems = taken(open_data(tmp_path))
+    assert not samples
+    assert "JPEGImages/a/p.jpg and JPEGImages/b/p.jpg have this name" in problems["p"]
+
+
+def test_masks_two_images_or_masks_of_one_name(tmp_path):
+    for name in ("images/p.jpg", "images/p.png", "images/q.jpg"):
+        picture(tmp_path / name)
+    for name in ("masks/p.png", "masks/q.bmp", "masks/q.png"):
+        png(tmp_path / name, block(255, slice(2, 5), slice(2, 5)))
+    samples, problems = taken(open_data(tmp_path))
+    assert list(samples) == ["images/p.jpg", "images/q.jpg"]
+    assert "only p.jpg is taken" in problems["images/p.png"]
+    assert "only q.bmp is taken" in problems["masks/q.png"]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "part"),
+    [
+        ([[50, 50, 60, 50, 60, 60]], "lies outside the photo of 12×10 pixels"),
+        ([[-9, 2, -3, 2, -3, 8]], "lies outside the photo"),
+        ([[5.1, 5.1, 5.2, 5.1, 5.2, 5.15]], "holds the centre of none"),
+        ({"counts": [WIDTH * HEIGHT], "size": [HEIGHT, WIDTH]}, "hold no pixel"),
+    ],
+)
+@pytest.mark.parametrize("declared", [True, False])
+def test_coco_an_outline_without_a_pixel_leaves_out_its_object(segmentation, part, declared, tmp_path):
+    picture(tmp_path / "p.jpg")
+    size = {"width": WIDTH, "height": HEIGHT} if declared else {}
+    whole = [[1, 1, 6, 1, 6, 6]]
+    marks = [
+        {"id": i, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "segmentation": s} for i, s in enumerate([segmentation, whole])
+    ]
+    content = {"images": [{"id": 1, "file_name": "p.jpg", **size}], "annotations": marks, "categories": [{"id": 1, "name": "cat"}]}
+    samples, problems = taken(open_data(write(tmp_path / "instances.json", json.dumps(content))))
+    [thing] = samples["p.jpg"].objects
+    assert thing.mask().any()
+    assert part in problems["p.jpg, annotation 0"]
+
+
+def test_yolo_a_polygon_without_a_pixel_leaves_out_its_object(tmp_path):
+    picture(tmp_path / "images/p.jpg")
+    write(tmp_path / "labels/p.txt", "0 .1 .1 .103 .1 .103 .105\n0 .1 .1 .9 .1 .9 .9\n")
+    write(tmp_path / "data.yaml", "names: [cat]\n")
+    samples, problems = taken(open_data(tmp_path))
+    assert len(samples["images/p.jpg"].objects) == 1
+    assert "holds the centre of none" in problems["images/p.jpg, p.txt, line 1"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "yaml"),
+    [("", ""), ("train", "train: train\n"), ("images", ""), ("train/images", "train: train/images\n"), ("images/train", "")],
+)
+def test_yolo_text_files_beside_the_images(folder, yaml, tmp_path):
+    picture(tmp_path / folder / "p.JPG")
+    write(tmp_path / folder / "p.txt", ROW)
+    write(tmp_path / "data.yaml", f"names: [cat, dog]\n{yaml}")
+    data = open_data(tmp_path)
+    [sample] = data
+    assert data.format == "yolo"
+    assert sample.labels == ("cat",)
+    assert len(sample.objects) == 1
+
+
+@pytest.mark.parametrize(("folder", "names"), [("", "classes.txt"), ("", ""), ("obj_train_data", "obj.names")])
+def test_yolo_text_files_beside_the_images_need_the_classes(folder, names, tmp_path):
+    picture(tmp_path / folder / "p.jpg")
+    write(tmp_path / folder / "p.txt", ROW)
+    if names:
+        write(tmp_path / names, "cat\ndog\n")
+    refused(tmp_path, "no YAML file with names")
+
+
+@pytest.mark.parametrize("text", ["a photo of 1 cat", "0.3\n", "1 2 3\n", ""])
+def test_other_text_files_beside_images_are_no_boxes(text, tmp_path):
+    picture(tmp_path / "cat/p.jpg")
+    write(tmp_path / "cat/p.txt", text)
+    write(tmp_path / "classes.txt", "cat\n")
+    assert open_data(tmp_path).format == "folder"

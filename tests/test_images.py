@@ -525,3 +525,18 @@ def test_find_tells_what_gave_nothing(tree):
     assert files == ["b/z.bmp"]
     assert ["does not exist" in problems[0], "matches no image" in problems[1], "without images" in problems[2]] == [True] * 3
     assert len(problems) == 3
+
+
+@pytest.mark.parametrize(
+    "window", [np.array([400, 40]), np.array([400.0, 40.0]), (np.float32(400), np.int64(40)), [400, 40], torch.tensor([400, 40])]
+)
+def test_a_window_of_any_numbers(window):
+    assert images.checked_window(window) == (400.0, 40.0)
+
+
+@pytest.mark.parametrize(
+    "window", [np.array([[400, 40]]), np.array(400), (400, [40]), np.array([True, True]), (np.nan, 1), torch.tensor(4)]
+)
+def test_a_window_that_is_none(window):
+    with pytest.raises(OptionError, match="expected window as"):
+        images.checked_window(window)

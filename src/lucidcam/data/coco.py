@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -33,8 +34,11 @@ from lucidcam.data._files import (
     start_of,
     whole_number,
 )
-from lucidcam.errors import DataError
+from lucidcam.errors import DataError, InputError, MissingExtraError
 from lucidcam.samples import DegenerateError, Mask, Object, Problem, Sample, left_out
+
+SMALL = 2.0
+"""Outlines narrower than this, in pixels, may hold no pixel and are drawn when they are read."""
 
 _KEYS = re.compile(r'\A\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:\s*[\[{"]')
 
@@ -173,7 +177,7 @@ def _sample(file: Path, entry: dict[str, Any], annotations: list[dict[str, Any]]
         labels.append(label)
         try:
             box = _box(each["bbox"]) if each.get("bbox") else None
-            mask = _mask(each.get("segmentation"), size)
+            mask = _mask(each.get("segmentation"), size, box)
         except DegenerateError as error:
             skipped.append(left_out(name, where, error))
             continue
@@ -200,8 +204,15 @@ def _box(numbers: Any) -> tuple[float, float, float, float]:
     return from_xywh(box)
 
 
-def _mask(segmentation: Any, size: Callable[[], tuple[int, int]]) -> Callable[[], Mask] | None:
-    """Check a segmentation and return what makes the mask of it."""
+def _mask(
+    segmentation: Any, size: Callable[[], tuple[int, int]], box: tuple[float, float, float, float] | None
+) -> Callable[[], Mask] | None:
+    """Check a segmentation and return what makes the mask of it.
+
+    Raises:
+        ValueError: it is none.
+        DegenerateError: it holds no pixel of the photo. Where the object's box lies outside, too, the box is what is complained of.
+    """
     if not segmentation:
         return None
     if isinstance(segmentation, dict):
@@ -213,6 +224,8 @@ def _mask(segmentation: Any, size: Callable[[], tuple[int, int]]) -> Callable[[]
             raise ValueError("its run lengths are not all whole numbers from 0 on")
         if sum(runs) != shape[0] * shape[1]:
             raise ValueError(f"its run lengths add up to {sum(runs)}; expected {shape[0]}×{shape[1]} pixels")
+        if not any(runs[1::2]):
+            raise DegenerateError("its run lengths hold no pixel")
         return partial(_painted, runs, *shape)
     if not isinstance(segmentation, list) or not all(isinstance(part, list) for part in segmentation):
         raise ValueError("expected polygons as lists of points x, y")
@@ -224,7 +237,29 @@ def _mask(segmentation: Any, size: Callable[[], tuple[int, int]]) -> Callable[[]
     parts = [part for part in segmentation if outline(part) is not None]
     if not parts:
         raise DegenerateError("expected polygons of at least three points x, y that are not on one line")
+    _check_pixels(parts, size, box)
     return partial(_outlined, parts, size)
+
+
+def _check_pixels(parts: list[list[float]], size: Callable[[], tuple[int, int]], box: tuple[float, float, float, float] | None) -> None:
+    """Raise `DegenerateError` for polygons without a pixel in the photo. Only small ones are drawn for it: all would take long."""
+    try:
+        width, height = size()
+    except InputError:  # reported when the photo is read
+        return
+    if box is not None and (box[2] <= 0 or box[3] <= 0 or box[0] >= width or box[1] >= height):
+        return
+    points = np.concatenate([np.reshape(part, (-1, 2)) for part in parts])
+    (left, top), (right, bottom) = points.min(0), points.max(0)
+    if right <= 0 or bottom <= 0 or left >= width or top >= height:
+        raise DegenerateError(
+            f"its outline ({left:g} to {right:g}, {top:g} to {bottom:g}) lies outside the photo of {width}×{height} pixels"
+        )
+    sides = min(right, width) - max(left, 0), min(bottom, height) - max(top, 0)
+    if min(sides) < SMALL:
+        with contextlib.suppress(MissingExtraError):
+            if not _outlined(parts, size).any():
+                raise DegenerateError(f"its outline is {sides[0]:g}×{sides[1]:g} pixels and holds the centre of none")
 
 
 def unpack(counts: str) -> list[int]:

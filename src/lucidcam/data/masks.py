@@ -16,6 +16,7 @@ from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import (
     IMAGE_FOLDERS,
     by_stem,
+    doubled,
     file_in,
     folder_in,
     lines_of,
@@ -71,7 +72,7 @@ class Masks(Format):
         pictures_in, masks_in = folder_in(root, *IMAGE_FOLDERS), folder_in(root, *FOLDERS)
         if pictures_in is None or masks_in is None:
             raise DataError(f"masks: {str(root)!r} has no folders images and masks; looked for {', '.join((*IMAGE_FOLDERS, *FOLDERS))}.")
-        pictures, masks = by_stem(pictures_in), by_stem(masks_in)
+        (pictures, doubles), (masks, double_masks) = by_stem(pictures_in), by_stem(masks_in)
         if not pictures or not masks:
             raise DataError(f"masks: no images are in {str(masks_in if pictures else pictures_in)!r}; expected PNG masks and their images.")
         file = path_of(self.classes, "masks", "a classes file") if self.classes else file_in(root, *CLASSES)
@@ -100,6 +101,10 @@ class Masks(Format):
                 objects = tuple(Object(label, mask=_equal(masks[stem], value)) for value, label in found.items())
                 ignored = IGNORED in values and not (binary and foreground == IGNORED)
                 yield Sample(path, name, labels_of(objects), objects, _equal(masks[stem], IGNORED) if ignored else None)
+            for path, kept in doubles.items():
+                yield doubled(root, path, kept, "mask")
+            for path, kept in double_masks.items():
+                yield doubled(root, path, kept, "image")
             for stem, path in masks.items():
                 if stem not in pictures:
                     yield Problem(name_in(root, path), "no image of this name is there; copy it, or take the mask away.")

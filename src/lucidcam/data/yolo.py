@@ -16,6 +16,7 @@ from lucidcam import images
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import (
     IMAGE_FOLDERS,
+    file_in,
     files_with,
     folder_in,
     folders_in,
@@ -35,10 +36,14 @@ from lucidcam.data._files import (
 from lucidcam.errors import DataError, InputError
 from lucidcam.samples import DegenerateError, Mask, Object, Problem, Sample, composed, left_out
 
+SMALL = 2.0
+"""Polygons narrower than this, in pixels, may hold no pixel and are drawn when they are read."""
+
 PARTS = ("train", "val", "test")
 _NAMES = re.compile(r"^names\s*:", re.MULTILINE)
 Floats = npt.NDArray[np.float64]
 _IMAGE_FOLDERS = frozenset(name.casefold() for name in IMAGE_FOLDERS)
+_LINE = re.compile(r"\s*\d+(\.0*)?(\s+-?(\d*\.)?\d+([eE]-?\d+)?){4,}\s*")
 _OUTSIDE = 1e-3  # what rounding adds to coordinates in 0..1
 
 
@@ -47,9 +52,10 @@ _OUTSIDE = 1e-3  # what rounding adds to coordinates in 0..1
 class YOLO(Format):
     """YOLO's text files (Ultralytics): a YAML file with `names` and, where there are, `path`, `train`, `val`, `test`.
 
-    The text file of `images/a/b.jpg` is `labels/a/b.txt`, with lines `class cx cy w h` or `class x1 y1 x2 y2 …` (a polygon, or the four
-    corners of an oriented box), as shares of the image's width and height. A polygon's mask are the pixels whose centres lie inside, its
-    box is the upright one around it. An image without text file is background: it has no objects.
+    The text file of `images/a/b.jpg` is `labels/a/b.txt`, or `b.txt` beside it where there is no `labels` (darknet), with lines
+    `class cx cy w h` or `class x1 y1 x2 y2 …` (a polygon, or the four corners of an oriented box), as shares of the image's width and
+    height. A polygon's mask are the pixels whose centres lie inside, its box is the upright one around it. An image without text file is
+    background: it has no objects.
 
     Where the YAML file has `kpt_shape: [K, D]`, every line is `class cx cy w h` and K keypoints of D numbers (x, y, and with D = 3 the
     visibility); the object is the box. A line with another number of columns is a problem. A polygon or a box without area, and a
@@ -65,12 +71,19 @@ class YOLO(Format):
     split: str = ""
 
     def recognises(self, source: Any) -> bool:
-        """A YAML file with names, or a folder with `labels/*.txt`, or with such a YAML file and no masks."""
+        """A YAML file with names, or a folder with `labels/*.txt`, or with text files of boxes beside the images (darknet)."""
         if not isinstance(source, Path):
             return False
         if source.is_file():
             return source.suffix.lower() in (".yaml", ".yml") and _NAMES.search(start_of(source, 1 << 20)) is not None
-        return _has_labels(source) or (bool(_yamls(source)) and any(_has_labels(each) for each in folders_in(source)))
+        if _has_labels(source) or _has_texts(source):
+            return True
+        if not _yamls(source) and not files_with(source, ".names", ".data") and file_in(source, "classes.txt") is None:
+            return False
+        inner = folders_in(source)
+        return any(
+            _has_labels(each) or _has_texts(each) for each in (*inner, *(deeper for each in inner for deeper in folders_in(each)[:5]))
+        )
 
     def open(self, source: Any) -> Dataset:
         """See `Format.open`."""
@@ -143,6 +156,20 @@ def _has_labels(root: Path) -> bool:
     return folder_in(root, *IMAGE_FOLDERS) is not None and any(files_with(each, ".txt") for each in (labels, *folders_in(labels)[:5]))
 
 
+def _has_texts(folder: Path) -> bool:
+    """Whether a folder has text files of boxes beside images of the same names, as darknet has them."""
+    for text in files_with(folder, ".txt")[:20]:
+        lines = start_of(text).splitlines()
+        if lines and _LINE.fullmatch(lines[0]) and any(spelled(text.with_suffix(suffix)).is_file() for suffix in _suffixes()):
+            return True
+    return False
+
+
+def _suffixes() -> list[str]:
+    """The suffixes of images, small and capital."""
+    return [spelling for suffix in sorted(images.SUFFIXES) for spelling in (suffix, suffix.upper())]
+
+
 def _yamls(root: Path) -> list[Path]:
     return [each for each in files_with(root, ".yaml", ".yml") if _NAMES.search(start_of(each, 1 << 20))]
 
@@ -189,6 +216,8 @@ def _text_of(image: Path) -> Path:
     folders = [i for i, part in enumerate(parts[:-1]) if part.casefold() in _IMAGE_FOLDERS]
     for i in reversed(folders):
         labels = folder_in(Path(*parts[:i]), "labels")
+        if labels is None and image.with_suffix(".txt").is_file():
+            break
         if labels is not None or parts[i] == "images":
             return (labels or Path(*parts[:i], "labels")).joinpath(*parts[i + 1 :]).with_suffix(".txt")
     return image.with_suffix(".txt")
@@ -279,6 +308,8 @@ def _object(label: str, numbers: Floats, width: int, height: int) -> Object:
         raise DegenerateError("expected a polygon of at least three points that are not on one line")
     points = points * (width, height)
     (left, top), (right, bottom) = points.min(0), points.max(0)
+    if min(right - left, bottom - top) < SMALL and not polygon(points, width, height).any():
+        raise DegenerateError(f"its polygon is {right - left:g}×{bottom - top:g} pixels and holds the centre of none")
     return Object(label, (float(left), float(top), float(right), float(bottom)), partial(polygon, points, width, height))
 
 

@@ -169,14 +169,21 @@ def is_function(spec: Any) -> bool:
 
 
 def names(search: str = "") -> list[str]:
-    """List the specs of timm's and torchvision's models that contain `search` ("timm:resnet", "vgg"), as far as they are installed."""
+    """List the specs of timm's and torchvision's models that contain `search`, as far as they are installed.
+
+    Args:
+        search: "timm:resnet", "vgg", or a source alone ("timm"); capitals do not matter.
+    """
     found = []
-    source, colon, part = search.partition(":")
+    source, colon, part = search.lower().partition(":")
+    if source in ("timm", "torchvision"):
+        colon = ":"
+    search = search.lower()
     for name, listed in (("timm", _timm_names), ("torchvision", _torchvision_names)):
         if colon and name != source:
             continue
         try:
-            found += [f"{name}:{each}" for each in listed() if (part if colon else search) in each]
+            found += [f"{name}:{each}" for each in listed() if (part if colon else search) in each.lower()]
         except LucidcamError:  # not installed
             continue
     return found
