@@ -69,6 +69,48 @@ def everything(size: tuple[int, int]) -> tuple[float, ...]:
     return 0, 0, *size
 
 
+def squared(mode: str, share: float = 1.0):
+    """Padded to a square, or by a share of that, by what lies at the photo's border; then resized."""
+
+    def function(photo: Image.Image) -> Tensor:
+        return square(squared_pixels(photo, mode, share))
+
+    return function
+
+
+def squared_pixels(photo: Image.Image, mode: str, share: float = 1.0) -> Image.Image:
+    (left, top), side = around(photo.size, share)
+    widths = (top, side - photo.height - top), (left, side - photo.width - left), (0, 0)
+    return Image.fromarray(np.pad(np.asarray(photo), widths, mode=mode))
+
+
+def around(size: tuple[int, int], share: float) -> tuple[tuple[int, int], int]:
+    side = round(max(size) * share)
+    return ((side - size[0]) // 2, (side - size[1]) // 2), side
+
+
+def of_square(size: tuple[int, int], share: float = 1.0) -> tuple[float, ...]:
+    (left, top), side = around(size, share)
+    return -left, -top, side - left, side - top
+
+
+def disc(function, level: float = 0.0):
+    """Only what lies in a circle is shown."""
+
+    def masked(photo: Image.Image) -> Tensor:
+        found = function(photo)
+        y, x = (torch.linspace(-1, 1, side) for side in found.shape[1:])
+        return torch.where(y[:, None] ** 2 + x**2 < 0.9, found, level)
+
+    return masked
+
+
+def high_pass(photo: Image.Image) -> Tensor:
+    """Fourfold contrast to what is around."""
+    small = photo.resize((SIDE, SIDE))
+    return (4 * (tensor(small) - tensor(small.filter(ImageFilter.GaussianBlur(3)))) + 0.5).clamp(0, 1)
+
+
 FUNCTIONS = {
     "resized": (square, everything),
     "as it is": (tensor, everything),
@@ -91,6 +133,16 @@ FUNCTIONS = {
     "letterboxed, black, z-score": (z_score(letterbox(0)), letterboxed),
     "letterboxed, white, at the top left": (letterbox(255, 0.0), lambda size: letterboxed(size, 0.0)),
     "letterboxed, off the middle, min-max": (min_max(letterbox(114, 0.2)), lambda size: letterboxed(size, 0.2)),
+    "squared by its border mirrored": (squared("symmetric"), of_square),
+    "squared by its border mirrored without its own pixels, z-score": (z_score(squared("reflect")), of_square),
+    "squared by its border continued": (lambda p: tensor(squared_pixels(p, "edge").resize((128, 128))), of_square),
+    "squared by its border repeated": (squared("wrap"), of_square),
+    "all sides padded by its border mirrored": (squared("symmetric", 1.3), lambda size: of_square(size, 1.3)),
+    "only a disc": (disc(square), everything),
+    "only a disc, grey beside it, min-max": (min_max(disc(square, 0.5)), everything),
+    "a disc of a part": (disc(part), of_part),
+    "high-pass": (high_pass, everything),
+    "high-pass, only a disc": (disc(high_pass, 0.5), everything),
     "padded": (lambda p: tensor(ImageOps.expand(p, 12, (128,) * 3).resize((SIDE, SIDE))), lambda s: (-12, -12, s[0] + 12, s[1] + 12)),
 }  # fmt: skip
 
@@ -99,6 +151,8 @@ FUNCTIONS = {
 @pytest.mark.parametrize("how", FUNCTIONS)
 def test_the_frame_is_measured(how: str, size: tuple[int, int]) -> None:
     function, box = FUNCTIONS[how]
+    if "by its border" in how and min(size) < 60:
+        pytest.skip("too few stripes to tell padding from a part that is drawn out")
     frame = Probed(function).frame(size)
     assert frame == Frame(*size, frame.box)
     assert np.abs(np.subtract(frame.box, box(size))).max() <= max(0.5, 0.005 * max(size))
@@ -148,8 +202,16 @@ UNMEASURABLE = {
     "crop around the light": middle_of_light,
     "constant": lambda p: torch.zeros(3, 8, 8),
     "not in proportion": lambda p: square(p)[:, :, (torch.linspace(0, 1, SIDE) ** 1.6 * (SIDE - 1)).long()],
+    "begins drawn out": lambda p: square(p)[
+        :, :, torch.cat([torch.arange(16) // 2, torch.linspace(8, SIDE - 1, SIDE - 16).round().long()])
+    ],
     "turned by ten degrees": lambda p: square(p.rotate(10)),
     "perspective": lambda p: square(p.transform(p.size, Image.Transform.PERSPECTIVE, (1, 0.2, 0, 0.1, 1, 0, 0.0006, 0.0004))),
+    "turned by three degrees, only a disc": disc(lambda p: square(p.rotate(3))),
+    "four views": lambda p: (lambda row: torch.cat([row, row.flip(1)], 1))((lambda t: torch.cat([t, t.flip(2)], 2))(square(p))),
+    "twice beside": lambda p: torch.cat([square(p)] * 2, 2),
+    "all and a part": lambda p: torch.cat([square(p), part(p)], 2),
+    "rolled": lambda p: square(p).roll(20, 2),
     "two views side by side": lambda p: torch.cat([square(p), square(p).flip(2)], 2),
     "noise": lambda p: square(p) + torch.rand(3, SIDE, SIDE),
 }
@@ -160,6 +222,17 @@ UNMEASURABLE = {
 def test_what_cannot_be_measured_is_refused(how: str, size: tuple[int, int]) -> None:
     with pytest.raises(ModelError, match=r'cannot be measured which part of a photo.*frame="whole"'):
         Probed(UNMEASURABLE[how]).frame(size)
+
+
+def test_a_function_that_fails_for_stripes_is_refused() -> None:
+    def picky(photo: Image.Image) -> Tensor:
+        if np.ptp(np.asarray(photo)) > 200:
+            raise ValueError("no face was detected.\nTry another photo.")
+        return square(photo)
+
+    with pytest.raises(ModelError, match=r"fails for a black-and-white image of 40 × 30: ValueError: no face was detected\).*frame="):
+        Probed(picky).frame((40, 30))
+    assert Probed(picky, "whole").frame((40, 30)) == Frame.whole(40, 30)
 
 
 def test_a_crop_that_follows_the_photo_is_noticed_on_the_photo() -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from lucidcam.errors import ModelError, OptionError
+from lucidcam.errors import LucidcamError, ModelError, OptionError
 
 Function = Callable[[Image.Image], Tensor]
 Values = npt.NDArray[np.float64]
@@ -49,6 +49,9 @@ STRAY = 0.75
 
 MOVED = 1.5
 """Pixels of the output by which an edge may move when a border is put around the photo."""
+
+CHANGED = 0.05
+"""Share of the largest change below which a pixel shows nothing of the photo: padding, or a mask."""
 
 MISREAD = 0.1
 """Share of the pixels of the output that may be something else than a barcode makes of them."""
@@ -170,7 +173,8 @@ def measure(function: Function, size: tuple[int, int]) -> Frame:
 
     Args:
         function: from an RGB image to a tensor `[C, h, w]` (or `[1, C, h, w]`). It may change brightness and contrast in any way that keeps
-            light from dark or swaps them, also by the image's own statistics, and may resize, crop, pad, mirror and turn by right angles.
+            light from dark or swaps them, also by the image's own statistics, and may resize, crop, mask, mirror, turn by right angles, and
+            pad with one colour or with the photo's border, continued or mirrored.
         size: (width, height) of the photo.
 
     Raises:
@@ -266,7 +270,7 @@ def _axis(function: Function, size: tuple[int, int], axis: int) -> _Axis:
             reasons.append(reason)
             continue
         for level in (0, 255):  # a crop that follows what the photo shows moves with a border
-            _check_border(function, code, measured.output_axis, profile, level)
+            _check_border(function, code, measured, profile, level)
         return measured
     raise reasons[0]
 
@@ -301,10 +305,24 @@ class _Barcode:
         """Pixels along the axis."""
         return self.size[1 - self.axis]
 
+    @property
+    def border(self) -> tuple[int, int]:
+        """Where a border around the image ends along the axis, and where it begins again."""
+        return _border(self.side)
+
     def levels(self) -> npt.NDArray[np.uint8]:
         """The brightness of each pixel along the axis, 0 or 255."""
         stripe = np.searchsorted(self.edges, np.arange(self.side), side="right")
         return ((stripe % 2) * 255).astype(np.uint8)
+
+    def signs(self, places: Values) -> Values:
+        """1 where a place along the axis is light, −1 where it is dark."""
+        return np.where(np.searchsorted(self.edges, places, side="right") % 2, 1.0, -1.0)
+
+    def far(self, places: Values, margin: float, ends: bool = True) -> npt.NDArray[np.bool_]:
+        """Which places are farther than a margin from all edges, and from the ends of the axis."""
+        edges = np.array([0, *self.edges, self.side]) if ends else self.edges
+        return np.asarray(np.abs(places[:, None] - edges).min(1) > margin)
 
     def image(self, negative: bool = False, border: int | None = None) -> Image.Image:
         """The picture; a border of one brightness covers an eighth of it at the left and the top, and less on the other sides."""
@@ -312,9 +330,14 @@ class _Barcode:
         width, height = self.size
         pixels = np.broadcast_to(levels[None, :] if self.axis == 1 else levels[:, None], (height, width)).copy()
         if border is not None:
-            pixels[: height // 8] = pixels[height - height // 16 :] = border
-            pixels[:, : width // 8] = pixels[:, width - width // 16 :] = border
+            (left, right), (top, bottom) = _border(width), _border(height)
+            pixels[:top] = pixels[bottom:] = border
+            pixels[:, :left] = pixels[:, right:] = border
         return Image.fromarray(pixels).convert("RGB")
+
+
+def _border(side: int) -> tuple[int, int]:
+    return side // 8, side - side // 16
 
 
 def _follow(function: Function, code: _Barcode) -> tuple[_Axis, Values]:
@@ -331,27 +354,42 @@ def _follow(function: Function, code: _Barcode) -> tuple[_Axis, Values]:
     return _Axis(axis, start, start + slope * len(profile), len(profile)), profile
 
 
-def _check_border(function: Function, code: _Barcode, output_axis: int, expected: Values, level: int) -> None:
+def _check_border(function: Function, code: _Barcode, measured: _Axis, expected: Values, level: int) -> None:
     """Make sure that the output still shows the same part when a border is put around.
 
     Raises:
         _NotMeasured: it shows another part.
     """
     positive, negative = (_output(function, code.image(dark, level)) for dark in (False, True))
-    if positive.shape[1 + output_axis] != len(expected):
+    if positive.shape[1 + measured.output_axis] != len(expected):
         raise _NotMeasured("the size of its output depends on what the photo shows")
     axis, profile = _profile(positive, negative)
     strong = np.abs(profile) > STRONG
     agree = (np.sign(profile) == np.sign(expected))[strong]
-    places, before = _crossings(profile), _crossings(expected)
+    # What subtracts a blurred image shows edges where the border ends.
+    ends = (np.array(code.border) - measured.start) * measured.pixels / (measured.stop - measured.start)
+    places, before = _crossings(profile), np.concatenate([_crossings(expected), ends])
     moved = np.abs(places[:, None] - before).min(1) > MOVED
-    if axis != output_axis or not strong.any() or agree.mean() < STRONG or moved.any():
+    if axis != measured.output_axis or not strong.any() or agree.mean() < STRONG or moved.any():
         raise _NotMeasured("which part it shows depends on what the photo shows")
 
 
 def _output(function: Function, image: Image.Image) -> Values:
-    """A function's output `[C, h, w]`."""
-    tensor = function(image)
+    """A function's output `[C, h, w]`.
+
+    Raises:
+        _NotMeasured: it fails.
+        OptionError: it returns something else.
+    """
+    try:
+        tensor = function(image)
+    except LucidcamError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise _NotMeasured(
+            f"it fails for a black-and-white image of {image.width} × {image.height}: {type(error).__name__}: {reason}"
+        ) from error
     if isinstance(tensor, Tensor) and tensor.ndim == 4 and len(tensor) == 1:
         tensor = tensor[0]
     if not isinstance(tensor, Tensor) or tensor.ndim != 3:
@@ -382,8 +420,9 @@ def _profile(positive: Values, negative: Values) -> tuple[int, Values]:
     axis = int(np.abs(np.diff(along_rows)).mean() > np.abs(np.diff(along_columns)).mean())
     lines = np.clip(((along_rows if axis == 1 else along_columns) - middle) / peak, -1, 1)
     shown = lines[np.abs(lines).max(1) > STRONG]
-    profile = np.median(shown, 0)
-    if (np.abs(shown - profile) > STRONG).mean() > 0.02:
+    changed = np.abs(shown) > CHANGED
+    profile = np.ma.median(np.ma.masked_array(shown, ~changed), 0).filled(0.0)  # type: ignore[no-untyped-call]
+    if ((np.abs(shown - profile) > STRONG) & changed).mean() > 0.02:
         raise _NotMeasured("it bends or turns the photo, or shows several parts of it")
     return axis, np.asarray(profile)
 
@@ -403,27 +442,43 @@ def _crossings(profile: Values) -> Values:
 
 
 def _check_profile(profile: Values, code: _Barcode, slope: float, start: float) -> None:
-    """Make sure that the whole profile is what a line makes of the barcode: stripes without gaps where any are, none outside the photo.
+    """Make sure that the whole profile is what a line makes of the barcode: stripes without gaps where any are, padding outside.
 
     Raises:
         _NotMeasured: it is not; edges were missed.
     """
     strong = np.abs(profile) > STRONG
-    pixels = np.arange(len(profile))
-    first, last = pixels[strong][[0, -1]]
-    places = slope * (pixels + 0.5) + start
+    places = np.asarray(slope * (np.arange(len(profile)) + 0.5) + start, np.float64)
     outside = (places < -abs(slope)) | (places > code.side + abs(slope))
-    far = np.abs(places[:, None] - np.array([0, *code.edges, code.side])).min(1) > abs(slope)
-    shown = far & ~outside & (pixels >= first) & (pixels <= last)
-    expected = np.where(np.searchsorted(code.edges, places, side="right") % 2, 1, -1)
-    agree = float((np.sign(profile) == expected)[shown].mean()) if shown.any() else 1.0
+    inside = np.flatnonzero(strong & ~outside)
+    shown = ~outside & code.far(places, abs(slope))
+    if len(inside):
+        shown[: inside[0]] = shown[inside[-1] + 1 :] = False
+    agree = float((np.sign(profile) == code.signs(places))[shown].mean()) if shown.any() else 1.0
     misread = (
         min(agree, 1 - agree),
         1 - strong[shown].mean() if shown.any() else 0.0,
-        strong[outside].mean() if outside.any() else 0.0,
+        _misread_outside(profile if agree > 0.5 else -profile, code, places, outside, max(1.0, abs(slope))),
     )
     if max(misread) > MISREAD:
         raise _NotMeasured("distances along the photo are not kept in proportion")
+
+
+def _misread_outside(profile: Values, code: _Barcode, places: Values, outside: npt.NDArray[np.bool_], margin: float) -> float:
+    """The share of the pixels outside the photo that show neither nothing nor its border, continued, mirrored or repeated."""
+    strong = np.abs(profile) > STRONG
+    share = float(strong[outside].mean()) if outside.any() else 0.0
+    if share <= MISREAD or len(code.edges) < STRIPES[1] - 1:
+        return share
+    side, fine = code.side, len(code.edges) >= STRIPES[0] - 1
+    shares = [1.0]
+    for padded in (np.clip(places, 0.5, side - 0.5), side - np.abs(places % (2 * side) - side), places % side):
+        signs, seen = code.signs(padded), outside & strong & code.far(padded, margin, ends=False)
+        sides = [signs[seen & beyond] for beyond in (places < 0, places > side)]
+        # Within a wide stripe a part of the photo that is drawn out looks like padding.
+        if seen.any() and (fine or all(len(set(each)) != 1 for each in sides)):
+            shares.append(float((np.sign(profile) != signs)[seen].mean()))
+    return min(shares)
 
 
 def _match(places: Values, edges: npt.NDArray[np.int64]) -> tuple[float, float]:
@@ -432,16 +487,18 @@ def _match(places: Values, edges: npt.NDArray[np.int64]) -> tuple[float, float]:
     Raises:
         _NotMeasured: there is none, or several fit.
     """
-    count = len(places)
+    count = min(len(places), len(edges))  # more than there are: some are seen again in what pads the photo
     fits: list[tuple[float, float, float]] = []
-    for first in range(len(edges) - count + 1):
-        for candidates in (edges[first : first + count], edges[first : first + count][::-1]):
-            slope, start = np.polyfit(places, candidates, 1)
-            stray = float(np.abs(slope * places + start - candidates).max()) / max(abs(float(slope)), 1e-9)
-            fits.append((stray, float(slope), float(start)))
+    for i in range(len(places) - count + 1):
+        seen = places[i : i + count]
+        for first in range(len(edges) - count + 1):
+            for candidates in (edges[first : first + count], edges[first : first + count][::-1]):
+                slope, start = np.polyfit(seen, candidates, 1)
+                stray = float(np.abs(slope * seen + start - candidates).max()) / max(abs(float(slope)), 1e-9)
+                fits.append((stray, float(slope), float(start)))
     fits.sort()
-    if not fits or fits[0][0] > STRAY + 0.5 / max(abs(fits[0][1]), 1e-9):
+    if fits[0][0] > STRAY + 0.5 / max(abs(fits[0][1]), 1e-9):
         raise _NotMeasured("distances along the photo are not kept in proportion")
     if len(fits) > 1 and fits[1][0] <= fits[0][0] + STRAY / 2:
-        raise _NotMeasured("too little of the photo is seen")
+        raise _NotMeasured("too little of the photo is seen" if len(places) <= len(edges) else "it shows the photo several times")
     return fits[0][1], fits[0][2]

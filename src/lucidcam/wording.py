@@ -1,4 +1,4 @@
-"""Words in sentences: lists, counts, labels without their synonyms."""
+"""Words in sentences: lists, counts, figures, labels without their synonyms."""
 
 from __future__ import annotations
 
@@ -21,6 +21,23 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     ('1 image', '3 classes')
     """
     return f"{count:,} {one if count == 1 else many or one + 's'}".replace(",", "\u202f")
+
+
+def figure(value: float, digits: int = 2, signed: bool = False) -> str:
+    """A number with as many digits after the point; what rounds to zero has no minus.
+
+    Args:
+        value: the number.
+        digits: after the point.
+        signed: write a plus before what is not negative.
+
+    >>> figure(-0.004), figure(-0.25), figure(-0.004, signed=True), figure(0.25, 1, signed=True)
+    ('0.00', '-0.25', '+0.00', '+0.2')
+    """
+    text = f"{value:{'+' * signed}.{digits}f}"
+    if text.startswith("-") and not text.strip("-0."):
+        return "+" * signed + text[1:]
+    return text
 
 
 def short(label: str) -> str:

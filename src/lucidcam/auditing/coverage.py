@@ -8,7 +8,7 @@ from typing import Any
 
 from lucidcam.auditing.statistics import Estimate
 from lucidcam.auditing.trials import Trial
-from lucidcam.wording import counted, listed, short
+from lucidcam.wording import counted, figure, listed, short
 
 NAMES = {
     "place": "fixed places",
@@ -163,8 +163,8 @@ class Coverage:
         if not failed:
             return f"{count} × {NAMES[kind]} (all confirmed)"
         largest = max((each.effect for each in failed), key=lambda effect: effect.mean)
-        figure = f"{largest.mean:.2f}, 95 % interval {largest.low:.2f} to {largest.high:.2f}"
-        return f"{count} × {NAMES[kind]} ({len(failed)} did not stand up, at most {figure})"
+        size = f"{figure(largest.mean)}, 95 % interval {figure(largest.low)} to {figure(largest.high)}"
+        return f"{count} × {NAMES[kind]} ({len(failed)} did not stand up, at most {size})"
 
 
 def grouped(untried: Sequence[Untried]) -> tuple[Untried, ...]:

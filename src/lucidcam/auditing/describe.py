@@ -10,7 +10,7 @@ from lucidcam.auditing.statistics import Estimate
 from lucidcam.auditing.trials import Outcome, Trial
 from lucidcam.auditing.views import GRID, View
 from lucidcam.samples import Mask
-from lucidcam.wording import listed
+from lucidcam.wording import figure, listed
 
 CHANNELS = ("red", "green", "blue")
 NOTABLE = 8.0
@@ -73,8 +73,9 @@ def context(label: str, trial: Trial) -> str:
     """A class whose surroundings alone say more than the object alone."""
     whole, alone, removed = (float(each.mean()) for each in (trial.take.before, trial.take.after, trial.take.control))
     return (
-        f"“{label}” is recognised by its surroundings more than by itself: the probability is {whole:.2f} in whole images, without the "
-        f"object {removed:.2f}, with the object alone {alone:.2f} (difference {_interval(trial.take.effect)}, {trial.take.n} images)."
+        f"“{label}” is recognised by its surroundings more than by itself: the probability is {figure(whole)} in whole images, without "
+        f"the object {figure(removed)}, with the object alone {figure(alone)} (difference {_interval(trial.take.effect)}, "
+        f"{trial.take.n} images)."
     )
 
 
@@ -99,16 +100,16 @@ def calibration(error: Estimate, gap: Estimate) -> str:
     """Confidence that does not tell how often the network is right."""
     how = "too sure" if gap.low > 0 else "not sure enough" if gap.high < 0 else "too sure here, not sure enough there"
     return (
-        f"The network is {how}: confidence and accuracy differ by {error.mean:.2f} on average (expected calibration error, 95 % interval "
-        f"{error.low:.2f} to {error.high:.2f}; confidence minus accuracy {gap.mean:+.2f})."
+        f"The network is {how}: confidence and accuracy differ by {figure(error.mean)} on average (expected calibration error, 95 % "
+        f"interval {figure(error.low)} to {figure(error.high)}; confidence minus accuracy {figure(gap.mean, signed=True)})."
     )
 
 
 def _taken(outcome: Outcome, what: str, beside: str, label: str = "") -> str:
     whose = f"the probability of “{label}”" if label else "its probability"
     return (
-        f"{what} lowers {whose} from {outcome.before.mean():.2f} to {outcome.after.mean():.2f}, {beside} leaves "
-        f"{outcome.control.mean():.2f} (effect {_interval(outcome.effect)}, {outcome.n} images)."
+        f"{what} lowers {whose} from {figure(outcome.before.mean())} to {figure(outcome.after.mean())}, {beside} leaves "
+        f"{figure(outcome.control.mean())} (effect {_interval(outcome.effect)}, {outcome.n} images)."
     )
 
 
@@ -116,13 +117,13 @@ def _given(outcome: Outcome, label: str, what: str, beside: str) -> str:
     if not outcome.n:
         return ""
     return (
-        f" {what} in images of other classes takes the probability of “{label}” from {outcome.before.mean():.2f} to "
-        f"{outcome.after.mean():.2f}, {beside} to {outcome.control.mean():.2f} (effect {_interval(outcome.effect)})."
+        f" {what} in images of other classes takes the probability of “{label}” from {figure(outcome.before.mean())} to "
+        f"{figure(outcome.after.mean())}, {beside} to {figure(outcome.control.mean())} (effect {_interval(outcome.effect)})."
     )
 
 
 def _interval(effect: Estimate) -> str:
-    return f"{effect.mean:.2f}, 95 % interval {effect.low:.2f} to {effect.high:.2f}"
+    return f"{figure(effect.mean)}, 95 % interval {figure(effect.low)} to {figure(effect.high)}"
 
 
 def _colours(views: Sequence[View], others: Sequence[View]) -> str:

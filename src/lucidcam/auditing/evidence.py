@@ -25,6 +25,7 @@ from lucidcam.explanation import Explanation
 from lucidcam.runner import explain
 from lucidcam.samples import Mask, Problem
 from lucidcam.types import Model, Prepared
+from lucidcam.wording import figure
 
 Region = Callable[[tuple[int, int]], Mask]
 """From the size of an input to the pixels of it that are covered."""
@@ -88,7 +89,7 @@ class Photographer:
             contradicts = only >= min(without, whole)
             pictures = (
                 *self._seen(view, prepared, picture),
-                (f"object removed: {without:.2f}", _picture(empty)),
+                (f"object removed: {figure(without)}", _picture(empty)),
                 (_caption("object alone", only, contradicts), _picture(cut)),
             )
             found.append(Evidence(view.sample.name, pictures, (whole, without, only), _selection(len(order), len(some)), contradicts))
@@ -119,7 +120,7 @@ class Photographer:
             shown = self._exchanged(view, giver, (_pixels(picture), _pixels(framed(other).resize(picture.size))), cut, hidden)
             if shown is None:
                 continue
-            covering = ((f"known places covered: {before:.2f}", _picture(shown[0])),) if hidden else ()
+            covering = ((f"known places covered: {figure(before)}", _picture(shown[0])),) if hidden else ()
             changed = (_caption("other background", after, after >= before), _picture(shown[1]))
             pictures = (*self._seen(view, prepared, picture), *covering, changed)
             found.append(Evidence(view.sample.name, pictures, (before, after), _selection(len(order), len(pairs)), after >= before))
@@ -150,7 +151,7 @@ class Photographer:
             prepared = self._prepared(by_name[name])
             picture = framed(prepared)
             overlays = [
-                (f"{each.label.split(',')[0]} {each.probability or 0:.2f}", _overlay(picture, each.raw))
+                (f"{each.label.split(',')[0]} {figure(each.probability or 0)}", _overlay(picture, each.raw))
                 for each in self._explained(prepared, list(ids))
             ]
             if outcome is None:
@@ -208,7 +209,7 @@ class Photographer:
 
     def _seen(self, view: View, prepared: Prepared, picture: Image.Image) -> tuple[tuple[str, Image.Image], ...]:
         [explanation] = self._explained(prepared, view.id)
-        return (("image", picture), (f"{view.label.split(',')[0]}: {view.probability:.2f}", _overlay(picture, explanation.raw)))
+        return (("image", picture), (f"{view.label.split(',')[0]}: {figure(view.probability)}", _overlay(picture, explanation.raw)))
 
     def _explained(self, prepared: Prepared, target: int | list[int]) -> Sequence[Explanation]:
         asked = self.explainer
@@ -228,7 +229,7 @@ def _around(view: View, size: tuple[int, int]) -> Mask:
 
 
 def _caption(text: str, probability: float, contradicts: bool) -> str:
-    return f"{text}: {probability:.2f}{' (against the finding)' if contradicts else ''}"
+    return f"{text}: {figure(probability)}{' (against the finding)' if contradicts else ''}"
 
 
 def _selection(shown: int, count: int) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lucidcam.stats.interval import LEVEL, Bounds, mean_interval
+from lucidcam.wording import figure
 
 Values = npt.NDArray[np.float64]
 
@@ -39,7 +40,7 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
+        return f"{figure(self.mean, signed=True)} ({figure(self.low, signed=True)} to {figure(self.high, signed=True)})"
 
 
 def estimate(values: Sequence[float] | Values, bounds: Bounds = DIFFERENCE, level: float = LEVEL) -> Estimate:

@@ -15,6 +15,7 @@ from lucidcam.auditing.statistics import DIFFERENCE, Estimate, estimate
 from lucidcam.samples import Mask
 from lucidcam.stats.interval import LEVEL
 from lucidcam.stats.paired import signed_rank
+from lucidcam.wording import figure
 
 Values = npt.NDArray[np.float64]
 
@@ -107,7 +108,7 @@ class Outcome:
             return "nothing could be changed"
         way = "fall" if self.sign < 0 else "rise"
         if not self.own.low > 0:
-            return f"the probability itself does not {way} ({self.before.mean():.2f} to {self.after.mean():.2f})"
+            return f"the probability itself does not {way} ({figure(self.before.mean())} to {figure(self.after.mean())})"
         if not self.effect.low > 0:
             return "it moves no further than with the controls"
         return f"the effect is smaller than {min_effect:g}" if self.weakest_at(LEVEL).mean < min_effect else ""

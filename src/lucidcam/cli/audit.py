@@ -25,7 +25,7 @@ from lucidcam.cli._common import (
 )
 from lucidcam.cli._common import out as screen
 from lucidcam.cli.report import ReportOption, write_page
-from lucidcam.wording import short
+from lucidcam.wording import figure, short
 
 if TYPE_CHECKING:
     from lucidcam import Audit
@@ -109,7 +109,9 @@ def _show_failed(found: Audit) -> None:
     listing = table("did not stand up", "class", "effect", "95 % interval", "because", title="Tried")
     for each in failed[:SHOWN]:
         what = " ".join(filter(None, (each.kind, short(each.beside), each.where)))
-        listing.add_row(what, short(each.label), f"{each.effect.mean:.2f}", f"{each.effect.low:.2f} to {each.effect.high:.2f}", each.reason)
+        listing.add_row(
+            what, short(each.label), figure(each.effect.mean), f"{figure(each.effect.low)} to {figure(each.effect.high)}", each.reason
+        )
     screen.print(listing)
     if len(failed) > SHOWN:
         screen.print(f"… and {len(failed) - SHOWN} more; audit.json lists them")
@@ -128,7 +130,7 @@ def _show(found: Audit, out: Path) -> None:
     listing = table("class", "images", *right, "on object", "whole", "no object", "no context")
     for row in found.classes[:SHOWN]:
         values = [row.get(name) for name in ("inside", "whole", "object_removed", "context_removed")]
-        shown = ["–" if value is None else f"{value.mean:.2f}" for value in values]
+        shown = ["–" if value is None else figure(value.mean) for value in values]
         listing.add_row(short(row["label"]), str(row["images"]), *(f"{row[name]:.0%}" for name in right), *shown)
     screen.print(listing)
     if len(found.classes) > SHOWN:

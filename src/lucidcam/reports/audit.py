@@ -15,7 +15,7 @@ from lucidcam.explainer import PREDICTED
 from lucidcam.outputs.html import Bar, Bars, Cell, Facts, Fold, Gallery, Page, Part, Section, Shot, Table, Text
 from lucidcam.reports import _files as files
 from lucidcam.reports._base import Kind, kinds
-from lucidcam.wording import short
+from lucidcam.wording import figure, short
 
 ROWS = 200
 """Rows of each table; audit.json has all."""
@@ -101,7 +101,7 @@ def _coverage(document: Mapping[str, Any]) -> Section:
     rows = []
     for each in document["trials"][:ROWS]:
         effect = each["effect"]
-        interval = Cell(f"{effect['mean']:.2f}", small=f"{effect['low']:.2f} to {effect['high']:.2f}")
+        interval = Cell(figure(effect["mean"]), small=f"{figure(effect['low'])} to {figure(effect['high'])}")
         what = " ".join(filter(None, (each["kind"], short(each["beside"]), each["where"])))
         changes = [_moved(each[name]) for name in ("taken_out", "put_in")]
         p = "–" if each["p"] is None else f"{each['p']:.1g}"
@@ -120,7 +120,7 @@ def _coverage(document: Mapping[str, Any]) -> Section:
 
 
 def _moved(outcome: Mapping[str, Any] | None) -> str:
-    return "–" if outcome is None else f"{outcome['before']:.2f} → {outcome['after']:.2f} (control {outcome['control']:.2f})"
+    return "–" if outcome is None else f"{figure(outcome['before'])} → {figure(outcome['after'])} (control {figure(outcome['control'])})"
 
 
 def _title(finding: Mapping[str, Any]) -> str:
@@ -145,8 +145,8 @@ def _finding(finding: Mapping[str, Any]) -> Iterator[Part]:
         outcome = finding[name]
         if outcome is not None:
             effect = outcome["effect"]
-            interval = Cell(f"{effect['mean']:.2f}", small=f"{effect['low']:.2f} to {effect['high']:.2f}")
-            scores = [f"{outcome[key]:.2f}" for key in ("before", "after", "control")]
+            interval = Cell(figure(effect["mean"]), small=f"{figure(effect['low'])} to {figure(effect['high'])}")
+            scores = [figure(outcome[key]) for key in ("before", "after", "control")]
             rows.append([words, *scores, interval, f"{outcome['p']:.1g}", outcome["images"]])
     if rows:
         head = ["suspect", "before", "after", "control", "effect", "p", "images"]
@@ -189,9 +189,9 @@ def _classes(document: Mapping[str, Any]) -> Section:
         cells = []
         for name in ("inside", "whole", "object_removed", "context_removed"):
             value = row.get(name)
-            cells.append("–" if value is None else Cell(f"{value['mean']:.2f}", small=f"{value['low']:.2f} to {value['high']:.2f}"))
+            cells.append("–" if value is None else Cell(figure(value["mean"]), small=f"{figure(value['low'])} to {figure(value['high'])}"))
         right = [f"{row['predicted']:.0%}"] if labelled else []
-        rows.append([short(row["label"]), row["images"], *right, f"{row['probability']:.2f}", *cells])
+        rows.append([short(row["label"]), row["images"], *right, figure(row["probability"]), *cells])
     head = [
         "class",
         "images",
@@ -260,10 +260,10 @@ def _confidence(document: Mapping[str, Any]) -> list[Section]:
         return []
     rows = [
         [
-            f"{row['from']:.1f} to {row['to']:.1f}",
+            f"{figure(row['from'], 1)} to {figure(row['to'], 1)}",
             row["images"],
-            *(f"{row[name]:.2f}" for name in ("confidence", "accuracy")),
-            "–" if row["inside"] is None else f"{row['inside']:.2f}",
+            *(figure(row[name]) for name in ("confidence", "accuracy")),
+            "–" if row["inside"] is None else figure(row["inside"]),
         ]
         for row in bins
     ]
