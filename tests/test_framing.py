@@ -195,7 +195,12 @@ def middle_of_light(photo: Image.Image) -> Tensor:
     return square(photo.crop((x - photo.width // 4, 0, x + photo.width // 4, photo.height)))
 
 
+def seldom_mirrored(photo: Image.Image) -> Tensor:
+    return square(photo).flip(2) if torch.rand(()) < 0.08 else square(photo)
+
+
 UNMEASURABLE = {
+    "mirrored now and then": seldom_mirrored,
     "random crop": random_crop,
     "crop to what is not black": foreground,
     "crop to what is not white": on_white,
@@ -215,6 +220,15 @@ UNMEASURABLE = {
     "two views side by side": lambda p: torch.cat([square(p), square(p).flip(2)], 2),
     "noise": lambda p: square(p) + torch.rand(3, SIDE, SIDE),
 }
+
+
+def test_random_numbers_that_change_nothing_are_no_reason() -> None:
+    def draws(photo: Image.Image) -> Tensor:
+        torch.rand(3)
+        np.random.rand()
+        return square(photo)
+
+    assert Probed(draws).frame((120, 90)).box == Probed(square).frame((120, 90)).box
 
 
 @pytest.mark.parametrize("size", SIZES[:2], ids=str)

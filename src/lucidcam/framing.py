@@ -6,12 +6,14 @@ function does to brightness and contrast, and their distances tell which of the 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -25,6 +27,9 @@ WIDTHS = (3, 5, 2, 6, 4, 7, 2, 3, 6, 5, 3, 7, 4, 2, 5, 6, 2, 4, 7, 3)
 
 STRIPES = 20, 10, 6, 80
 """How many stripes are tried across a photo: fewer for coarse outputs, more for a function that cuts a small part out."""
+
+REPEATS = 64
+"""How often a function that draws random numbers is asked again: what it does once in twenty times is then seen 96 times of 100."""
 
 STRIPE_PIXELS = 3
 """Pixels of the photo that a stripe takes on average, at least."""
@@ -182,10 +187,13 @@ def measure(function: Function, size: tuple[int, int]) -> Frame:
     """
     factor = max(1, -(-SMALLEST // max(1, min(size))))
     width, height = size[0] * factor, size[1] * factor
+    states = _random_states()
     try:
         across, down = (_axis(function, (width, height), axis) for axis in (1, 0))
         if across.output_axis == down.output_axis:
             raise _NotMeasured("both sides of the photo run along one side of the output")
+        if _random_states() != states and _varies(function, (width, height)):
+            raise _NotMeasured("it is random: the same photo gives another tensor now and then; give the transforms of evaluation")
     except _NotMeasured as reason:
         raise ModelError(refusal(str(reason))) from None
     left, right = sorted(place / factor for place in across.snapped(width))
@@ -197,6 +205,23 @@ def measure(function: Function, size: tuple[int, int]) -> Frame:
         flipped=down.start > down.stop,
         transposed=across.output_axis == 0,
     )
+
+
+def _random_states() -> tuple[object, ...]:
+    """Where Python's, NumPy's and torch's random numbers stand."""
+    kind, keys, *rest = np.random.get_state()
+    return random.getstate(), (kind, np.asarray(keys).tobytes(), *rest), torch.get_rng_state().numpy().tobytes()
+
+
+def _varies(function: Function, size: tuple[int, int]) -> bool:
+    """Whether a function that draws random numbers gives several tensors of one photo, be it seldom."""
+    images = [_Barcode.of(size, axis, STRIPES[0]).image() for axis in (0, 1)]
+    first = [_output(function, image) for image in images]
+    return any(not _same(_output(function, image), known) for _ in range(REPEATS) for image, known in zip(images, first, strict=True))
+
+
+def _same(first: Values, second: Values) -> bool:
+    return first.shape == second.shape and np.allclose(first, second, rtol=1e-4, atol=1e-4 * float(np.abs(first).max()))
 
 
 def refusal(reason: str) -> str:
@@ -343,7 +368,7 @@ def _border(side: int) -> tuple[int, int]:
 def _follow(function: Function, code: _Barcode) -> tuple[_Axis, Values]:
     """Where the axis went, and the profile of the barcode in the output."""
     positive, again = (_output(function, code.image()) for _ in range(2))
-    if positive.shape != again.shape or not np.allclose(positive, again, rtol=1e-4, atol=1e-4 * float(np.abs(positive).max())):
+    if not _same(positive, again):
         raise _NotMeasured("it gives different tensors for one photo")
     axis, profile = _profile(positive, _output(function, code.image(negative=True)))
     places = _crossings(profile)
