@@ -12,7 +12,7 @@ from torch import nn
 
 from lucidcam.errors import InputError, ModelError, OptionError, TargetError
 from lucidcam.preprocess import Preprocess
-from lucidcam.types import Frame, Model
+from lucidcam.types import Frame, Model, with_meaning
 
 LABELS = (
     "tabby, tabby cat",
@@ -164,3 +164,11 @@ def test_they_are_frozen(model):
         model.name = "other"
     with pytest.raises(AttributeError):
         Frame.whole(3, 4).width = 5
+
+
+@pytest.mark.parametrize(
+    ("label", "meaning", "shown"),
+    [("1", "goldfish, Carassius auratus", "1 (goldfish)"), ("Tiger_cat", "tiger cat, Felis tigrina", "Tiger_cat"), ("cup", "cup", "cup")],
+)
+def test_a_class_is_shown_with_what_the_network_calls_it(label, meaning, shown):
+    assert with_meaning(label, meaning) == shown

@@ -365,6 +365,16 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFC", " ".join(text.replace("_", " ").casefold().split()))
 
 
+def with_meaning(label: str, meaning: str) -> str:
+    """Return a class as the data calls it, and the model's word for it where that says more; both without synonyms.
+
+    >>> with_meaning("1", "goldfish, Carassius auratus"), with_meaning("tiger_cat", "tiger cat, Felis tigrina")
+    ('1 (goldfish)', 'tiger_cat')
+    """
+    label, meaning = label.split(",")[0], meaning.split(",")[0]
+    return label if fold(meaning) == fold(label) else f"{label} ({meaning})"
+
+
 def without_zeros(label: str) -> str:
     """Return a whole number without the zeros behind its point, as tables of floating-point columns write it; any other label as it is.
 

@@ -29,6 +29,7 @@ from lucidcam.wording import figure, short
 
 if TYPE_CHECKING:
     from lucidcam import Audit
+    from lucidcam.types import Model
 
 SHOWN = 12
 """Classes in the table."""
@@ -81,8 +82,9 @@ def audit(
     [(kind, options)] = chosen
     check_writable(out, AUDIT)
     dataset = open_words(words, data_format, split)
+    loaded = load_model(model, loading, optimize)
     found = lucidcam.audit(
-        load_model(model, loading, optimize),
+        loaded,
         dataset,
         method=kind,
         target=target,
@@ -96,7 +98,7 @@ def audit(
         seed=seed,
         **options,
     )
-    _show(found, out)
+    _show(found, out, loaded)
     if page is not None:
         write_page(found, page)
 
@@ -118,8 +120,10 @@ def _show_failed(found: Audit) -> None:
     screen.print("effect: the smallest of what a trial's changes do, by themselves and beyond their controls\n", style="dim")
 
 
-def _show(found: Audit, out: Path) -> None:
+def _show(found: Audit, out: Path, model: Model) -> None:
     """The findings in words, then the classes in figures."""
+    from lucidcam.types import with_meaning
+
     screen.print(f"{found.verdict}\n", style="bold", markup=False)
     for number, finding in enumerate(found.findings, start=1):
         screen.print(f"{number}. {finding.kind}", style="bold", markup=False)
@@ -131,7 +135,9 @@ def _show(found: Audit, out: Path) -> None:
     for row in found.classes[:SHOWN]:
         values = [row.get(name) for name in ("inside", "whole", "object_removed", "context_removed")]
         shown = ["–" if value is None else figure(value.mean) for value in values]
-        listing.add_row(short(row["label"]), str(row["images"]), *(f"{row[name]:.0%}" for name in right), *shown)
+        listing.add_row(
+            with_meaning(row["label"], model.label(row["id"])), str(row["images"]), *(f"{row[name]:.0%}" for name in right), *shown
+        )
     screen.print(listing)
     if len(found.classes) > SHOWN:
         screen.print(f"… and {len(found.classes) - SHOWN} more classes")

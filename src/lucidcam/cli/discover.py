@@ -25,7 +25,6 @@ from lucidcam.cli._common import (
     table,
 )
 from lucidcam.cli._common import out as screen
-from lucidcam.wording import short
 
 if TYPE_CHECKING:
     from lucidcam.localization.discover import Discovery
@@ -93,10 +92,12 @@ def discover(
 
 def _show(found: Discovery, out: Path) -> None:
     """The best region of each class, those of most images first."""
+    from lucidcam.types import with_meaning
+
     listing = table("class", "images", "score", "probability", "box", "best region in")
     often = sorted(found.concepts, key=lambda concept: -concept.images)
     for concept in often[:SHOWN]:
-        label, images = short(concept.label), str(concept.images)
+        label, images = with_meaning(concept.label, concept.meaning), str(concept.images)
         if not concept.parts:
             listing.add_row(label, images, "none", "", "", "")
             continue

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from lucidcam import render
 from lucidcam.localization.parts import Concept, Part
-from lucidcam.types import fold
+from lucidcam.types import with_meaning
 from lucidcam.wording import short
 
 TILE, SMALL_TILE = 240, 150
@@ -111,8 +111,7 @@ def _counted(concept: Concept) -> str:
 
 def _title(concept: Concept) -> str:
     """The class as the data calls it, and the model's word for it where that says more."""
-    label, meaning = short(concept.label), short(concept.meaning)
-    return textwrap.shorten(label if fold(meaning) == fold(label) else f"{label} ({meaning})", 60, placeholder="…")
+    return textwrap.shorten(with_meaning(concept.label, concept.meaning), 60, placeholder="…")
 
 
 def _files(labels: Sequence[str]) -> list[str]:
