@@ -130,7 +130,7 @@ def test_coco_loads_in_pycocotools(photos: list[Labels], tmp_path: Path) -> None
         tmp_path / "out",
         [*photos, Labels("image 8", None, WIDTH, HEIGHT, (found("cow", (1, 2, 4, 8), 0.125, False),), photos[3].image)],
     )
-    assert sorted(each.name for each in folder.iterdir()) == ["annotations.json", "images"]
+    assert sorted(each.name for each in folder.iterdir()) == [".lucidcam-files", "annotations.json", "images"]
     coco = COCO(str(folder / "annotations.json"))
     assert [each["name"] for each in coco.loadCats(coco.getCatIds())] == ["big dog", "naïve: “cat” #1", "cow"]
     assert [(folder / each["file_name"]).resolve().is_file() for each in coco.loadImgs(coco.getImgIds())] == [True] * 5

@@ -187,7 +187,7 @@ def test_half_a_record_counts_as_none(tmp_path: Path) -> None:
     before = runs.digests(tmp_path / "out")
     record = tmp_path / "out" / "units" / "000000.json"
     record.write_text(record.read_text()[:20])
-    (tmp_path / "out" / "maps" / "000000.npz.abc.tmp").write_bytes(b"half")
+    (tmp_path / "out" / "maps" / "000000.npz.0123456789ab.tmp").write_bytes(b"half")
     lucidcam.run(runs.colours(), runs.images(4), tmp_path / "out", unit=2, **QUIET)
     assert runs.digests(tmp_path / "out") == before
 
@@ -555,7 +555,7 @@ def test_workers_and_decoders_give_the_same_files(tmp_path: Path) -> None:
 
 def test_what_a_killed_worker_left_is_removed(tmp_path: Path) -> None:
     """A worker that dies while it writes, and is replaced, leaves half a file in a run that goes on."""
-    half = tmp_path / "out" / "units" / f"000000.json.abc{HALF}"
+    half = tmp_path / "out" / "units" / f"000000.json.0123456789ab{HALF}"
 
     class Dying:
         name = "dying"

@@ -1,23 +1,39 @@
-"""Files that are written whole or not at all, here or wherever fsspec reaches; folders that belong to one run, which may go on."""
+"""Files that are written whole or not at all, here or wherever fsspec reaches; folders that belong to one run, which may go on.
+
+What lucidcam did not write it does not remove. A folder is taken for a run only if it is empty, or if its `settings.json` says that
+lucidcam wrote it, for work of the same kind; and of what lies in it, only files with the names of such work are ever removed (`ours` of
+`workplace`).
+"""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import re
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lucidcam.compat import first_line
 from lucidcam.errors import DataError, OptionError
 from lucidcam.sources import filesystem
 
 SETTINGS = "settings.json"
+LOCK = ".lucidcam.lock"
+"""A file in the folder of a run that is at work; it is held by the process, and taken away at the end."""
+
+MADE_BY, HOLDS = "made_by", "holds"
+"""Entries of `settings.json` that tell a folder of lucidcam's from others, and for what it is."""
+
 HALF = ".tmp"
 """What half a file ends with; a kill may leave one."""
+
+HALF_NAME = re.compile(r"(?P<name>.+)\.[0-9a-f]{12}\.tmp")
+"""What half a file is called, after the file that it was to become."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -130,6 +146,10 @@ class Store(ABC):
     def names(self, folder: str = "") -> Iterator[str]:
         """Names of the files in a folder of the store and below it, in order; none where there is no such folder."""
 
+    def walk(self) -> Iterator[str]:
+        """Names of the files in the store, in any order, each as it is come upon."""
+        yield from self.names()
+
     @abstractmethod
     def remove(self, name: str) -> None:
         """Remove a file, if there is one."""
@@ -175,26 +195,55 @@ class Folder(Store):
         found = (each for each in (self.root / folder).rglob("*") if each.is_file())
         yield from sorted(each.relative_to(self.root).as_posix() for each in found)
 
+    def walk(self) -> Iterator[str]:
+        """See `Store.walk`."""
+        for folder, _, files in os.walk(self.root):
+            yield from ((Path(folder) / name).relative_to(self.root).as_posix() for name in files)
+
     def remove(self, name: str) -> None:
         """See `Store.remove`."""
         (self.root / name).unlink(missing_ok=True)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """See `Store.held`; the system lets go of it when the process ends, however that is. Not on Windows."""
+        """See `Store.held`; the system lets go of it when the process ends, however that is. Not on Windows.
+
+        Raises:
+            OptionError: another process is at it; or the folder cannot be made.
+        """
         try:
             import fcntl
         except ImportError:
             yield
             return
-        with (self.root / SETTINGS).open("rb") as file:
+        file = self._locked(fcntl)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (self.root / LOCK).unlink()  # while it is held: who opened it meanwhile sees that it is gone, and makes another
+            os.close(file)
+
+    def _locked(self, fcntl: Any) -> int:
+        """Open the lock file, hold it, and see that it is still the one in the folder."""
+        path = self.root / LOCK
+        while True:
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise OptionError(f"cannot keep results in {self.root}: {error.strerror or error}.") from None
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                os.close(file)
                 raise OptionError(f"another process writes to {self.root}; wait for it, or choose another folder.") from None
             except OSError:  # file systems without locks
-                pass
-            yield
+                return file
+            with suppress(OSError):
+                if os.path.samestat(path.stat(), os.fstat(file)):
+                    return file
+            os.close(file)
 
 
 class Remote(Store):
@@ -254,37 +303,80 @@ def open_store(place: str | os.PathLike[str]) -> Store:
     return Remote(text) if "://" in text else Folder(text)
 
 
-def claim(place: Path | Store, settings: Mapping[str, Any], what: str, restart: bool = False) -> None:
-    """Make a folder for a run, or find that it holds the same one.
+@contextmanager
+def workplace(
+    place: str | os.PathLike[str] | Store, settings: Mapping[str, Any], what: str, ours: Callable[[str], bool], restart: bool = False
+) -> Iterator[Store]:
+    """Hold a folder for a run until the block ends: made for it, or found to hold the same one, which goes on.
+
+    The folder is locked before anything in it is looked at or changed. What a kill left half-written is removed; with `restart` all that
+    such work writes. Files of other names stay.
 
     Args:
         place: where the run keeps things.
         settings: of the run; one with others must not go on here.
         what: is going on, for messages: "an evaluation".
-        restart: forget the settings of an earlier run; its files are the caller's to forget.
+        ours: whether a name in the folder, "index/000001.parquet", is of such work.
+        restart: begin anew in a folder that holds such work with other settings.
+
+    Yields:
+        The folder.
 
     Raises:
-        OptionError: the folder holds a run with other settings, or cannot be made.
+        OptionError: another process is at it; the folder holds files that are not of such work, or a run with other settings; it cannot be
+            made.
         DataError: the settings cannot be written.
     """
-    store = Folder(place) if isinstance(place, Path) else place
-    text = json.dumps(settings, indent=2, sort_keys=True, default=str)
-    try:
-        old = None if restart else claimed(store)
-        if old is None:
+    store = place if isinstance(place, Store) else open_store(place)
+    with store.held():
+        try:
+            _claim(store, settings, what, ours, restart)
+        except BaseException:
             if isinstance(store, Folder):
-                store.root.mkdir(parents=True, exist_ok=True)
-            store.write(SETTINGS, text.encode())
-            return
+                with suppress(OSError):
+                    (store.root / LOCK).unlink()
+                    store.root.rmdir()  # where it was made for this
+            raise
+        yield store
+
+
+def _claim(store: Store, settings: Mapping[str, Any], what: str, ours: Callable[[str], bool], restart: bool) -> None:
+    text = json.dumps({**settings, MADE_BY: "lucidcam", HOLDS: what}, indent=2, sort_keys=True, default=str)
+    try:
+        old = claimed(store)
+        if old is None and (foreign := next((name for name in store.walk() if not _is_trace(name)), None)) is not None:
+            raise OptionError(
+                f"{store} holds files that are not of {what} ({foreign}), and no {SETTINGS} of one; give a new folder, for instance "
+                f"{str(store).rstrip('/')}/results."
+            )
+        if old is not None and (old.get(MADE_BY), old.get(HOLDS)) != ("lucidcam", what):
+            raise OptionError(f"the {SETTINGS} in {store} is not of {what}, or of another version of lucidcam; give another folder.")
         new = json.loads(text)
-        changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        changed = [key for key in {**(old or new), **new} if (old or new).get(key) != new.get(key)]
+        if changed and not restart:
+            raise OptionError(
+                f"{store} holds {what} with other settings ({', '.join(sorted(changed))}); choose another folder, or restart it "
+                "(restart=True, --restart)."
+            )
+        clear(store, ours, everything=restart)
+        if old is None or changed:
+            store.write(SETTINGS, text.encode())
     except OSError as error:
         raise OptionError(f"cannot keep results in {store}: {error.strerror or error}.") from None
-    if changed:
-        raise OptionError(
-            f"{store} holds {what} with other settings ({', '.join(sorted(changed))}); choose another folder, or restart it "
-            "(restart=True, --restart)."
-        )
+
+
+def clear(store: Store, ours: Callable[[str], bool], everything: bool) -> None:
+    """Remove what a kill left half-written of files that are ours; with `everything`, those files too."""
+    for name in list(store.names()):
+        half = HALF_NAME.fullmatch(name)
+        if (half is not None and (ours(half["name"]) or half["name"] == SETTINGS)) or (everything and ours(name)):
+            store.remove(name)
+
+
+def _is_trace(name: str) -> bool:
+    """Whether a file may be in a folder that no run was begun in: the lock, and what a kill left of the first settings."""
+    half = HALF_NAME.fullmatch(name)
+    return name == LOCK or (half is not None and half["name"] == SETTINGS)
 
 
 def claimed(store: Store) -> dict[str, Any] | None:
@@ -294,14 +386,14 @@ def claimed(store: Store) -> dict[str, Any] | None:
         OptionError: they cannot be read.
     """
     try:
-        found = json.loads(store.read(SETTINGS))
+        content = json.loads(store.read(SETTINGS))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise OptionError(f"cannot keep results in {store}: {error.strerror or error}.") from None
-    except ValueError as error:
-        raise OptionError(f"{store}/{SETTINGS} cannot be read ({error}); take it away, or restart (restart=True, --restart).") from None
-    return found if isinstance(found, dict) else {}
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"{store}/{SETTINGS} cannot be read ({first_line(error)}); give another folder.") from None
+    return content if isinstance(content, dict) else {}
 
 
 def _unwritable(what: str, error: OSError) -> DataError:

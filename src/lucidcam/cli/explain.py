@@ -258,8 +258,17 @@ class _Look:
         told = self.out / "failures.json"
         if failures:
             told.write_text(json.dumps(failures, indent=2) + "\n", encoding="utf-8")
-        else:
-            told.unlink(missing_ok=True)  # of an earlier run
+        elif _are_failures(told):
+            told.unlink()  # of an earlier run
+
+
+def _are_failures(path: Path) -> bool:
+    """Whether a file is a list of failures as `write_index` writes it, and none of the user's of that name."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, list) and bool(content) and all(isinstance(each, dict) and "error" in each for each in content)
 
 
 def _show(entries: list[dict[str, Any]], look: _Look) -> None:

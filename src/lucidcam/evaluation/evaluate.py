@@ -144,26 +144,27 @@ def evaluate(
     }
     folder = None if out is None else Path(out).expanduser()
     # What was measured serves any number of bootstrap samples; and a function's repr changes from one process to the next.
-    journal = Journal(folder, {name: value for name, value in settings.items() if name not in ("resamples", "preprocess")}, restart)
-    fast, notes = _optimized(model, optimized)
-    notes += left_out
-    measure = Measure(fast, model.module, entered, asked, classes.resolve, about)
-    tally = Tally(entered, asked, resamples, seed)
-    with bar(dataset.count, "evaluating", progress) as advance:
-        _measure_all(dataset, measure, journal, tally, images_at_once, advance)
-        if not tally.names:
-            raise DataError(_nothing(dataset, tally))
-        for mosaics in tally.mosaics:
-            mosaics.measure(measure, dataset, journal, tally.add_mosaic)
-    if (fallback := given_up(fast)) is not None:
-        notes.append(f"measured {fallback}")
-    report = replace(tally.report(settings, classes, [*notes, *ahead.notes(asked, classes, model)], protocol), folder=folder)
-    if folder is not None:
-        report.save(folder)
-        main = next((judge for judge in asked if judge.metric.single and not isinstance(judge.metric, MosaicMetric)), None)
-        if main is not None:
-            save_gallery(report, measure, dataset, main, folder / "gallery")
-    return report
+    deciding = {name: value for name, value in settings.items() if name not in ("resamples", "preprocess")}
+    with Journal(folder, deciding, restart) as journal:
+        fast, notes = _optimized(model, optimized)
+        notes += left_out
+        measure = Measure(fast, model.module, entered, asked, classes.resolve, about)
+        tally = Tally(entered, asked, resamples, seed)
+        with bar(dataset.count, "evaluating", progress) as advance:
+            _measure_all(dataset, measure, journal, tally, images_at_once, advance)
+            if not tally.names:
+                raise DataError(_nothing(dataset, tally))
+            for mosaics in tally.mosaics:
+                mosaics.measure(measure, dataset, journal, tally.add_mosaic)
+        if (fallback := given_up(fast)) is not None:
+            notes.append(f"measured {fallback}")
+        report = replace(tally.report(settings, classes, [*notes, *ahead.notes(asked, classes, model)], protocol), folder=folder)
+        if folder is not None:
+            report.save(folder)
+            main = next((judge for judge in asked if judge.metric.single and not isinstance(judge.metric, MosaicMetric)), None)
+            if main is not None:
+                save_gallery(report, measure, dataset, main, folder / "gallery")
+        return report
 
 
 def _measure_all(dataset: Dataset, measure: Measure, journal: Journal, tally: Tally, size: int, advance: Callable[[float], None]) -> None:

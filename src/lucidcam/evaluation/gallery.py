@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -78,8 +79,9 @@ def save_gallery(report: Report, measure: Measure, samples: Iterable[Sample | Pr
     if not any(chosen.values()):
         return
     (folder / "shots").mkdir(parents=True, exist_ok=True)
-    for stale in (folder / "shots").glob("*.webp"):  # of an evaluation that was restarted
-        stale.unlink()
+    for stale in (folder / "shots").glob("*.webp"):  # of an evaluation with other figures
+        if re.fullmatch(r"[0-9a-f]{16}\.webp", stale.name):
+            stale.unlink()
     wanted = {each.image for shots in chosen.values() for each in shots}
     pictures: dict[tuple[str, str], Image.Image] = {}
     known: dict[tuple[str, str], dict[str, object]] = {}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ import numpy as np
 from lucidcam.errors import DataError, OptionError
 from lucidcam.metrics import Record
 from lucidcam.samples import Problem
-from lucidcam.storage import claim, write_whole
+from lucidcam.storage import workplace, write_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,30 +97,43 @@ class Part:
         return cls(tuple(told["names"]), records, problems, tuple((int(c), float(p)) for c, p in told["classes"])), told["asked"]
 
 
+WRITTEN = re.compile(
+    r"results\.json|images\.(csv|parquet)|curves/[\w.=+-]+\.(png|svg)|parts/[a-z]+-\d{6,}\.npz"
+    r"|gallery/(shots\.json|[\w.=+-]+\.jpg|shots/[0-9a-f]{16}\.webp)"
+)
+"""Files that an evaluation writes."""
+
+
 class Journal:
-    """Parts in a folder, each written whole or not at all.
+    """Parts in a folder, each written whole or not at all; a context manager that holds the folder meanwhile.
 
     Args:
         folder: where to; None: nothing is kept.
         settings: of this evaluation; an evaluation with others must not go on here.
-        restart: forget what is there.
+        restart: forget what an evaluation left there.
 
     Raises:
-        OptionError: when the folder holds an evaluation with other settings, or cannot be written.
+        OptionError: the folder holds an evaluation with other settings or files of others, is in use, or cannot be written.
     """
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any], restart: bool = False) -> None:
         self.folder = None if folder is None else folder / "parts"
-        if folder is None or self.folder is None:
-            return
-        claim(folder, settings, "an evaluation", restart)
+        self._place: AbstractContextManager[Any] = nullcontext()
+        if folder is not None:
+            self._place = workplace(folder, settings, "an evaluation", lambda name: WRITTEN.fullmatch(name) is not None, restart)
+
+    def __enter__(self) -> Journal:
+        self._place.__enter__()
         try:
-            self.folder.mkdir(exist_ok=True)
-            if restart:
-                for old in self.folder.glob("*.npz"):
-                    old.unlink(missing_ok=True)
+            if self.folder is not None:
+                self.folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise OptionError(f"cannot keep results in {folder}: {error.strerror or error}.") from None
+            self._place.__exit__(None, None, None)
+            raise OptionError(f"cannot keep results in {self.folder}: {error.strerror or error}.") from None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._place.__exit__(kind, error, trace)
 
     def read(self, kind: str, number: int, asked: Sequence[str]) -> Part | None:
         """The part that was measured from samples of these identities; None when there is none yet.

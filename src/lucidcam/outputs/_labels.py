@@ -1,6 +1,7 @@
 """What every label format is: boxes and masks of many images, written one image after the other.
 
-Whatever ends the run, an exception or the power cable, the labels of the images written so far stay.
+Whatever ends the run, an exception or the power cable, the labels of the images written so far stay. The folder has a list of the files
+that were written, `.lucidcam-files`, each entered before it is made; only those are ever removed or replaced.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,9 @@ from lucidcam.errors import InputError, OptionError
 from lucidcam.images import SUFFIXES
 from lucidcam.samples import Mask
 from lucidcam.storage import check_writable
+
+LIST = ".lucidcam-files"
+"""The list of the files that an exporter wrote in its folder, one a line."""
 
 LARGEST = 254
 """Index images have a byte per pixel: 0 is the background, and 255 is left free, since many readers ignore such pixels."""
@@ -73,22 +77,21 @@ class Exporter(ABC):
         name: the registered name.
         about: what it is, in one line.
         images: the folder for images within the format's.
-        stale: patterns of the files of an earlier run, which must not be mixed with this one's.
 
     Args:
         path: the folder to write to.
         classes: the classes, where they are known beforehand: their order is their number. Others are added as they come.
         copy_images: put copies of the images beside the labels, rather than links, or paths where the format has them.
-        overwrite: replace the labels that are in the folder, and links to images; images themselves and other files stay.
+        overwrite: replace what an earlier run wrote in the folder, as its list tells; other files stay.
 
     Raises:
-        OptionError: when there are files in the folder already.
+        OptionError: when there are files in the folder already, and they may not be replaced; or one that is to be written is there, and is
+            on no list of an earlier run.
     """
 
     name: ClassVar[str] = ""
     about: ClassVar[str] = ""
     images: ClassVar[str] = "images"
-    stale: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, path: str | os.PathLike[str], *, classes: Iterable[str] = (), copy_images: bool = False, overwrite: bool = False
@@ -97,6 +100,7 @@ class Exporter(ABC):
         self.classes = list(dict.fromkeys(classes))
         self.copy_images = copy_images
         self._numbers = {label: i for i, label in enumerate(self.classes)}
+        self._written: set[str] = set()
         check_writable(self.folder)
         if not overwrite and self.folder.is_dir() and any(self.folder.iterdir()):
             raise OptionError(f"{str(self.folder)!r} is not empty; give another folder, or overwrite (--overwrite) to replace its labels.")
@@ -104,16 +108,32 @@ class Exporter(ABC):
     def __enter__(self: E) -> E:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for pattern in self.stale:
-                for old in self.folder.glob(pattern):
-                    old.unlink()
-            for old in (self.folder / self.images).glob("*"):
-                if old.is_symlink():  # an image without labels would be taken for one without objects
-                    old.unlink()
+            remove_owned(self.folder)
             self.announce()
         except OSError as error:
             raise OptionError(f"cannot write to {str(self.folder)!r}: {error.strerror or error}.") from None
         return self
+
+    def file(self, name: str) -> Path:
+        """Enter a file in the list of those that were written, before it is made.
+
+        Args:
+            name: within the folder, "labels/cat.txt".
+
+        Returns:
+            Its path; the folder that it is in is made.
+
+        Raises:
+            OptionError: a file of this name is there that was not written by this run.
+        """
+        path = self.folder / name
+        if name not in self._written:
+            if os.path.lexists(path):
+                raise OptionError(f"{str(path)!r} is there, and was not written by lucidcam; give another folder, or take it away.")
+            append_line(self.folder / LIST, name)
+            self._written.add(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.finish()
@@ -140,17 +160,17 @@ class Exporter(ABC):
 
     def place(self, labels: Labels, stem: str) -> Path:
         """Bring the image into the format's folder of images, under a name of its own; a link unless copies are wanted."""
-        folder = self.folder / self.images
-        folder.mkdir(parents=True, exist_ok=True)
         if labels.path is None:
             if labels.image is None:
                 raise InputError(f"{labels.name}: expected labels with the path of the image, or the image itself.")
-            target = folder / f"{stem}.png"
+            target = self.file(f"{self.images}/{stem}.png")
             labels.image.save(target)
             return target
-        source, target = labels.path.resolve(), folder / f"{stem}{labels.path.suffix.lower()}"
+        source, name = labels.path.resolve(), f"{self.images}/{stem}{labels.path.suffix.lower()}"
+        target = self.folder / name
         if target.exists() and target.samefile(source):
             return target
+        target = self.file(name)
         target.unlink(missing_ok=True)
         if not self.copy_images:
             try:
@@ -172,20 +192,45 @@ class Exporter(ABC):
 E = TypeVar("E", bound=Exporter)
 
 
+def check_owned(folder: Path) -> None:
+    """Refuse a folder with files of which there is no list of lucidcam's.
+
+    Raises:
+        OptionError: it holds some.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / LIST).is_file():
+        raise OptionError(f"{str(folder)!r} holds files that lucidcam did not write; give another folder, or take them away.")
+
+
+def remove_owned(folder: Path) -> None:
+    """Remove the files that a folder's list tells of, and the list. Names that lead out of the folder are passed over."""
+    try:
+        names = (folder / LIST).read_text(encoding="utf-8").split("\n")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return
+    root = folder.resolve()
+    for name in names:
+        path = folder / name.replace("\0", "")
+        if ".." not in Path(name).parts and path.parent.resolve().is_relative_to(root) and not (path.is_dir() and not path.is_symlink()):
+            path.unlink(missing_ok=True)
+    (folder / LIST).unlink()
+
+
 class Lists:
     """Lists of JSON entries in one document, of any length: each entry is on disk at once, the document comes at the end.
 
     Until then, and after a kill, the entries are in `DOCUMENT.LIST.part`, one a line.
 
     Args:
-        path: the document.
+        file: gives the path of a file that is to be written, by its name (`Exporter.file`).
+        document: its name.
         names: of the lists.
     """
 
-    def __init__(self, path: Path, names: Iterable[str]) -> None:
-        self.path = path
+    def __init__(self, file: Callable[[str], Path], document: str, names: Iterable[str]) -> None:
+        self.path, self._whole = file(document), file(f"{document}.part")
         self._files: dict[str, IO[str]] = {
-            name: path.with_name(f"{path.name}.{name}.part").open("w+", encoding="utf-8", newline="\n") for name in names
+            name: file(f"{document}.{name}.part").open("w+", encoding="utf-8", newline="\n") for name in names
         }
 
     def append(self, name: str, entry: Mapping[str, Any]) -> None:
@@ -195,8 +240,7 @@ class Lists:
 
     def finish(self, head: Mapping[str, Any]) -> None:
         """Write the document: `head`, then the lists."""
-        whole = self.path.with_name(f"{self.path.name}.part")
-        with whole.open("w", encoding="utf-8", newline="\n") as out:
+        with self._whole.open("w", encoding="utf-8", newline="\n") as out:
             out.write("{\n")
             out.write("".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items()))
             for i, (name, file) in enumerate(self._files.items()):
@@ -206,7 +250,7 @@ class Lists:
                     out.write(f"{',' if j else ''}{line}")
                 out.write("]\n")
             out.write("}\n")
-        whole.replace(self.path)
+        self._whole.replace(self.path)
         for file in self._files.values():
             file.close()
             Path(file.name).unlink()

@@ -25,11 +25,10 @@ class Coco(Exporter):
 
     name = "coco"
     about = "one annotations.json, with masks and scores"
-    stale = ("annotations.json", "annotations.json.*")
 
     def __enter__(self) -> Coco:
         super().__enter__()
-        self._lists = Lists(self.folder / "annotations.json", ("images", "annotations"))
+        self._lists = Lists(self.file, "annotations.json", ("images", "annotations"))
         self._images = self._annotations = 0
         return self
 
@@ -45,7 +44,7 @@ class Coco(Exporter):
 
     def announce(self) -> None:
         """See `Exporter.announce`."""
-        write_text(self.folder / "annotations.json.categories.part", json.dumps(self._categories(), indent=1) + "\n")
+        write_text(self.file("annotations.json.categories.part"), json.dumps(self._categories(), indent=1) + "\n")
 
     def finish(self) -> None:
         """See `Exporter.finish`."""

@@ -22,11 +22,10 @@ class FiftyOne(Exporter):
 
     name = "fiftyone"
     about = "samples.json with boxes, masks and scores, for the FiftyOne app"
-    stale = ("samples.json", "samples.json.*")
 
     def __enter__(self) -> FiftyOne:
         super().__enter__()
-        self._lists = Lists(self.folder / "samples.json", ("samples",))
+        self._lists = Lists(self.file, "samples.json", ("samples",))
         return self
 
     def write(self, labels: Labels) -> None:

@@ -15,15 +15,14 @@ class Masks(Exporter):
 
     name = "masks"
     about = "a palette PNG per image: the class of every pixel"
-    stale = ("masks/*.png", "classes.txt")
 
     def write(self, labels: Labels) -> None:
         """See `Exporter.write`."""
         stem = free_stem(labels.name, self.folder / "masks", ".png")
         self.place(labels, stem)
         values = [self.number(thing.label) + 1 for thing in labels.objects]
-        write_index_image(self.folder / "masks" / f"{stem}.png", labels, values)
+        write_index_image(self.file(f"masks/{stem}.png"), labels, values)
 
     def announce(self) -> None:
         """See `Exporter.announce`."""
-        write_text(self.folder / "classes.txt", numbered(self.classes))
+        write_text(self.file("classes.txt"), numbered(self.classes))

@@ -21,7 +21,6 @@ class Voc(Exporter):
     name = "voc"
     about = "an XML file per image, masks as palette PNG"
     images = "JPEGImages"
-    stale = ("Annotations/*.xml", "SegmentationClass/*.png", "SegmentationObject/*.png", "ImageSets/*/trainval.txt", "labels.txt")
 
     def write(self, labels: Labels) -> None:
         """See `Exporter.write`."""
@@ -30,16 +29,16 @@ class Voc(Exporter):
         masked = any(thing.mask is not None for thing in labels.objects)
         if masked:
             write_index_image(
-                self.folder / "SegmentationClass" / f"{stem}.png", labels, [self.number(thing.label) + 1 for thing in labels.objects]
+                self.file(f"SegmentationClass/{stem}.png"), labels, [self.number(thing.label) + 1 for thing in labels.objects]
             )
-            write_index_image(self.folder / "SegmentationObject" / f"{stem}.png", labels, range(1, len(labels.objects) + 1))
-        write_text(self.folder / "Annotations" / f"{stem}.xml", self._xml(labels, placed, masked))
+            write_index_image(self.file(f"SegmentationObject/{stem}.png"), labels, range(1, len(labels.objects) + 1))
+        write_text(self.file(f"Annotations/{stem}.xml"), self._xml(labels, placed, masked))
         for kind in ("Main", "Segmentation") if masked else ("Main",):
-            append_line(self.folder / "ImageSets" / kind / "trainval.txt", stem)
+            append_line(self.file(f"ImageSets/{kind}/trainval.txt"), stem)
 
     def announce(self) -> None:
         """See `Exporter.announce`."""
-        write_text(self.folder / "labels.txt", numbered(self.classes))
+        write_text(self.file("labels.txt"), numbered(self.classes))
 
     def _xml(self, labels: Labels, placed: Path, masked: bool) -> str:
         root = ElementTree.Element("annotation")

@@ -17,7 +17,6 @@ class Yolo(Exporter):
 
     name = "yolo"
     about = "text files of boxes, and data.yaml; no masks, no scores"
-    stale = ("labels/*.txt", "data.yaml", "images.txt")
 
     def write(self, labels: Labels) -> None:
         """See `Exporter.write`."""
@@ -29,14 +28,14 @@ class Yolo(Exporter):
             shares = ((left + right) / 2 / across, (top + bottom) / 2 / down, (right - left) / across, (bottom - top) / down)
             lines.append(f"{self.number(thing.label)} {' '.join(f'{share:.9g}' for share in shares)}\n")
         placed = self.place(labels, stem)
-        write_text(self.folder / "labels" / f"{stem}.txt", "".join(lines))
-        append_line(self.folder / "images.txt", f"./{self.images}/{placed.name}")
+        write_text(self.file(f"labels/{stem}.txt"), "".join(lines))
+        append_line(self.file("images.txt"), f"./{self.images}/{placed.name}")
 
     def announce(self) -> None:
         """See `Exporter.announce`."""
         names = "".join(f"  {i}: {_quoted(label)}\n" for i, label in enumerate(self.classes)) or "  {}\n"
         write_text(
-            self.folder / "data.yaml", f"path: {_quoted(str(self.folder.resolve()))}\ntrain: images.txt\nval: images.txt\nnames:\n{names}"
+            self.file("data.yaml"), f"path: {_quoted(str(self.folder.resolve()))}\ntrain: images.txt\nval: images.txt\nnames:\n{names}"
         )
 
 

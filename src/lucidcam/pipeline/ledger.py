@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lucidcam import registry
 from lucidcam.errors import DataError
 from lucidcam.pipeline.plan import Unit
-from lucidcam.storage import HALF, Store
+from lucidcam.storage import Store
 
 REPORTED = ("results.json", "images.csv", "images.parquet")
 FOLDER = "units"
 MANIFEST = "manifest.json"
 FAILURES = "failures.jsonl"
-WRITTEN = frozenset(
-    {FOLDER, MANIFEST, FAILURES, "index", "maps", "maps.zarr", "pictures", "labels", "metrics", "curves", *REPORTED, *registry.exporters}
-)
-"""Files and folders that a run writes."""
+UNITS = re.compile(r"(index|maps|pictures|labels|metrics|units)/\d{6,}\.[a-z0-9]+|maps\.zarr/(zarr\.json|\d{6,}/.+)")
+"""Files of single units, and those of their kinds' own folders."""
+
+CURVES = re.compile(r"curves/[\w.=:,-]+\.(png|svg)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +92,9 @@ def checked(store: Store, unit: Unit) -> Record | None:
     return found
 
 
-def clear(store: Store, everything: bool) -> None:
-    """Remove what a kill left half-written; with `everything`, all that a run wrote."""
-    written = {*WRITTEN, *REPORTED, *registry.exporters} if everything else set()
-    for name in list(store.names()):
-        if name.endswith(HALF) or name.partition("/")[0] in written:
-            store.remove(name)
+def is_written(name: str) -> bool:
+    """Whether a file of this name, "index/000001.parquet", is one that runs write. Exporters have lists of theirs."""
+    return name in (MANIFEST, FAILURES, *REPORTED) or UNITS.fullmatch(name) is not None or CURVES.fullmatch(name) is not None
 
 
 def summarise(store: Store, settings: Mapping[str, Any], complete: bool) -> dict[str, Any]:

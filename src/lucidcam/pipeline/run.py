@@ -23,6 +23,7 @@ from lucidcam.explainer import PREDICTED, asked_of
 from lucidcam.fingerprints import architecture, steady
 from lucidcam.localization.regions import Keep, Refine, Regions
 from lucidcam.methods._base import Method
+from lucidcam.outputs._labels import check_owned, remove_owned
 from lucidcam.pipeline import ledger
 from lucidcam.pipeline.crew import crew
 from lucidcam.pipeline.job import Job
@@ -35,7 +36,7 @@ from lucidcam.pipeline.results import Results
 from lucidcam.pipeline.worker import Tell
 from lucidcam.progress import bar
 from lucidcam.settings import IMAGES_AT_ONCE, Settings, resolve_method
-from lucidcam.storage import SETTINGS, Folder, Store, check_writable, claim, claimed, open_store
+from lucidcam.storage import SETTINGS, Folder, Store, check_writable, claimed, clear, open_store, workplace
 from lucidcam.types import Model
 
 UNIT = 512
@@ -182,11 +183,13 @@ def run(
     job = replace(job, images_at_once=together, options={**job.options, "images_at_once": together})
     size = unit or _unit(dataset.count, crew_size, together)
     told = _told(job, formats, dataset, size)
-    if restart:
-        ledger.clear(store, everything=True)
-    claim(store, told, "a run", restart)
-    with store.held():
-        ledger.clear(store, everything=False)
+    for name in exporters:
+        assert isinstance(store, Folder)
+        check_owned(store.root / name)
+    with workplace(store, told, "a run", ledger.is_written, restart):
+        if restart and isinstance(store, Folder):
+            for name in registry.exporters:
+                remove_owned(store.root / name)
         _do(job, dataset, store, told, size, _engine(engine, address, workers, crew_size), retry_failed, progress)
         for name in exporters:
             _export(name, store)
@@ -230,13 +233,14 @@ def _do(
             complete = True
         finally:
             if complete:
-                ledger.clear(store, everything=False)  # a worker that was killed and replaced may have left half a file
+                clear(store, ledger.is_written, everything=False)  # a worker that was killed and replaced may have left half a file
                 ledger.summarise(store, told, complete)
             elif ledger.done(store):
                 with suppress(DataError):  # a full disk is told of already
                     ledger.summarise(store, told, complete)
-            else:
-                store.remove(SETTINGS)  # nothing was begun: other settings are as good
+            else:  # nothing was begun: other settings are as good
+                clear(store, ledger.is_written, everything=True)
+                store.remove(SETTINGS)
     if not maps:
         first = next((error for each in ledger.records(store) for _, _, error in each.failures), "it is empty")
         raise DataError(f"{dataset.name}: no image could be used; the first: {first}")

@@ -32,7 +32,7 @@ from lucidcam.storage import SETTINGS, check_writable, write_whole
 from lucidcam.train._lightning import Task, leads, torchmetrics
 from lucidcam.train.labelled import Labelled, Sampling, read
 from lucidcam.train.loading import Augment, Batch, loaders, steps_of
-from lucidcam.train.trainer import Training, begin, checked, fit, schedule
+from lucidcam.train.trainer import Training, checked, fit, folder_of, schedule
 from lucidcam.types import Model
 
 BACKBONE_RATE = 0.1
@@ -149,31 +149,31 @@ def train_gap(
     network = model.module
     assert isinstance(network, GAPNetwork)
     network.multi_label = train.multi_label
-    begin(folder, settings, how, "network")
-    fresh = not pretrained or (architecture or "").removeprefix("gap:") in OWN
-    task = GAPTask(network, check, how, train.class_weights() if class_weights else None, freeze, 1.0 if fresh else BACKBONE_RATE)
-    fitted = fit(task, *loaders(train, check, steps_of(model), augment, sampling, how), how, folder, "network")
-    network.load_state_dict(fitted.weights("network"))
-    outputs: OutputKind = "sigmoid" if train.multi_label else "softmax"
-    card = Card(
-        architecture,
-        built,
-        train.classes,
-        network.layer,
-        steps_of(model),
-        train.multi_label,
-        outputs,
-        metrics=fitted.metrics,
-        training=settings,
-    )
-    network.requires_grad_()
-    if leads():
-        _export(network, card, folder)
-    fitted.check(folder)
-    found = replace(
-        model, module=network.cpu().eval(), labels=train.classes, layer=network.layer, name=folder.resolve().name, outputs=outputs
-    )
-    return Trained(found, folder, fitted.metrics, (*everything.problems, *task.problems.values()))
+    with folder_of(folder, settings, how, "network"):
+        fresh = not pretrained or (architecture or "").removeprefix("gap:") in OWN
+        task = GAPTask(network, check, how, train.class_weights() if class_weights else None, freeze, 1.0 if fresh else BACKBONE_RATE)
+        fitted = fit(task, *loaders(train, check, steps_of(model), augment, sampling, how), how, folder, "network")
+        network.load_state_dict(fitted.weights("network"))
+        outputs: OutputKind = "sigmoid" if train.multi_label else "softmax"
+        card = Card(
+            architecture,
+            built,
+            train.classes,
+            network.layer,
+            steps_of(model),
+            train.multi_label,
+            outputs,
+            metrics=fitted.metrics,
+            training=settings,
+        )
+        network.requires_grad_()
+        if leads():
+            _export(network, card, folder)
+        fitted.check(folder)
+        found = replace(
+            model, module=network.cpu().eval(), labels=train.classes, layer=network.layer, name=folder.resolve().name, outputs=outputs
+        )
+        return Trained(found, folder, fitted.metrics, (*everything.problems, *task.problems.values()))
 
 
 class GAPTask(Task):  # type: ignore[misc]

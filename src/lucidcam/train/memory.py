@@ -22,7 +22,7 @@ from lucidcam.train.features import Features, features_of
 from lucidcam.train.labelled import Sampling, read
 from lucidcam.train.loading import Drawn, steps_of
 from lucidcam.train.slots import Slots, slots_of
-from lucidcam.train.trainer import Training, begin, checked, fit, schedule
+from lucidcam.train.trainer import Training, checked, fit, folder_of, schedule
 from lucidcam.types import Model
 
 USUAL = {"epochs": 15, "batch_size": 64, "lr": 3e-3}
@@ -140,27 +140,29 @@ def train_memory(
         "class_weights": class_weights,
         **how.described(),
     }
-    begin(folder, settings, how, "memory")
-    features = features_of(model, everything, layer, folder, how.progress)
-    known, check = _split(features, validation_share, how.seed)
-    belongs = Belongs(before, model.name, features.layer, everything.classes, ids)
-    torch.manual_seed(how.seed)
-    memory = Memory(form["slots"], features.maps.shape[1], features.maps.shape[2:], len(ids), form["temperature"], form["read"], belongs)
-    if form["whiten"]:
-        memory.whiten(torch.cat([maps.flatten(2).mean(-1) for maps, _ in known.loader()]))
-    weights = known.data.class_weights() if class_weights else None
-    fitted = fit(MemoryTask(memory, loss, weights, how), *_loaders(known, check, form["sampling"], how), how, folder, "memory")
-    memory.load_state_dict(fitted.weights("memory"))
-    memory.cpu().eval()
-    views = slots_of(memory, known, model.window)
-    if leads():
-        try:
-            memory.save(folder / FILE)
-            views.save(folder)
-        except OSError as error:
-            raise DataError(f"{folder} cannot be written: {error.strerror or error}; mend that and run again.") from error
-    fitted.check(folder)
-    return TrainedMemory(memory, folder / FILE, fitted.metrics, views, (*everything.problems, *features.problems))
+    with folder_of(folder, settings, how, "memory"):
+        features = features_of(model, everything, layer, folder, how.progress)
+        known, check = _split(features, validation_share, how.seed)
+        belongs = Belongs(before, model.name, features.layer, everything.classes, ids)
+        torch.manual_seed(how.seed)
+        memory = Memory(
+            form["slots"], features.maps.shape[1], features.maps.shape[2:], len(ids), form["temperature"], form["read"], belongs
+        )
+        if form["whiten"]:
+            memory.whiten(torch.cat([maps.flatten(2).mean(-1) for maps, _ in known.loader()]))
+        weights = known.data.class_weights() if class_weights else None
+        fitted = fit(MemoryTask(memory, loss, weights, how), *_loaders(known, check, form["sampling"], how), how, folder, "memory")
+        memory.load_state_dict(fitted.weights("memory"))
+        memory.cpu().eval()
+        views = slots_of(memory, known, model.window)
+        if leads():
+            try:
+                memory.save(folder / FILE)
+                views.save(folder)
+            except OSError as error:
+                raise DataError(f"{folder} cannot be written: {error.strerror or error}; mend that and run again.") from error
+        fitted.check(folder)
+        return TrainedMemory(memory, folder / FILE, fitted.metrics, views, (*everything.problems, *features.problems))
 
 
 class MemoryTask(Task):  # type: ignore[misc]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from lucidcam.compat import first_line
 from lucidcam.errors import DataError, ModelError, OptionError, unknown
-from lucidcam.storage import claim
+from lucidcam.storage import workplace
 from lucidcam.train._lightning import Callback, leads, lightning
 
 CHECKPOINTS = "checkpoints"
@@ -152,8 +154,15 @@ def schedule(task: Any, groups: list[dict[str, Any]], training: Training) -> dic
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def begin(out: Path, settings: Mapping[str, Any], training: Training, what: str) -> None:
-    """Make the folder of a training, or find that it holds the same one.
+WRITTEN = re.compile(rf"{CHECKPOINTS}/(best|last)(-v\d+)?\.ckpt|(model|memory)\.(safetensors|json)|slots(-nearest)?\.(json|png)")
+"""Files that a training writes and that one which begins anew takes away; features are the same for both, and stay."""
+
+
+@contextmanager
+def folder_of(out: Path, settings: Mapping[str, Any], training: Training, what: str) -> Iterator[None]:
+    """Hold the folder of a training while it goes on: made for it, or found to hold the same one.
+
+    Of several processes the first does so for all of them.
 
     Args:
         out: the folder.
@@ -162,13 +171,14 @@ def begin(out: Path, settings: Mapping[str, Any], training: Training, what: str)
         what: is trained, for messages.
 
     Raises:
-        OptionError: the folder holds another training.
+        OptionError: the folder holds another training, or files of others, or is in use.
         DataError: the folder cannot be written: a full disk, say.
     """
-    claim(out, settings, f"the training of a {what}", training.restart)
-    if training.restart:
-        for old in (*(out / CHECKPOINTS).glob("*.ckpt"), *out.glob("model.*"), *out.glob("memory.*"), *out.glob("slots*")):
-            old.unlink()
+    if not leads():
+        yield
+        return
+    with workplace(out, settings, f"the training of a {what}", lambda name: WRITTEN.fullmatch(name) is not None, training.restart):
+        yield
 
 
 def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, what: str) -> Fitted:
@@ -179,7 +189,7 @@ def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, w
         train: a loader.
         validation: a loader.
         training: how.
-        out: the folder; see `begin`.
+        out: the folder; see `folder_of`.
         what: is trained, for messages.
 
     Raises:
