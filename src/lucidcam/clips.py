@@ -145,7 +145,7 @@ def _of_still(source: Any, window: images.Window | None) -> Clip:
 
 def _of_file(file: Path | io.BytesIO, name: str, window: images.Window | None) -> Clip:
     try:
-        with images.quiet(), Image.open(file) as image:
+        with images.quiet(), images.opened(file) as image:
             steps = _steps(image)
     except Exception:
         if _is_video(file):
@@ -153,7 +153,7 @@ def _of_file(file: Path | io.BytesIO, name: str, window: images.Window | None) -
         return _of_still(file if isinstance(file, Path) else file.getvalue(), window)  # says what is wrong with it
 
     def pick(numbers: Sequence[int]) -> list[Image.Image]:
-        with images.quiet(), Image.open(file) as image:
+        with images.quiet(), images.opened(file) as image:
             return _seek(image, [steps[number] for number in numbers], name, window)
 
     return Clip(name, len(steps), pick)

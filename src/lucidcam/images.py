@@ -7,6 +7,8 @@ import io
 import math
 import os
 import re
+import select
+import stat
 import threading
 import warnings
 from contextlib import contextmanager
@@ -26,6 +28,19 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded."""
+
+MAX_ASPECT = 200
+"""Pictures with one side so many times the other, or more, are refused: what is made of them would be enormous."""
+
+MAX_BYTES = 1_000_000_000
+"""Larger files, and pipes that give more, are refused before they are read."""
+
+PIPE_WAIT = 2
+"""Seconds that a pipe may take until something is written to it."""
+
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""Formats that are opened, by their content whatever the name. Pillow knows others, some of which start programs (EPS: Ghostscript).
+An MPO file is a JPEG with more behind it."""
 
 MIN_SIDE = 2
 """Smaller pictures are refused."""
@@ -124,12 +139,47 @@ def size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     with quiet():
         try:
-            with Image.open(path) as image:
+            with opened(path) as image:
                 width, height = image.size
                 turned = _orientation(image) in _TURNED
         except Exception as error:  # damaged headers make Pillow raise anything
             raise _damaged(str(path), error) from error
     return (height, width) if turned else (width, height)
+
+
+def opened(file: Any) -> Image.Image:
+    """Open a picture of one of `FORMATS`; nothing is decoded yet.
+
+    Args:
+        file: a path or a binary file.
+
+    Raises:
+        InputError: the path is that of a pipe or device.
+        PIL.UnidentifiedImageError: it is of no such format.
+        Exception: whatever damaged headers make Pillow raise.
+    """
+    if isinstance(file, (str, os.PathLike)):
+        mode = Path(file).stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise InputError(f"expected an image file; {str(file)!r} is a {_kind(mode)}.")
+    return Image.open(file, formats=FORMATS)
+
+
+def read_grey(path: str | os.PathLike[str]) -> Image.Image:
+    """Read a picture file as it is stored, in 8 bits of grey; for masks, where white means something.
+
+    Raises:
+        InputError: it cannot be read, or is too large.
+    """
+    with quiet():
+        try:
+            with opened(path) as image:
+                check_size(*image.size, str(path))
+                return image.convert("L")
+        except InputError:
+            raise
+        except Exception as error:  # damaged files make Pillow raise anything
+            raise _damaged(str(path), error) from error
 
 
 def find(patterns: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[str]]:
@@ -198,14 +248,39 @@ def _read_path(source: str | os.PathLike[str], window: Window | None) -> tuple[I
             raise InputError(f"expected an image file; {name!r} is a folder: give one of its files.")
         if not path.exists():
             raise InputError(f"the image file {name!r} does not exist; check the path.")
+        about = path.stat()
+        if stat.S_ISFIFO(about.st_mode):
+            return _read_bytes(_read_pipe(path, name), name, window), name  # a pipe cannot seek, Pillow has to
+        if not stat.S_ISREG(about.st_mode):
+            raise InputError(f"expected an image file; {name!r} is a {_kind(about.st_mode)}.")
+        if about.st_size > MAX_BYTES:
+            raise InputError(f"expected an image file of at most {MAX_BYTES} bytes; {name!r} has {about.st_size}.")
         with path.open("rb") as file:
-            if path.is_file():
-                return _open(file, name, window, empty=path.stat().st_size == 0), name
-            return _read_bytes(file.read(), name, window), name  # a pipe cannot seek, Pillow has to
+            return _open(file, name, window, empty=about.st_size == 0), name
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{name!r} cannot be opened: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def _kind(mode: int) -> str:
+    return "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+
+
+def _read_pipe(path: Path, name: str) -> bytes:
+    """All that is written to a pipe; one that nobody writes to is refused after a while, rather than waited for."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(handle, "rb") as file:
+        if hasattr(select, "poll"):
+            waiting = select.poll()
+            waiting.register(handle, select.POLLIN | select.POLLHUP)
+            if not waiting.poll(PIPE_WAIT * 1000):
+                raise InputError(f"expected an image from the pipe {name!r}; nothing was written to it for {PIPE_WAIT} seconds.")
+            os.set_blocking(handle, True)
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise InputError(f"expected at most {MAX_BYTES} bytes of image from the pipe {name!r}; it gives more.")
+    return content
 
 
 def _read_file(file: Any, window: Window | None) -> tuple[Image.Image, str]:
@@ -231,7 +306,7 @@ def _open(file: Any, name: str, window: Window | None, *, empty: bool) -> Image.
         raise InputError(f"expected an image; {name!r} is empty (0 bytes): copy or download it again.")
     with quiet():
         try:
-            with Image.open(file) as image:
+            with opened(file) as image:
                 return _decode(image, name, window)
         except InputError:
             raise
@@ -239,7 +314,9 @@ def _open(file: Any, name: str, window: Window | None, *, empty: bool) -> Image.
             raise _too_large(name, re.sub(r"\D*(\d+) pixels.*", r"\1 pixels", str(error))) from None
         except UnidentifiedImageError:
             file.seek(0)
-            what = "it contains text" if _is_text(file.read(512)) else "its content is no format that Pillow reads"
+            start = file.read(512)
+            text = _is_text(start) and not start.startswith(b"%!PS")
+            what = "it contains text" if text else f"its content is none of {', '.join(FORMATS)}"
             raise InputError(f"{name!r} is not an image: {what}; give a JPEG, PNG, WebP, TIFF, GIF or BMP file.") from None
         except Exception as error:  # damaged files make Pillow raise anything, from SyntaxError to struct.error
             raise _damaged(name, error) from error
@@ -248,9 +325,11 @@ def _open(file: Any, name: str, window: Window | None, *, empty: bool) -> Image.
 def _decode(image: Image.Image, name: str, window: Window | None) -> Image.Image:
     """Check the size that the header promises, decode, and convert."""
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise _too_large(name, f"{width}×{height} pixels")
-    _check_side(width, height, name)
+    if image.format not in (None, "MPO", *FORMATS) and getattr(image, "tile", None):
+        raise InputError(
+            f"{name!r} is a {image.format} picture that is not decoded yet; decode it yourself (image.load()) if you trust it."
+        )
+    check_size(width, height, name)
     try:
         coding = str(getattr(image, "tile", [])[:1])  # gone when it is loaded
         image.load()
@@ -342,9 +421,7 @@ def _channels_last(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _from_array(array: np.ndarray[Any, Any], name: str, window: Window | None = None, white: int | None = None) -> Image.Image:
     """From `[H, W]` or `[H, W, 1 | 3 | 4]` to RGB."""
     height, width = array.shape[:2]
-    _check_side(width, height, name)
-    if width * height > MAX_PIXELS:
-        raise _too_large(name, f"{width}×{height} pixels")
+    check_size(width, height, name)
     pixels = _to_bytes(array, name, window, white)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
@@ -390,7 +467,19 @@ def _check_finite(array: np.ndarray[Any, Any], name: str) -> None:
         raise InputError(f"expected finite pixels; {name!r} has {bad} NaN or infinite values of {array.size}: repair them (np.nan_to_num).")
 
 
-def _check_side(width: int, height: int, name: str) -> None:
+def check_size(width: int, height: int, name: str) -> None:
+    """Refuse a picture that is too large, too slim or too small, before it is decoded.
+
+    Raises:
+        InputError: it is.
+    """
+    if width * height > MAX_PIXELS:
+        raise _too_large(name, f"{width}×{height} pixels")
+    if max(width, height) >= MAX_ASPECT * max(1, min(width, height)) and max(width, height) > MAX_ASPECT * MIN_SIDE:
+        raise InputError(
+            f"expected an image with sides that differ less than {MAX_ASPECT} times; {name!r} has {width}×{height}: give a part of it, or "
+            "raise lucidcam.images.MAX_ASPECT."
+        )
     if min(width, height) < MIN_SIDE:
         raise InputError(f"expected an image of at least {MIN_SIDE}×{MIN_SIDE} pixels; {name!r} has {width}×{height}: give a larger one.")
 

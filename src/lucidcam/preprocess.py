@@ -30,6 +30,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MULTIPLE = 32
 """With `fit="whole"` both sides are multiples of this, the usual total stride of a convolutional network."""
 
+LARGEST_RESIZED = 16_000_000
+"""Pixels that a photo may have when it is resized, before it is cropped; of more, only the part around the crop is made."""
+
+REACH = 3
+"""Pixels, of the larger of the two pictures, that the widest filter of `INTERPOLATIONS` looks to either side."""
+
 MEASURED_SIZES = 4096
 """How many sizes of photos a preprocessing of unknown steps remembers the frames of."""
 
@@ -104,6 +110,9 @@ class Preprocess:
         """Return the network's input `[C, h, w]`, float32, of a PIL image of any mode."""
         image = image.convert("L" if self.channels == "L" else "RGB")
         resized, crop = self._geometry(image.size)
+        if resized[0] * resized[1] > LARGEST_RESIZED:
+            image, crop = _resized_part(image, resized, crop, INTERPOLATIONS[self.interpolation])
+            resized = image.size
         if resized != image.size:
             image = image.resize(resized, INTERPOLATIONS[self.interpolation])
         if crop != (0, 0, *resized):
@@ -154,6 +163,21 @@ class Preprocess:
             height, width = self.resize
         left, top = _offset(width, crop_width), _offset(height, crop_height)
         return (width, height), (left, top, left + crop_width, top + crop_height)
+
+
+def _resized_part(
+    image: Image.Image, size: tuple[int, int], crop: tuple[int, int, int, int], resample: Image.Resampling
+) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    """Resize to `size`, of a result that is too large to be made whole only the part around a crop; and where the crop is in that.
+
+    A margin wider than any filter's reach is kept on every side, so that the crop is what it would be of the whole.
+    """
+    x, y = image.width / size[0], image.height / size[1]
+    across, down = (math.ceil(REACH * max(1.0, 1 / factor)) + 1 for factor in (x, y))
+    left, right = max(0, crop[0] - across), min(size[0], crop[2] + across)
+    top, bottom = max(0, crop[1] - down), min(size[1], crop[3] + down)
+    part = image.resize((right - left, bottom - top), resample, (left * x, top * y, right * x, bottom * y))
+    return part, (crop[0] - left, crop[1] - top, crop[2] - left, crop[3] - top)
 
 
 @dataclass(frozen=True)

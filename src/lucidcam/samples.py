@@ -64,7 +64,7 @@ class Sample:
     Attributes:
         image: whatever `lucidcam.images.read` takes, usually a path. One that is to be read late has `read()`, which gives the bytes
             of an image file, a `name` and `identity()`, a text that changes with it; `lucidcam.sources.Stored` is one.
-        name: what it is called in reports; no two samples of a data set share a name.
+        name: what it is called in reports, in printable characters; no two samples of a data set share a name.
         labels: the classes that are in the image, in the data set's words, each once. Empty: those of the objects.
         objects: what is marked in it.
         ignore: makes the pixels that count neither way (void, crowds); None: there are none.
@@ -80,6 +80,7 @@ class Sample:
     size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
         labels = tuple(map(composed, self.labels)) or labels_of(self.objects)
         object.__setattr__(self, "labels", labels)
 
@@ -171,6 +172,10 @@ class Problem:
     name: str
     error: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
+        object.__setattr__(self, "error", printable(self.error))
+
     def identity(self) -> str:
         """A short text that changes with the problem."""
         return f"{self.name} {self.error}"
@@ -198,6 +203,26 @@ def _pixels(image: Any) -> tuple[str, ...]:
     else:
         return ()
     return (hashlib.blake2b(content, digest_size=8).hexdigest(),)
+
+
+def printable(text: str) -> str:
+    r"""Return a text whose characters can all be printed, on one line and in UTF-8: others become escapes, as in Python.
+
+    Files may be called anything; a name goes into tables, JSON, CSV and terminals.
+
+    >>> printable("two\nlines"), printable("café")
+    ('two\\nlines', 'café')
+    """
+    if not isinstance(text, str) or text.isprintable():
+        return text
+    return "".join(each.encode("unicode_escape").decode("ascii") if _is_escaped(each) else each for each in text)
+
+
+def _is_escaped(character: str) -> bool:
+    """Control characters, what ends lines, halves of characters, and what turns the direction of writing; no spaces or joiners."""
+    return (
+        unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    )
 
 
 def composed(label: Any) -> str:

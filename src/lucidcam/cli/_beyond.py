@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lucidcam.errors import OptionError
+from lucidcam.errors import InputError, OptionError
 
 if TYPE_CHECKING:
     from lucidcam import Model
@@ -104,15 +104,13 @@ class Beyond:
         return [partial(Detection, _sides(box)) for box in self.box or ()]
 
     def _region(self) -> list[Make]:
-        from PIL import Image
-
+        from lucidcam import images
         from lucidcam.targets import Segmentation
 
         try:
-            with Image.open(self.region) as picture:  # type: ignore[arg-type]
-                mask = picture.convert("L")
-        except OSError as error:
-            raise OptionError(f"--region {self.region} cannot be read as a picture: {error}.") from None
+            mask = images.read_grey(self.region)  # type: ignore[arg-type]
+        except InputError as error:
+            raise OptionError(f"--region {self.region} cannot be read as a picture: {error}") from None
         return [lambda label: Segmentation(label, mask)]
 
 

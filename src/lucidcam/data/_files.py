@@ -298,7 +298,8 @@ def read_values(path: Path) -> npt.NDArray[np.int64]:
     alpha = None
     with images.quiet():
         try:
-            with Image.open(path) as file:
+            with images.opened(path) as file:
+                images.check_size(*file.size, str(path))
                 image: Image.Image = file
                 lossy = file.format == "JPEG"
                 if image.mode in ("LA", "RGBA"):
@@ -306,6 +307,8 @@ def read_values(path: Path) -> npt.NDArray[np.int64]:
                 if image.mode in ("LA", "RGBA", "La", "RGBa"):
                     image = image.convert("L" if image.mode.startswith("L") else "RGB")
                 values = np.asarray(image)
+        except InputError:
+            raise
         except Exception as error:
             raise InputError(f"the mask {str(path)!r} cannot be read ({first_line(error)}); copy it again.") from error
     if values.ndim == 3:

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 from lucidcam.outputs._labels import Exporter, Labels, append_line, free_stem, numbered, write_index_image, write_text
 from lucidcam.registry import exporters
+from lucidcam.samples import printable
 
 
 @exporters.register("voc")
@@ -48,7 +49,7 @@ class Voc(Exporter):
             for name, value in values.items():
                 add(parent, name).text = str(value)
 
-        told(root, folder=self.images, filename=placed.name, path=labels.path or placed)
+        told(root, folder=self.images, filename=placed.name, path=printable(str(labels.path or placed)))
         told(add(root, "source"), database="lucidcam localize")
         told(add(root, "size"), width=labels.width, height=labels.height, depth=3)
         told(root, segmented=int(masked))

@@ -45,7 +45,7 @@ def labels(store: Store) -> Iterator[Labels]:
     for record in ledger.records(store):
         name = f"labels/{record.number:06d}.jsonl"
         if name in record.files:
-            for line in store.read(name).decode().splitlines():
+            for line in filter(None, store.read(name).decode().split("\n")):
                 told = json.loads(line)
                 size = told["height"], told["width"]
                 objects = tuple(_read(each, size) for each in told["objects"])

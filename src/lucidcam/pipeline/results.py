@@ -86,7 +86,7 @@ class Results:
 
     def failures(self) -> list[dict[str, Any]]:
         """What could not be explained: number of the sample, name and error."""
-        return [json.loads(line) for line in self.store.read(ledger.FAILURES).decode().splitlines()]
+        return [json.loads(line) for line in self.store.read(ledger.FAILURES).decode().split("\n") if line]
 
     def _index(self, unit: dict[str, Any]) -> bytes:
         return self.store.read(f"index/{unit['number']:06d}.parquet")

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from lucidcam import images
 from lucidcam.class_scores import ClassScores
-from lucidcam.errors import TargetError, TargetNotFoundError
+from lucidcam.errors import InputError, TargetError, TargetNotFoundError
 from lucidcam.targets._base import Bound, Label, Target, kind_of, part
 from lucidcam.types import Frame
 from lucidcam.wording import short
@@ -146,10 +147,9 @@ def _mask(region: Any) -> Tensor:
         return region.detach()
     if isinstance(region, (str, os.PathLike)):
         try:
-            with Image.open(region) as opened:
-                region = opened.convert("L")
-        except OSError as error:
-            raise TargetError(f"the region {str(region)!r} cannot be read as a picture: {error}.") from None
+            region = images.read_grey(region)
+        except InputError as error:
+            raise TargetError(f"the region {str(region)!r} cannot be read as a picture: {error}") from None
     if isinstance(region, Image.Image):
         region = np.asarray(region.convert("L")) >= HALF
     try:
