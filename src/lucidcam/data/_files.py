@@ -253,9 +253,29 @@ def read_json(path: Path) -> Any:
         DataError: it cannot be read, or is cut off or otherwise no JSON, with the line.
     """
     try:
-        return json.loads(read_text(path))
+        return parsed_json(read_text(path))
+    except ValueError as error:
+        raise DataError(f"{str(path)!r} is no JSON: {error}; is the file cut off?") from error
+
+
+def parsed_json(text: str) -> Any:
+    """Parse JSON of anyone's.
+
+    Raises:
+        ValueError: it is none, is nested too deeply, or has numbers of thousands of digits; with the line, in one line.
+    """
+    try:
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{str(path)!r} is no JSON: {error.msg} in line {error.lineno}; is the file cut off?") from error
+        raise ValueError(f"{error.msg} in line {error.lineno}") from None
+    except RecursionError:
+        raise ValueError("lists and objects are nested too deeply") from None
+    except ValueError:
+        raise ValueError("it has a number of thousands of digits") from None
+
+
+LARGEST_YAML = 2_000_000
+"""Characters of a YAML file of classes at most: PyYAML reads about a hundred thousand in a second."""
 
 
 def read_yaml(path: Path, purpose: str) -> Any:
@@ -266,8 +286,13 @@ def read_yaml(path: Path, purpose: str) -> Any:
         MissingExtraError: PyYAML is not installed.
     """
     yaml = import_optional("yaml", "data", purpose)
+    text = read_text(path)
+    if len(text) > LARGEST_YAML:
+        raise DataError(f"{str(path)!r} has {len(text)} characters; expected a YAML file of at most {LARGEST_YAML}.")
     try:
-        return yaml.load(read_text(path), _text_loader(yaml))
+        return yaml.load(text, _text_loader(yaml))
+    except RecursionError:
+        raise DataError(f"{str(path)!r} is no YAML that can be read: it is nested too deeply.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""

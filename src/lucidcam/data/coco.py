@@ -194,7 +194,9 @@ def _sample(file: Path, entry: dict[str, Any], annotations: list[dict[str, Any]]
 
 
 def _size(file: Path, declared: tuple[int, int] | None) -> tuple[int, int]:
-    return images.size(file) if declared is None else declared
+    size = images.size(file) if declared is None else declared
+    images.check_size(*size, str(file))
+    return size
 
 
 def _box(numbers: Any) -> tuple[float, float, float, float]:
@@ -217,8 +219,12 @@ def _mask(
         return None
     if isinstance(segmentation, dict):
         counts, shape = segmentation.get("counts"), segmentation.get("size")
-        if not (isinstance(shape, list) and len(shape) == 2 and isinstance(counts, (list, str))):
+        if not (isinstance(shape, list) and len(shape) == 2 and all(type(side) is int and side >= 0 for side in shape)):
             raise ValueError("expected run lengths as {counts, size: [height, width]}")
+        if not isinstance(counts, (list, str)):
+            raise ValueError("expected run lengths as {counts, size: [height, width]}")
+        if shape[0] * shape[1] > images.MAX_PIXELS:
+            raise ValueError(f"its mask has {shape[1]}×{shape[0]} pixels; expected at most {images.MAX_PIXELS}")
         runs = unpack(counts) if isinstance(counts, str) else counts
         if not all(isinstance(run, int) and run >= 0 for run in runs):
             raise ValueError("its run lengths are not all whole numbers from 0 on")
@@ -231,6 +237,8 @@ def _mask(
         raise ValueError("expected polygons as lists of points x, y")
     if not all(isinstance(number, (int, float)) and math.isfinite(number) for part in segmentation for number in part):
         raise ValueError("expected polygons of numbers")
+    if any(abs(number) > FAR for part in segmentation for number in part):
+        raise ValueError(f"its polygons reach further than {FAR:,} pixels")
     if not any(segmentation):  # [[]]: marked by its box only
         return None
     # Parts without area add no pixel; four numbers would be taken for a box by pycocotools.
@@ -262,6 +270,13 @@ def _check_pixels(parts: list[list[float]], size: Callable[[], tuple[int, int]],
                 raise DegenerateError(f"its outline is {sides[0]:g}×{sides[1]:g} pixels and holds the centre of none")
 
 
+FAR = 1_000_000
+"""Pixels from the corner that a polygon's points may lie at; pycocotools draws along every pixel, and crashes further out."""
+
+DIGITS = 60
+"""Bits of a run length at most."""
+
+
 def unpack(counts: str) -> list[int]:
     """From COCO's compressed run lengths to numbers.
 
@@ -277,6 +292,8 @@ def unpack(counts: str) -> list[int]:
         group = ord(character) - 48
         value |= (group & 31) << shift
         shift += 5
+        if shift > DIGITS:
+            raise ValueError("its run lengths are damaged")
         if not group & 32:
             value -= (group & 16) << (shift - 4)  # two's complement
             found.append(value + (found[-2] if len(found) > 2 else 0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from lucidcam.data._files import (
     lines_of,
     missing,
     option_folder,
+    parsed_json,
     path_of,
     read_text,
     spelled,
@@ -159,9 +159,9 @@ def _json_rows(path: Path) -> Iterator[tuple[str, _Rows]]:
     for number, line in lines_of(path):
         where = f"{path.name}, line {number}"
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            yield where, _Rows(error=f"{where}: no JSON ({error.msg}); is the line cut off?")
+            row = parsed_json(line)
+        except ValueError as error:
+            yield where, _Rows(error=f"{where}: no JSON ({error}); is the line cut off?")
             continue
         image = _column(row, IMAGE) if isinstance(row, dict) else None
         if image is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 from collections import Counter
@@ -17,7 +16,7 @@ from typing import IO, Any
 from lucidcam import images, sources
 from lucidcam.compat import first_line
 from lucidcam.data._base import Dataset, Format, register
-from lucidcam.data._files import files_with, whole_number
+from lucidcam.data._files import files_with, parsed_json, whole_number
 from lucidcam.data._parallel import in_order
 from lucidcam.data._tars import Member, Tar, members_of, opened, what_is_wrong
 from lucidcam.errors import DataError, OptionError
@@ -134,9 +133,9 @@ class WebDataset(Format):
                 yield text if number is None else ClassId(number)
             return
         try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{member.name} is no JSON ({error.msg} in line {error.lineno})") from None
+            content = parsed_json(text)
+        except ValueError as error:
+            raise DataError(f"{member.name} is no JSON ({error})") from None
         found = content
         if isinstance(content, dict):
             found = content.get(field or next((each for each in FIELDS if each in content), ""))
