@@ -385,7 +385,7 @@ def test_text_and_other_files_renamed(tmp_path):
     (tmp_path / "text.jpg").write_text("This is no picture. Größe: 3 €\n" * 40, encoding="utf-8")
     assert "is not an image: it contains text" in refused(tmp_path / "text.jpg")
     (tmp_path / "random.jpg").write_bytes(bytes(range(256)))
-    assert "no format that Pillow reads" in refused(tmp_path / "random.jpg")
+    assert "its content is none of AVIF, BMP" in refused(tmp_path / "random.jpg")
     with (tmp_path / "text.jpg").open(encoding="utf-8") as file:
         assert "mode 'rb'" in refused(file)
 
