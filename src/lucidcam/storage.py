@@ -216,6 +216,7 @@ class Folder(Store):
         except ImportError:
             yield
             return
+        is_new = not self.root.exists()
         file = self._locked(fcntl)
         try:
             yield
@@ -223,6 +224,9 @@ class Folder(Store):
             with suppress(OSError):
                 (self.root / LOCK).unlink()  # while it is held: who opened it meanwhile sees that it is gone, and makes another
             os.close(file)
+            if is_new:
+                with suppress(OSError):  # something was written to it
+                    self.root.rmdir()
 
     def _locked(self, fcntl: Any) -> int:
         """Open the lock file, hold it, and see that it is still the one in the folder."""
@@ -329,14 +333,7 @@ def workplace(
     """
     store = place if isinstance(place, Store) else open_store(place)
     with store.held():
-        try:
-            _claim(store, settings, what, ours, restart)
-        except BaseException:
-            if isinstance(store, Folder):
-                with suppress(OSError):
-                    (store.root / LOCK).unlink()
-                    store.root.rmdir()  # where it was made for this
-            raise
+        _claim(store, settings, what, ours, restart)
         yield store
 
 

@@ -318,6 +318,15 @@ def test_a_folder_made_for_a_refused_run_is_taken_away(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_empty_folder_of_the_users_stays_where_a_run_fails(tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("out", "new"):
+        with pytest.raises(RuntimeError), open_store(tmp_path / name).held():
+            raise RuntimeError
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_lock_that_a_kill_left_holds_nobody(tmp_path):
     script = f"""
 import os, signal

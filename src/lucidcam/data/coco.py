@@ -40,6 +40,12 @@ from lucidcam.samples import DegenerateError, Mask, Object, Problem, Sample, lef
 SMALL = 2.0
 """Outlines narrower than this, in pixels, may hold no pixel and are drawn when they are read."""
 
+FAR = 1_000_000
+"""Pixels from the corner that a polygon's points may lie at; pycocotools draws along every pixel, and crashes further out."""
+
+DIGITS = 60
+"""Bits of a run length at most."""
+
 _KEYS = re.compile(r'\A\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:\s*[\[{"]')
 
 
@@ -219,20 +225,20 @@ def _mask(
         return None
     if isinstance(segmentation, dict):
         counts, shape = segmentation.get("counts"), segmentation.get("size")
-        if not (isinstance(shape, list) and len(shape) == 2 and all(type(side) is int and side >= 0 for side in shape)):
+        sides = shape if isinstance(shape, list) and all(type(side) is int and side >= 0 for side in shape) else []
+        if len(sides) != 2 or not isinstance(counts, (list, str)):
             raise ValueError("expected run lengths as {counts, size: [height, width]}")
-        if not isinstance(counts, (list, str)):
-            raise ValueError("expected run lengths as {counts, size: [height, width]}")
-        if shape[0] * shape[1] > images.MAX_PIXELS:
-            raise ValueError(f"its mask has {shape[1]}×{shape[0]} pixels; expected at most {images.MAX_PIXELS}")
+        height, width = sides
+        if height * width > images.MAX_PIXELS:
+            raise ValueError(f"its mask has {width}×{height} pixels; expected at most {images.MAX_PIXELS}")
         runs = unpack(counts) if isinstance(counts, str) else counts
         if not all(isinstance(run, int) and run >= 0 for run in runs):
             raise ValueError("its run lengths are not all whole numbers from 0 on")
-        if sum(runs) != shape[0] * shape[1]:
-            raise ValueError(f"its run lengths add up to {sum(runs)}; expected {shape[0]}×{shape[1]} pixels")
+        if sum(runs) != height * width:
+            raise ValueError(f"its run lengths add up to {sum(runs)}; expected {height}×{width} pixels")
         if not any(runs[1::2]):
             raise DegenerateError("its run lengths hold no pixel")
-        return partial(_painted, runs, *shape)
+        return partial(_painted, runs, height, width)
     if not isinstance(segmentation, list) or not all(isinstance(part, list) for part in segmentation):
         raise ValueError("expected polygons as lists of points x, y")
     if not all(isinstance(number, (int, float)) and math.isfinite(number) for part in segmentation for number in part):
@@ -268,13 +274,6 @@ def _check_pixels(parts: list[list[float]], size: Callable[[], tuple[int, int]],
         with contextlib.suppress(MissingExtraError):
             if not _outlined(parts, size).any():
                 raise DegenerateError(f"its outline is {sides[0]:g}×{sides[1]:g} pixels and holds the centre of none")
-
-
-FAR = 1_000_000
-"""Pixels from the corner that a polygon's points may lie at; pycocotools draws along every pixel, and crashes further out."""
-
-DIGITS = 60
-"""Bits of a run length at most."""
 
 
 def unpack(counts: str) -> list[int]:
