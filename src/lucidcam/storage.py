@@ -123,6 +123,22 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{HALF}")
 
 
+def parsed_json(text: str) -> Any:
+    """Parse JSON of anyone's.
+
+    Raises:
+        ValueError: it is none, is nested too deeply, or has numbers of thousands of digits; with the line, in one line.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} in line {error.lineno}") from None
+    except RecursionError:
+        raise ValueError("lists and objects are nested too deeply") from None
+    except ValueError:
+        raise ValueError("it has a number of thousands of digits") from None
+
+
 class Store(ABC):
     """A folder, here or elsewhere, of files that are written whole or not at all. Names have slashes, "index/000001.parquet"."""
 
@@ -383,12 +399,12 @@ def claimed(store: Store) -> dict[str, Any] | None:
         OptionError: they cannot be read.
     """
     try:
-        content = json.loads(store.read(SETTINGS))
+        content = parsed_json(store.read(SETTINGS).decode())
     except FileNotFoundError:
         return None
     except OSError as error:
         raise OptionError(f"cannot keep results in {store}: {error.strerror or error}.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise OptionError(f"{store}/{SETTINGS} cannot be read ({first_line(error)}); give another folder.") from None
     return content if isinstance(content, dict) else {}
 

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from lucidcam.data import open_data
-from lucidcam.data._files import LARGEST_YAML, parsed_json, read_json, read_yaml
+from lucidcam.data._files import LARGEST_YAML, read_json, read_yaml
 from lucidcam.data.coco import unpack
 from lucidcam.errors import DataError, LucidcamError
 from lucidcam.samples import Sample
+from lucidcam.storage import parsed_json
 
 
 def coco(folder, **changes):

@@ -27,7 +27,7 @@ from lucidcam.cli.report import ReportOption, write_page
 from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import InputError, OptionError
 from lucidcam.progress import bar
-from lucidcam.storage import check_writable
+from lucidcam.storage import check_writable, parsed_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -265,8 +265,8 @@ class _Look:
 def _are_failures(path: Path) -> bool:
     """Whether a file is a list of failures as `write_index` writes it, and none of the user's of that name."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = parsed_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return False
     return isinstance(content, list) and bool(content) and all(isinstance(each, dict) and "error" in each for each in content)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from lucidcam.compat import first_line, import_optional
 from lucidcam.errors import DataError, InputError
 from lucidcam.samples import DegenerateError, Mask, Problem, Sample, composed
 from lucidcam.sources import Stored
+from lucidcam.storage import parsed_json
 
 IMAGE_FOLDERS = ("JPEGImages", "images", "imgs", "img", "image")
 """Names of the folder that holds a data set's images, the most telling first."""
@@ -256,22 +256,6 @@ def read_json(path: Path) -> Any:
         return parsed_json(read_text(path))
     except ValueError as error:
         raise DataError(f"{str(path)!r} is no JSON: {error}; is the file cut off?") from error
-
-
-def parsed_json(text: str) -> Any:
-    """Parse JSON of anyone's.
-
-    Raises:
-        ValueError: it is none, is nested too deeply, or has numbers of thousands of digits; with the line, in one line.
-    """
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{error.msg} in line {error.lineno}") from None
-    except RecursionError:
-        raise ValueError("lists and objects are nested too deeply") from None
-    except ValueError:
-        raise ValueError("it has a number of thousands of digits") from None
 
 
 LARGEST_YAML = 2_000_000

@@ -18,7 +18,6 @@ from lucidcam.data._files import (
     lines_of,
     missing,
     option_folder,
-    parsed_json,
     path_of,
     read_text,
     spelled,
@@ -26,6 +25,7 @@ from lucidcam.data._files import (
 )
 from lucidcam.errors import DataError
 from lucidcam.samples import ClassId, Object, Problem, Sample
+from lucidcam.storage import parsed_json
 from lucidcam.types import without_zeros
 
 IMAGE = ("image", "path", "file", "filename", "file_name", "image_path")

@@ -19,7 +19,7 @@ from lucidcam.compat import first_line
 from lucidcam.errors import ModelError, OptionError
 from lucidcam.preprocess import Preprocess
 from lucidcam.registry import sources
-from lucidcam.storage import write_whole
+from lucidcam.storage import parsed_json, write_whole
 
 WEIGHTS = "model.safetensors"
 NAME = "model.json"
@@ -96,8 +96,8 @@ class Card:
         try:
             if file.stat().st_size > LARGEST:
                 raise ModelError(f"the card {str(file)!r} has {file.stat().st_size} bytes, and cards at most {LARGEST}; it is none.")
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            content = parsed_json(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise ModelError(f"the card {str(file)!r} cannot be read ({first_line(error)}); copy it again, or train anew.") from error
         if not isinstance(content, dict) or content.get("kind") != KIND:
             return None
