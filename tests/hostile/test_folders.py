@@ -109,12 +109,19 @@ def test_each_single_file_is_enough(tmp_path, name):
     assert kept(tmp_path / "out", only)
 
 
-@pytest.mark.parametrize("what", ["network", "memory"])
-def test_a_training_refuses_a_folder_of_others(folder, what):
+@pytest.fixture(scope="module")
+def training():
+    """What trains, and its options: the import of Lightning takes longer than a hostile file may, so it is not part of the test."""
     from lucidcam.train import Training
     from lucidcam.train.trainer import folder_of
 
-    with pytest.raises(OptionError, match="files that are not of"), folder_of(folder, {}, Training(restart=True), what):
+    return folder_of, Training
+
+
+@pytest.mark.parametrize("what", ["network", "memory"])
+def test_a_training_refuses_a_folder_of_others(folder, training, what):
+    folder_of, options = training
+    with pytest.raises(OptionError, match="files that are not of"), folder_of(folder, {}, options(restart=True), what):
         pass
     assert kept(folder)
 

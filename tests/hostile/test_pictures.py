@@ -207,16 +207,31 @@ def odd(folder: Path) -> Path:
 GOOD, BAD = 7, 4
 
 
-def test_odd_names_and_files_are_reported_and_skipped(tmp_path, monkeypatch):
+@pytest.fixture
+def odd_photos(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "PIPE_WAIT", 0.1)
+    return odd(tmp_path / "photos")
+
+
+def test_a_run_reports_odd_files_and_skips_them(odd_photos, tmp_path):
     import runs
 
-    monkeypatch.setattr(images, "PIPE_WAIT", 0.1)
-    data = odd(tmp_path / "photos")
-    results = lucidcam.run(runs.colours(), data, tmp_path / "run", write=("npz", "png"), progress=False)
+    results = lucidcam.run(runs.colours(), odd_photos, tmp_path / "run", write=("npz", "png"), progress=False)
     assert results.manifest["images"] == GOOD
     assert len(list(results.failures())) == BAD
-    report = lucidcam.evaluate(runs.colours(), data, "gradcam", "sparseness", baselines=[], out=tmp_path / "evaluation", progress=False)
+
+
+def test_an_evaluation_skips_odd_files(odd_photos, tmp_path):
+    import runs
+
+    report = lucidcam.evaluate(runs.colours(), odd_photos, "gradcam", "sparseness", baselines=[], out=tmp_path / "out", progress=False)
     assert len(report.names) == GOOD
-    for each in ("coco", "voc", "yolo", "masks", "fiftyone"):
-        command("localize", data, "--out", f"{each}:{tmp_path / each}", "--method", "gradcam", "--limit", 20, code=1)
-    command("explain", data, "--out", tmp_path / "explained", code=1)
+
+
+@pytest.mark.parametrize("labels", ["coco", "voc", "yolo", "masks", "fiftyone"])
+def test_labels_are_made_beside_odd_files(odd_photos, tmp_path, labels):
+    command("localize", odd_photos, "--out", f"{labels}:{tmp_path / labels}", "--method", "gradcam", "--limit", 20, code=1)
+
+
+def test_a_folder_with_odd_files_is_explained(odd_photos, tmp_path):
+    command("explain", odd_photos, "--out", tmp_path / "explained", code=1)
