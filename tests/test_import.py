@@ -68,6 +68,9 @@ def test_the_public_surface() -> None:
 
 def test_importing_brings_no_heavy_library() -> None:
     heavy = (
+        "torch",
+        "numpy",
+        "PIL",
         "matplotlib",
         "timm",
         "torchvision",

@@ -634,7 +634,7 @@ def naive_nms(boxes, scores, threshold):
 @pytest.mark.parametrize("count", [0, 1, 7, 300])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9])
 def test_nms_is_the_naive_one(count, threshold, monkeypatch):
-    monkeypatch.setattr("lucidcam.compat.NMS_ROWS", 64)
+    monkeypatch.setattr("lucidcam.operators.NMS_ROWS", 64)
     generator = torch.Generator().manual_seed(count)
     boxes = torch.rand(count, 4, generator=generator, dtype=torch.float64) * 50
     boxes[:, 2:] += boxes[:, :2]

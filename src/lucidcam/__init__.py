@@ -9,43 +9,59 @@ pass, and the user's model comes back as it was.
     torch.Size([1, 30, 30])
 """
 
-from lucidcam.auditing import Audit, audit
-from lucidcam.costs import Cost, Costs, bench
-from lucidcam.dissection import Bank, Channels, Names, Words, channels, concepts, words
-from lucidcam.engine.layers import describe as layers
-from lucidcam.engine.run import Run
-from lucidcam.errors import LucidcamError
-from lucidcam.evaluation import Report, evaluate
-from lucidcam.explanation import Explanation
-from lucidcam.films import animate
-from lucidcam.localization import discover, localize
-from lucidcam.methods._base import Method, register
-from lucidcam.models import load, wrap
-from lucidcam.pipeline import Results, run
-from lucidcam.registry import methods as _methods
-from lucidcam.registry import metrics as _metrics
-from lucidcam.reports import report
-from lucidcam.runner import attribute, explain, optimize
-from lucidcam.samples import Object, Sample
-from lucidcam.targets import (
-    All,
-    Caption,
-    Classes,
-    Contrast,
-    Detection,
-    Head,
-    LogProbability,
-    Probability,
-    Prompt,
-    Question,
-    Segmentation,
-    Several,
-    Similarity,
-    Target,
-    Tokens,
-    TopK,
-)
-from lucidcam.types import Model
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+# Both packages before the functions of these names, which their import would replace later.
+from lucidcam import methods as _methods  # noqa: F401
+from lucidcam import metrics as _metrics  # noqa: F401
+from lucidcam import registry as _registry
+from lucidcam.lazy import lazy_names as _lazy_names
+
+if TYPE_CHECKING:
+    from lucidcam.auditing import Audit
+    from lucidcam.auditing.audit import audit
+    from lucidcam.costs import Cost, Costs
+    from lucidcam.costs.bench import bench
+    from lucidcam.dissection import Bank, Channels, Names, Words, concepts
+    from lucidcam.dissection.channels import channels
+    from lucidcam.dissection.words import words
+    from lucidcam.engine.layers import describe as layers
+    from lucidcam.engine.run import Run
+    from lucidcam.errors import LucidcamError
+    from lucidcam.evaluation import Report
+    from lucidcam.evaluation.evaluate import evaluate
+    from lucidcam.explanation import Explanation
+    from lucidcam.films import animate
+    from lucidcam.localization import localize
+    from lucidcam.localization.discover import discover
+    from lucidcam.methods._base import Method, register
+    from lucidcam.models import load, wrap
+    from lucidcam.pipeline import Results
+    from lucidcam.pipeline.run import run
+    from lucidcam.reports import report
+    from lucidcam.runner import attribute, explain, optimize
+    from lucidcam.samples import Object, Sample
+    from lucidcam.targets import (
+        All,
+        Caption,
+        Classes,
+        Contrast,
+        Detection,
+        Head,
+        LogProbability,
+        Probability,
+        Prompt,
+        Question,
+        Segmentation,
+        Several,
+        Similarity,
+        Target,
+        Tokens,
+        TopK,
+    )
+    from lucidcam.types import Model
 
 __version__ = "0.1.0"
 
@@ -104,6 +120,47 @@ __all__ = [
     "wrap",
 ]
 
+_HOMES = {
+    "lucidcam.auditing": ("Audit", "audit"),
+    "lucidcam.costs": ("Cost", "Costs", "bench"),
+    "lucidcam.dissection": ("Bank", "Channels", "Names", "Words", "channels", "concepts", "words"),
+    "lucidcam.engine.run": ("Run",),
+    "lucidcam.errors": ("LucidcamError",),
+    "lucidcam.evaluation": ("Report", "evaluate"),
+    "lucidcam.explanation": ("Explanation",),
+    "lucidcam.films": ("animate",),
+    "lucidcam.localization": ("discover", "localize"),
+    "lucidcam.methods._base": ("Method", "register"),
+    "lucidcam.models": ("load", "wrap"),
+    "lucidcam.pipeline": ("Results", "run"),
+    "lucidcam.reports": ("report",),
+    "lucidcam.runner": ("attribute", "explain", "optimize"),
+    "lucidcam.samples": ("Object", "Sample"),
+    "lucidcam.targets": (
+        "All",
+        "Caption",
+        "Classes",
+        "Contrast",
+        "Detection",
+        "Head",
+        "LogProbability",
+        "Probability",
+        "Prompt",
+        "Question",
+        "Segmentation",
+        "Several",
+        "Similarity",
+        "Target",
+        "Tokens",
+        "TopK",
+    ),
+    "lucidcam.types": ("Model",),
+}
+"""Where the names above are defined: a module is imported, and torch with it, when the first of its names is asked for."""
+
+if not TYPE_CHECKING:  # type checkers refuse names that do not exist
+    __getattr__, __dir__ = _lazy_names(__name__, _HOMES, {"layers": ("lucidcam.engine.layers", "describe")})
+
 
 def methods() -> dict[str, type]:
     """Return every method by name, with its class: its docstring holds the equation, its fields are its options.
@@ -111,7 +168,7 @@ def methods() -> dict[str, type]:
     >>> "gradcam" in methods()
     True
     """
-    return dict(_methods)
+    return dict(_registry.methods)
 
 
 def metrics() -> dict[str, type]:
@@ -120,4 +177,4 @@ def metrics() -> dict[str, type]:
     >>> "deletion" in metrics()
     True
     """
-    return dict(_metrics)
+    return dict(_registry.metrics)

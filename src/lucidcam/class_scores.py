@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lucidcam.errors import ModelError, OptionError, TargetError, unknown
-
-OutputKind = Literal["softmax", "sigmoid", "probabilities", "none"]
-"""What outputs can mean: logits of a softmax over all classes, a logit of its own for each class, probabilities, or neither."""
+from lucidcam.vocabulary import OutputKind as OutputKind
 
 OUTPUT_KINDS: tuple[str, ...] = get_args(OutputKind)
 

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from lucidcam import images
-from lucidcam.compat import first_line, import_optional
-from lucidcam.errors import InputError
+from lucidcam.compat import import_optional
+from lucidcam.errors import InputError, first_line
 from lucidcam.sources import Stored, is_url
 
 MAX_PIXELS = 1_000_000_000

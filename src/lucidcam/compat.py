@@ -14,18 +14,11 @@ import os
 import socket
 import sys
 import threading
-import urllib.request
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from lucidcam.errors import MissingExtraError, ModelError
+from lucidcam.errors import MissingExtraError, ModelError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,9 +26,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 10.0
 """Seconds that a download may take to connect or to send the next bytes."""
-
-NMS_ROWS = 1024
-"""Boxes that non-maximum suppression compares with all others at a time."""
 
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _ROI_SCHEMA = (
@@ -70,6 +60,8 @@ def import_torchvision(purpose: str = "this model") -> ModuleType:
         try:
             return _complete(_import("torchvision", "zoo", purpose))
         except (RuntimeError, AttributeError) as error:
+            import torch
+
             raise ModelError(
                 f"torchvision does not load with torch {torch.__version__} ({first_line(error)}); install the pair that belongs together."
             ) from error
@@ -159,8 +151,11 @@ def impatient_downloads() -> Iterator[None]:
 
 def hub_reachable() -> bool:
     """Whether the Hugging Face hub answers; True where a proxy would have to be asked."""
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
     address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    if address.hostname is None or address.scheme in urllib.request.getproxies():
+    if address.hostname is None or address.scheme in getproxies():
         return True
     try:
         with socket.create_connection((address.hostname, address.port or 443), timeout=PATIENCE):
@@ -183,6 +178,8 @@ def _import(name: str, extra: str, purpose: str) -> ModuleType:
 
 
 def _declare_operators() -> None:
+    import torch
+
     global _library
     if _library is None:
         # FRAGMENT and not DEF: a namespace has one DEF only, and another package may have made the same repair.
@@ -194,6 +191,10 @@ def _declare_operators() -> None:
 
 def _complete(library: ModuleType) -> ModuleType:
     """Give torchvision the operators that detectors call, where its compiled ones did not load."""
+    import torch
+
+    from lucidcam.operators import nms, roi_align
+
     boxes, regions = (sys.modules[f"torchvision.ops.{name}"] for name in ("boxes", "roi_align"))
     if library.extension._has_ops() or getattr(boxes, "_assert_has_ops", None) is _allowed:
         return library
@@ -215,92 +216,3 @@ def _allowed() -> None:
 
 def _true() -> bool:
     return True
-
-
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Non-maximum suppression: which boxes to keep so that none overlaps one of higher score by more than a threshold.
-
-    Args:
-        boxes: `[N, 4]`, xyxy.
-        scores: `[N]`.
-        iou_threshold: largest intersection over union that is allowed.
-
-    Returns:
-        Their numbers, best score first; of equal scores the first comes first.
-    """
-    order = scores.detach().argsort(descending=True, stable=True)
-    left, top, right, bottom = boxes.detach()[order].unbind(1)
-    areas = (right - left) * (bottom - top)
-    kept = np.ones(len(order), dtype=bool)
-    for start in range(0, len(order), NMS_ROWS):
-        rows = start + np.flatnonzero(kept[start : start + NMS_ROWS])
-        others = start + np.flatnonzero(kept[start:])
-        a, b = torch.from_numpy(rows).to(order.device)[:, None], torch.from_numpy(others).to(order.device)
-        wide = (torch.minimum(right[a], right[b]) - torch.maximum(left[a], left[b])).clamp_(min=0)
-        high = (torch.minimum(bottom[a], bottom[b]) - torch.maximum(top[a], top[b])).clamp_(min=0)
-        common = wide.mul_(high)
-        over = (common / (areas[a] + areas[b] - common) > iou_threshold).cpu().numpy()
-        for i, hidden in enumerate(over):
-            if kept[rows[i]]:
-                kept[others[i + 1 :]] &= ~hidden[i + 1 :]  # the first of the others are the rows themselves
-    return order[torch.from_numpy(kept).to(order.device)]
-
-
-def roi_align(
-    input: Tensor, rois: Tensor, spatial_scale: float, pooled_height: int, pooled_width: int, sampling_ratio: int, aligned: bool
-) -> Tensor:
-    """Features of regions: bilinear samples on a regular grid in each bin, averaged (He et al., Mask R-CNN, 2017).
-
-    Args:
-        input: `[N, C, H, W]`.
-        rois: `[K, 5]`, each region's image and xyxy.
-        spatial_scale: from the regions' coordinates to the input's.
-        pooled_height: bins along a region's height.
-        pooled_width: bins along its width.
-        sampling_ratio: samples along each side of a bin; 0 or less: as many as the bin has pixels.
-        aligned: pixels lie at half-integer coordinates.
-
-    Returns:
-        `[K, C, pooled_height, pooled_width]`, differentiable with respect to `input`.
-    """
-    channels, height, width = input.shape[1:]
-    rois = rois.detach().to(input.dtype)
-    corners = rois[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)
-    sides = corners[:, 2:] - corners[:, :2]
-    sides = sides if aligned else sides.clamp(min=1)
-    counts = torch.full_like(sides, sampling_ratio, dtype=torch.long)
-    if sampling_ratio <= 0:
-        counts = (sides / sides.new_tensor([pooled_width, pooled_height])).ceil().clamp(min=0).long()
-    pixels = input.permute(0, 2, 3, 1).reshape(-1, channels)
-    output = input.new_zeros(len(rois), pooled_height, pooled_width, channels)
-    for across, down in torch.unique(counts, dim=0).tolist():
-        if not across * down:
-            continue
-        here = (counts == counts.new_tensor([across, down])).all(1).nonzero()[:, 0]
-        x, x_share = _taps(corners[here, 0], sides[here, 0], pooled_width, across, width)
-        y, y_share = _taps(corners[here, 1], sides[here, 1], pooled_height, down, height)
-        rows = rois[here, 0].long()[:, None, None, None, None] * height + y[:, :, None, :, None]
-        places = (rows * width + x[:, None, :, None, :]).flatten(3).flatten(0, 2)
-        shares = (y_share[:, :, None, :, None] * x_share[:, None, :, None, :]).flatten(3).flatten(0, 2)
-        found = F.embedding_bag(places, pixels, mode="sum", per_sample_weights=shares)
-        output = output.index_put((here,), found.reshape(len(here), pooled_height, pooled_width, channels))
-    return output.permute(0, 3, 1, 2)
-
-
-def _taps(start: Tensor, side: Tensor, bins: int, each: int, size: int) -> tuple[Tensor, Tensor]:
-    """Which pixels along one axis make the bins of regions `[K]`, and each one's share: `[K, bins, 2 · each]`.
-
-    Samples lie between two pixels; a pixel outside the image and beyond they are 0.
-    """
-    at = start[:, None] + (torch.arange(bins * each, device=start.device).to(start) + 0.5) * side[:, None] / (bins * each)
-    inside = ((at >= -1) & (at <= size)).to(at) / each
-    at = at.clamp(0, size - 1)
-    low = at.floor()
-    pixels = torch.stack([low, (low + 1).clamp(max=size - 1)], dim=-1).long()
-    shares = torch.stack([1 - (at - low), at - low], dim=-1) * inside[..., None]
-    return pixels.reshape(-1, bins, 2 * each), shares.reshape(-1, bins, 2 * each)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -99,3 +99,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
         return f"no {kind} is called {name!r}; did you mean {' or '.join(map(repr, close))}?"
     shown = ", ".join(known[:30]) + (f", … ({len(known)} in all)" if len(known) > 30 else "")
     return f"no {kind} is called {name!r}; known: {shown}."
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

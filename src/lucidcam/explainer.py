@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam.compat import first_line
 from lucidcam.data import Dataset
 from lucidcam.data._classes import ClassMap, Given
-from lucidcam.errors import DataError, InputError, LucidcamError, ModelError, TargetError, TargetNotFoundError
+from lucidcam.errors import DataError, InputError, LucidcamError, ModelError, TargetError, TargetNotFoundError, first_line
 from lucidcam.explanation import Explanation
 from lucidcam.methods._base import Method
 from lucidcam.runner import explain, is_general, named, on_any_image, together

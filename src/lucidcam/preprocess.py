@@ -18,15 +18,15 @@ from lucidcam import framing
 from lucidcam.errors import ModelError, OptionError, unknown
 from lucidcam.images import Window, checked_window
 from lucidcam.types import Frame
+from lucidcam.vocabulary import IMAGENET_MEAN as IMAGENET_MEAN
+from lucidcam.vocabulary import IMAGENET_STD as IMAGENET_STD
+from lucidcam.vocabulary import Channels as Channels
+from lucidcam.vocabulary import Fit as Fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-Fit = Literal["crop", "squash", "whole"]
-Channels = Literal["RGB", "BGR", "L"]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 MULTIPLE = 32
 """With `fit="whole"` both sides are multiples of this, the usual total stride of a convolutional network."""
 

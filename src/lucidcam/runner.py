@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from lucidcam.class_scores import ClassScores
-from lucidcam.compat import first_line
 from lucidcam.engine import copies
 from lucidcam.engine.foreign import out_of_memory
 from lucidcam.engine.inputs import Inputs, Key, all_finite, images_among
@@ -24,7 +23,16 @@ from lucidcam.engine.optimize import optimize as optimized_copy
 from lucidcam.engine.run import Run, open_run
 from lucidcam.engine.session import session
 from lucidcam.engine.trace import batch_of
-from lucidcam.errors import LucidcamError, MissingExtraError, ModelError, OptimizedCopyError, OptionError, TargetError, TargetNotFoundError
+from lucidcam.errors import (
+    LucidcamError,
+    MissingExtraError,
+    ModelError,
+    OptimizedCopyError,
+    OptionError,
+    TargetError,
+    TargetNotFoundError,
+    first_line,
+)
 from lucidcam.explanation import Explanation
 from lucidcam.films import over_time
 from lucidcam.fingerprints import stands_for

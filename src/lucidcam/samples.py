@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lucidcam.compat import first_line
-from lucidcam.errors import InputError, LucidcamError
+from lucidcam.errors import InputError, LucidcamError, first_line
 
 Mask = npt.NDArray[np.bool_]
 """`[H, W]` in the original image's size."""

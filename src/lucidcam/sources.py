@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lucidcam.compat import first_line, import_optional
-from lucidcam.errors import DataError, InputError, LucidcamError
+from lucidcam.compat import import_optional
+from lucidcam.errors import DataError, InputError, LucidcamError, first_line
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+(::[a-z][a-z0-9+.-]+)*://", re.IGNORECASE)
 _LOCAL = re.compile(r"(file|local)://", re.IGNORECASE)

@@ -18,8 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lucidcam.compat import first_line
-from lucidcam.errors import DataError, OptionError
+from lucidcam.errors import DataError, OptionError, first_line
 from lucidcam.sources import filesystem
 
 SETTINGS = "settings.json"

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 import sys
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from lucidcam import registry
-from lucidcam.class_scores import OutputKind
+from lucidcam import catalogue
 from lucidcam.cli._usage import flags_of
-from lucidcam.compat import first_line
-from lucidcam.errors import DataError, OptionError, nearest, unknown
-from lucidcam.preprocess import IMAGENET_MEAN, Channels, Fit, Preprocess
+from lucidcam.errors import DataError, OptionError, first_line, nearest, unknown
+from lucidcam.vocabulary import IMAGENET_MEAN, Channels, Fit, OutputKind
 
 if TYPE_CHECKING:
     from lucidcam import Model
+    from lucidcam.catalogue import Entry
     from lucidcam.data import Dataset
 
 ModelOption = Annotated[
@@ -252,6 +250,7 @@ def _source(spec: str, loading: LoadOptions) -> tuple[str, dict[str, Any]]:
 def _print_assumed(model: Model, loading: LoadOptions, spec: str) -> None:
     """Say what was taken for granted of the preprocessing of a checkpoint that does not say it."""
     from lucidcam.models import is_function
+    from lucidcam.preprocess import Preprocess
 
     steps = model.preprocess
     architecture = loading.architecture or (spec if loading.untrained and is_function(spec) else None)
@@ -348,18 +347,19 @@ def report(failures: Sequence[str], shown: int = 50) -> None:
 
 def method_flags(context: typer.Context, names: Sequence[str], words: Sequence[str]) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
     """Each method with the flags that are its own (or every method's), checked; and what is left of the words."""
-    from lucidcam.settings import Settings, resolve_method
-
-    general = option_types(Settings)
-    own = {name: option_types(registry.methods[name]) for name in names}
+    known_methods = catalogue.methods()
+    general = catalogue.settings().types
+    own = {name: known_methods[name].types for name in names}
     known = {option: kind for options in [general, *own.values()] for option, kind in options.items()}
     paths, options = split_flags(words, known, flags_of(context.command))
     chosen = [(name, {k: v for k, v in options.items() if k in general or k in own[name]}) for name in names]
-    for name, values in chosen:
-        resolve_method(name, values)
     for path in paths:
         if Path(path).suffix.lower() in CHECKPOINT_SUFFIXES:
             raise OptionError(f"{path} is a checkpoint, not data: give it by --model {path}.")
+    from lucidcam.settings import resolve_method  # last: it brings torch
+
+    for name, values in chosen:
+        resolve_method(name, values)
     return chosen, paths
 
 
@@ -390,7 +390,7 @@ def split_flags(words: Sequence[str], known: dict[str, type], flags: Sequence[st
         if negative:
             options[field[3:]] = False
         elif field not in known:
-            owners = [method for method, kind in registry.methods.items() if field in {f.name for f in fields(kind)}]
+            owners = [name for name, entry in catalogue.methods().items() if field in entry.types]
             if owners:
                 hint = " For grey images give --level, too." if name == "window" else ""
                 raise OptionError(f"--{name} is an option of {', '.join(owners)}, none of which was asked for.{hint}")
@@ -407,12 +407,6 @@ def split_flags(words: Sequence[str], known: dict[str, type], flags: Sequence[st
     return paths, options
 
 
-def option_types(kind: type) -> dict[str, Any]:
-    """Name and type of each field of a method or of the settings."""
-    hints = get_type_hints(kind)
-    return {f.name: hints[f.name] for f in fields(kind)}
-
-
 def convert(name: str, value: str, kind: Any) -> Any:
     """Turn a flag's text into the field's type.
 
@@ -425,7 +419,7 @@ def convert(name: str, value: str, kind: Any) -> Any:
         if value not in get_args(kind):
             close = nearest(value, get_args(kind))
             meant = f"; did you mean {close[0]!r}?" if close else "."
-            raise OptionError(f"--{name} expects {words_for(kind)}; got {value!r}{meant}")
+            raise OptionError(f"--{name} expects {catalogue.words_for(kind)}; got {value!r}{meant}")
         return value
     if kind is bool:
         lowered = value.lower()
@@ -438,61 +432,24 @@ def convert(name: str, value: str, kind: Any) -> Any:
         raise OptionError(f"--{name} expects {'a whole number' if kind is int else 'a number'}; got {value!r}.") from None
 
 
-def words_for(kind: Any) -> str:
-    """An option's type in words: its choices, "whole number", "number", …."""
-    if get_origin(kind) in (Union, types.UnionType):
-        kind = next(each for each in get_args(kind) if each is not type(None))
-    if get_origin(kind) is Literal:
-        return " or ".join(map(str, get_args(kind)))
-    return {bool: "on or off", int: "whole number", float: "number", str: "text"}.get(kind, str(kind))
-
-
-def described(kind: type) -> tuple[list[str], dict[str, str]]:
-    """A method's docstring as paragraphs of any width, and what its attributes mean, those of its bases included."""
-    paragraphs: list[str] = []
-    meanings: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        text, _, rest = inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("Attributes:\n")
-        attributes = rest.partition("\nRaises:\n")[0].partition("\n>>> ")[0]
-        for entry in re.split(r"\n(?=    \w+: )", "\n" + attributes):
-            name, colon, meaning = entry.strip().partition(": ")
-            if colon:
-                meanings[name] = " ".join(meaning.split())
-        if base is kind:
-            told = text.partition("\nRaises:\n")[0].partition("\n>>> ")[0]
-            paragraphs = [" ".join(part.split()) for part in told.split("\n\n") if part.strip()]
-    return paragraphs, meanings
-
-
-def default_of(field: Field[Any]) -> str:
-    """A field's default in words."""
-    if isinstance(field.default, bool):
-        return "on" if field.default else "off"
-    return "" if field.default is MISSING else str(field.default)
-
-
-def show(name: str, kind: type, options: str, flag: Callable[[str], str], about: str = "") -> None:
+def show(entry: Entry, options: str, flag: Callable[[str], str]) -> None:
     """Print what a method or metric computes, and what its options mean.
 
     Args:
-        name: the registered name.
-        kind: its class.
+        entry: of the catalogue.
         options: what they are called, "flag" or "option".
         flag: how one is written, from the field's name.
-        about: a line between the two.
     """
     from rich.markup import escape
 
-    paragraphs, meanings = described(kind)
-    out.print(f"[b]{name}[/b]  {kind.paper}\n")  # type: ignore[attr-defined]
-    out.print(escape("\n\n".join(paragraphs)))
-    if about:
-        out.print(f"\n{about}", markup=False)
-    if fields(kind):
-        hints = get_type_hints(kind)
+    out.print(f"[b]{entry.name}[/b]  {entry.paper}\n")
+    out.print(escape("\n\n".join(entry.paragraphs)))
+    if entry.about:
+        out.print(f"\n{entry.about}", markup=False)
+    if entry.options:
         listing = table(options, "value", "default", "meaning", title=f"\n{options.capitalize()}s")
-        for field in fields(kind):
-            listing.add_row(flag(field.name), words_for(hints[field.name]), default_of(field), escape(meanings.get(field.name, "")))
+        for option in entry.options:
+            listing.add_row(flag(option.name), catalogue.words_for(option.annotation), option.default, escape(option.meaning))
         out.print(listing)
 
 

@@ -6,11 +6,13 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from typing import Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
+from lucidcam import catalogue
 from lucidcam.errors import LucidcamError, OptionError, unknown
 
 PATHS_AND_FLAGS = {"ignore_unknown_options": True, "allow_extra_args": False}
@@ -150,7 +152,7 @@ def expanded(command: Callable[..., Any]) -> Callable[..., Any]:
         if name not in groups:
             parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[name]))
             continue
-        types = get_type_hints(groups[name], include_extras=True)
+        types = _hints_of(groups[name])
         for field in fields(groups[name]):
             parameters.append(inspect.Parameter(field.name, parameter.KEYWORD_ONLY, default=field.default, annotation=types[field.name]))
 
@@ -163,6 +165,12 @@ def expanded(command: Callable[..., Any]) -> Callable[..., Any]:
     call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
+
+
+@lru_cache
+def _hints_of(group: type) -> dict[str, Any]:
+    """The types of a dataclass's fields: many commands share one."""
+    return get_type_hints(group, include_extras=True)
 
 
 def usage_error(error: Any) -> str:
@@ -245,21 +253,16 @@ def in_flags(message: str, command: Any, words: Sequence[str] = ()) -> str:
 
 def _flags_of_methods(words: Sequence[str]) -> list[str]:
     """The options that every method has, and those of the methods that were typed (none: Grad-CAM), as flags."""
-    from lucidcam import registry
-    from lucidcam.settings import Settings
-
+    known = catalogue.methods()
     names = {word.removeprefix("--method=") for word in words}
-    typed = [kind for name, kind in registry.methods.items() if name in names]
-    kinds: list[Any] = [Settings, *(typed or [registry.methods["gradcam"]])]
-    return list(dict.fromkeys(f"--{field.name.replace('_', '-')}" for kind in kinds for field in fields(kind)))
+    typed = [entry for name, entry in known.items() if name in names]
+    entries = [catalogue.settings(), *(typed or [known["gradcam"]])]
+    return list(dict.fromkeys(f"--{name.replace('_', '-')}" for entry in entries for name in entry.types))
 
 
 def _method_options() -> Iterable[str]:
-    from lucidcam import registry
-    from lucidcam.settings import Settings
-
-    kinds: list[Any] = [Settings, *registry.methods.values()]
-    return {field.name for kind in kinds for field in fields(kind)}
+    entries = [catalogue.settings(), *catalogue.methods().values()]
+    return {name for entry in entries for name in entry.types}
 
 
 ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

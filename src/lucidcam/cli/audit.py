@@ -68,6 +68,8 @@ def audit(
 
     Exit code 0: done, whatever was found; 2: usage, or nothing could be audited.
     """
+    chosen, words = method_flags(context, [method], data)
+    [(kind, options)] = chosen
     import lucidcam
     from lucidcam.auditing.findings import AUDIT
     from lucidcam.auditing.probing import check_fill
@@ -78,8 +80,6 @@ def audit(
 
         check(page)
     check_fill(fill)
-    chosen, words = method_flags(context, [method], data)
-    [(kind, options)] = chosen
     check_writable(out, AUDIT)
     dataset = open_words(words, data_format, split)
     loaded = load_model(model, loading, optimize)

@@ -45,15 +45,17 @@ def bench(
     ±: half the distance between the quartiles. (n): measured on n images together. >: ended by the time limit. Memory: the peak above that
     of a plain forward pass.
     """
+    from lucidcam import catalogue
+    from lucidcam.cli.evaluate import parsed
+
+    methods = [parsed(each, catalogue.methods()) for each in method] if method else None
     import json
 
     import torch
 
     import lucidcam
-    from lucidcam import registry
     from lucidcam.cli._common import err, load_model
     from lucidcam.cli._common import out as screen
-    from lucidcam.cli.evaluate import parsed
     from lucidcam.costs.report import FILES
     from lucidcam.errors import InputError
     from lucidcam.images import find
@@ -62,7 +64,6 @@ def bench(
 
     if out is not None:
         check_writable(out, *FILES)
-    methods = [parsed(each, registry.methods) for each in method] if method else None
     found, problems = find(paths) if paths else (None, [])
     if problems:
         raise InputError(problems[0])

@@ -65,12 +65,12 @@ def discover(
 
     Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
     """
+    chosen, words = method_flags(context, [method], data)
+    [(kind, options)] = chosen
     import lucidcam
     from lucidcam.localization.discover import FILES
     from lucidcam.storage import check_writable
 
-    chosen, words = method_flags(context, [method], data)
-    [(kind, options)] = chosen
     check_writable(out, *FILES)
     dataset = open_words(words, data_format, split)
     found = lucidcam.discover(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lucidcam import catalogue
 from lucidcam.cli._common import (
     DEFAULT_LOADING,
     ClassMapOption,
@@ -25,6 +25,7 @@ from lucidcam.cli.report import ReportOption, write_page
 
 if TYPE_CHECKING:
     from lucidcam import Model, Report
+    from lucidcam.catalogue import Catalogue
 
 
 SHOWN = 10
@@ -77,18 +78,18 @@ def evaluate(
 
     Exit code 0: all right; 1: some samples could not be used (the rest is measured); 2: usage.
     """
+    methods = [parsed(each, catalogue.methods()) for each in method] if method else None
+    metrics = [parsed(each, catalogue.metrics()) for each in metric] if metric else None
     import json
 
     import lucidcam
     from lucidcam import registry
     from lucidcam.cli._common import err, load_model, report
     from lucidcam.cli._common import out as screen
-    from lucidcam.data import open_data
+    from lucidcam.data import open_data  # this brings torch
     from lucidcam.reports import check as check_page
     from lucidcam.storage import check_writable
 
-    methods = [parsed(each, registry.methods) for each in method] if method else None
-    metrics = [parsed(each, registry.metrics) for each in metric] if metric else None
     if page is not None:
         check_page(page)
     if out is not None:
@@ -148,21 +149,19 @@ def _tell_classes(found: Report, model: Model) -> None:
         err.print("… results.json lists the others", style="dim", markup=False)
 
 
-def parsed(text: str, known: Mapping[str, type]) -> tuple[str, dict[str, Any]]:
+def parsed(text: str, known: Catalogue) -> tuple[str, dict[str, Any]]:
     """From "scorecam:weights=softmax,baseline=blur" to a name and its options, of the fields' types.
 
     Raises:
         OptionError: for a name or option that does not exist, or a value that does not fit.
     """
-    from lucidcam import registry
-    from lucidcam.cli._common import convert, option_types
+    from lucidcam.cli._common import convert
     from lucidcam.errors import OptionError, unknown
-    from lucidcam.settings import Settings
 
     name, _, rest = text.partition(":")
-    types = option_types(known[name])
-    if known is registry.methods:
-        types |= {**option_types(Settings), "layer": str}
+    types = known[name].types
+    if known.kind == "method":
+        types |= {**catalogue.settings().types, "layer": str}
     options = {}
     for word in re.split(r",(?=\w+=)", rest) if rest else []:
         key, equals, value = word.partition("=")

@@ -24,7 +24,6 @@ from lucidcam.cli._common import (
 )
 from lucidcam.cli._words import Speaker
 from lucidcam.cli.report import ReportOption, write_page
-from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import InputError, OptionError
 from lucidcam.progress import bar
 from lucidcam.storage import check_writable, parsed_json
@@ -89,18 +88,19 @@ def explain(
 
     Exit code 0: all right; 1: some inputs failed (the rest is written); 2: usage.
     """
+    if concepts is not None and not in_words:
+        raise OptionError("--concepts is for --words.")
+    methods, words = method_flags(context, method or ["gradcam"], paths)
+    if not words:
+        raise OptionError("expected at least one image, folder or glob, or - for standard input.")
     import lucidcam
+    from lucidcam.engine.layers import check as check_layer  # these bring torch
     from lucidcam.explainer import check_general
     from lucidcam.images import find
     from lucidcam.reports import check as check_page
     from lucidcam.samples import Problem
     from lucidcam.sources import is_url
 
-    methods, words = method_flags(context, method or ["gradcam"], paths)
-    if concepts is not None and not in_words:
-        raise OptionError("--concepts is for --words.")
-    if not words:
-        raise OptionError("expected at least one image, folder or glob, or - for standard input.")
     look = _Look(out, format or [], colormap, alpha, threshold, boxes)
     look.check()
     if page is not None:

@@ -27,7 +27,6 @@ from lucidcam.cli._common import (
     out,
     report,
 )
-from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import OptionError
 from lucidcam.progress import bar
 
@@ -89,11 +88,12 @@ def localize(
 
     Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
     """
-    import lucidcam.localization as localization
-    from lucidcam.explainer import asked_of
-
     chosen, words = method_flags(context, [method], data)
     [(kind, options)] = chosen
+    import lucidcam.localization as localization  # these bring torch
+    from lucidcam.engine.layers import check as check_layer
+    from lucidcam.explainer import asked_of
+
     if threshold is not None and calibrate is not None:
         raise OptionError("--calibrate chooses the threshold; give one of --threshold and --calibrate.")
     dataset = open_words(words, data_format, split).first(limit)

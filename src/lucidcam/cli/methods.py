@@ -11,15 +11,14 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="Show one method: its equation and its options.")] = None,
 ) -> None:
     """List the methods, or show one with its options."""
-    from lucidcam import registry
+    from lucidcam import catalogue
     from lucidcam.cli._common import out, show, table
 
     if name is None:
         listing = table("method", "paper", "cost")
-        usual = {"activation": "1 forward", "gradient": "1 forward", "pixel": "1 forward and backward"}
-        for each, kind in registry.methods.items():
-            listing.add_row(f"[b]{each}[/b]", kind.paper, kind.cost or usual[kind.kind])
+        for entry in catalogue.methods().values():
+            listing.add_row(f"[b]{entry.name}[/b]", *entry.columns)
         out.print(listing)
         out.print("\n[dim]lucidcam methods NAME shows the equation and what the options mean.[/dim]")
     else:
-        show(name, registry.methods[name], "flag", lambda field: f"--{field.replace('_', '-')}")
+        show(catalogue.methods()[name], "flag", lambda field: f"--{field.replace('_', '-')}")

@@ -28,9 +28,10 @@ def models(
 ) -> None:
     """List the sources of models, or the names one of them knows."""
     from lucidcam.cli._common import out, table
-    from lucidcam.models import names
 
     if search is not None:
+        from lucidcam.models import names
+
         found = names(search)
         for name in found:
             out.print(name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Annotated, Any
 
 import typer
 
+from lucidcam import catalogue
 from lucidcam.cli import (
     audit,
     bench,
@@ -29,7 +29,6 @@ from lucidcam.cli import (
 )
 from lucidcam.cli._usage import PATHS_AND_FLAGS, Command, expanded
 from lucidcam.cli.app import app as web_app
-from lucidcam.settings import Settings
 
 app = typer.Typer(
     name="lucidcam",
@@ -46,7 +45,7 @@ def _add(room: str, name: str, command: Callable[..., Any], **options: Any) -> N
     """Add a command; its help flows, whatever the width of the terminal."""
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     if options.get("context_settings") is PATHS_AND_FLAGS:
-        own = ", ".join(f"--{field.name.replace('_', '-')}" for field in fields(Settings))
+        own = ", ".join(f"--{name.replace('_', '-')}" for name in catalogue.settings().types)
         paragraphs.insert(-1, f"A method's own options are flags too (see [b]lucidcam methods NAME[/b]); every method has {own}.")
     help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     app.command(name, cls=Command, help=help, rich_help_panel=room, **options)(expanded(command))

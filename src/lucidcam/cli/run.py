@@ -25,9 +25,7 @@ from lucidcam.cli._common import (
     report,
 )
 from lucidcam.cli.report import ReportOption, write_page
-from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import OptionError
-from lucidcam.types import DTYPES
 
 REDUCED = ("bfloat16", "float16")
 """Precisions that an optimised copy computes in by autocast."""
@@ -93,23 +91,28 @@ def run(
 
     Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
     """
-    import lucidcam
-    from lucidcam import registry
+    from lucidcam import catalogue
     from lucidcam.cli.evaluate import parsed
     from lucidcam.reports import check as check_page
     from lucidcam.storage import SETTINGS, check_writable
 
     if page is not None:
         check_page(page)
+    judges = [parsed(each, catalogue.metrics()) for each in metric or []]
     chosen, words = method_flags(context, [method], data)
     [(kind, options)] = chosen
     check_writable(folder, SETTINGS)
+    import lucidcam
+
     dataset = open_words(words, data_format, split).first(limit)
     wanted = list(dict.fromkeys(write)) if write else ["npz"]
     if "none" in wanted:
         if len(wanted) > 1:
             raise OptionError("--write none is for the index alone; leave the other formats out, or none.")
         wanted = []
+    from lucidcam.engine.layers import check as check_layer  # these two bring torch
+    from lucidcam.types import DTYPES
+
     reduced = DTYPES.get(loading.dtype) if not exact and str(DTYPES.get(loading.dtype)).removeprefix("torch.") in REDUCED else None
     loaded = load_model(model, replace(loading, dtype="float32") if reduced else loading)
     for name in layer or []:
@@ -124,7 +127,7 @@ def run(
             layer=layer,
             class_map=class_map,
             write=wanted,
-            metrics=[parsed(each, registry.metrics) for each in metric or []],
+            metrics=judges,
             threshold=threshold,
             regions=regions,
             min_area=min_area,

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from lucidcam import registry
-from lucidcam.compat import first_line
-from lucidcam.errors import DataError, LucidcamError, unknown
+from lucidcam.errors import DataError, LucidcamError, first_line, unknown
 from lucidcam.samples import DegenerateError, Problem, Sample, composed, left_out
 from lucidcam.sources import is_url, local
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from lucidcam import images, sources
-from lucidcam.compat import first_line, import_optional
-from lucidcam.errors import DataError, InputError
+from lucidcam.compat import import_optional
+from lucidcam.errors import DataError, InputError, first_line
 from lucidcam.samples import DegenerateError, Mask, Problem, Sample, composed
 from lucidcam.sources import Stored
 from lucidcam.storage import parsed_json

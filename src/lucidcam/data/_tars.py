@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from lucidcam import sources
-from lucidcam.compat import first_line
-from lucidcam.errors import DataError
+from lucidcam.errors import DataError, first_line
 from lucidcam.sources import Stored, is_url
 
 BLOCK = 2**20

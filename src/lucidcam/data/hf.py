@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lucidcam.compat import first_line
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import box_of, declared_size, from_xywh, once, whole_number
-from lucidcam.errors import DataError, OptionError, unknown
+from lucidcam.errors import DataError, OptionError, first_line, unknown
 from lucidcam.samples import ClassId, Object, Problem, Sample
 
 NAMES = ("file_name", "filename", "image_id", "id")

@@ -14,12 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from lucidcam import images, sources
-from lucidcam.compat import first_line
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import files_with, whole_number
 from lucidcam.data._parallel import in_order
 from lucidcam.data._tars import Member, Tar, members_of, opened, what_is_wrong
-from lucidcam.errors import DataError, OptionError
+from lucidcam.errors import DataError, OptionError, first_line
 from lucidcam.samples import ClassId, Problem, Sample
 from lucidcam.sources import Stored, is_url
 from lucidcam.storage import parsed_json

@@ -13,8 +13,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from lucidcam.compat import first_line
-from lucidcam.errors import ModelError
+from lucidcam.errors import ModelError, first_line
 
 GRADIENT_FREE = "occlusion or rise, which need the scores alone"
 """What to use where no gradient flows and no layer is seen."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from lucidcam.metrics._base import Batch, Comparative, FaithfulnessMetric, Figure, Metric, MosaicMetric, Record, register
-from lucidcam.metrics._localization import LocalizationMetric, Located
-from lucidcam.metrics._state import State
+from typing import TYPE_CHECKING
+
+from lucidcam.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from lucidcam.metrics._base import Batch, Comparative, FaithfulnessMetric, Figure, Metric, MosaicMetric, Record, register
+    from lucidcam.metrics._localization import LocalizationMetric, Located
+    from lucidcam.metrics._state import State
 
 __all__ = [
     "Batch",
@@ -19,3 +24,22 @@ __all__ = [
     "State",
     "register",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "lucidcam.metrics._base": (
+                "Batch",
+                "Comparative",
+                "FaithfulnessMetric",
+                "Figure",
+                "Metric",
+                "MosaicMetric",
+                "Record",
+                "register",
+            ),
+            "lucidcam.metrics._localization": ("LocalizationMetric", "Located"),
+            "lucidcam.metrics._state": ("State",),
+        },
+    )

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lucidcam.class_scores import OutputKind
-from lucidcam.compat import first_line
-from lucidcam.errors import ModelError, OptionError
+from lucidcam.errors import ModelError, OptionError, first_line
 from lucidcam.preprocess import Preprocess
 from lucidcam.registry import sources
 from lucidcam.storage import parsed_json, write_whole

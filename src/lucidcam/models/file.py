@@ -18,8 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lucidcam.compat import first_line
-from lucidcam.errors import LucidcamError, ModelError, OptionError
+from lucidcam.errors import LucidcamError, ModelError, OptionError, first_line
 from lucidcam.models._card import WEIGHTS, Card
 from lucidcam.models._formats import HEAD, foreign_format, is_safetensors
 from lucidcam.nn import GAPNetwork

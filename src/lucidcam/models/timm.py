@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lucidcam.compat import first_line, impatient_downloads, import_timm
-from lucidcam.errors import ModelError, OptionError, unknown
+from lucidcam.compat import impatient_downloads, import_timm
+from lucidcam.errors import ModelError, OptionError, first_line, unknown
 from lucidcam.preprocess import Probed, from_timm
 from lucidcam.registry import sources
 from lucidcam.types import Model

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from lucidcam.class_scores import OutputKind
-from lucidcam.compat import first_line, impatient_downloads, import_timm, import_torchvision
-from lucidcam.errors import LucidcamError, ModelError, OptionError, unknown
+from lucidcam.compat import impatient_downloads, import_timm, import_torchvision
+from lucidcam.errors import LucidcamError, ModelError, OptionError, first_line, unknown
 from lucidcam.models._video import video_classifier
 from lucidcam.preprocess import Clips, Preprocess, Probed, from_torchvision
 from lucidcam.registry import sources

@@ -14,8 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lucidcam.compat import first_line
-from lucidcam.errors import DataError, ModelError, OptionError, unknown
+from lucidcam.errors import DataError, ModelError, OptionError, first_line, unknown
 from lucidcam.storage import workplace
 from lucidcam.train._lightning import Callback, leads, lightning
 

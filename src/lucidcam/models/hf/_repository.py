@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from lucidcam.compat import first_line, impatient_downloads
-from lucidcam.errors import ModelError, OptionError
+from lucidcam.compat import impatient_downloads
+from lucidcam.errors import ModelError, OptionError, first_line
 from lucidcam.models.hf._pictures import preprocessing
 from lucidcam.preprocess import Preprocess, Probed
 

@@ -1,0 +1,185 @@
+"""What starting costs: nothing that needs no torch imports it, and names that come late are the same names."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import lucidcam
+from lucidcam import catalogue, registry
+from lucidcam.errors import OptionError
+
+HEAVY = ("torch", "numpy", "PIL", "matplotlib", "scipy", "torchvision", "transformers", "pandas", "jinja2", "safetensors")
+
+WORDS = [
+    ["--help"],
+    ["--version"],
+    ["methods"],
+    ["methods", "gradcam"],
+    ["methods", "gradcm"],
+    ["metrics"],
+    ["metrics", "deletion"],
+    ["metrics", "deletio"],
+    ["models"],
+    ["explian"],
+    ["trian", "gap"],
+    ["explain"],
+    ["explain", "x.jpg", "--metod", "rise"],
+    ["explain", "x.jpg", "--method"],
+    ["explain", "x.jpg", "--method", "gradcm"],
+    ["explain", "x.jpg", "--method", "rise", "--masks", "many"],
+    ["explain", "x.jpg", "--method", "gradcam", "--masks", "5"],
+    ["explain", "x.jpg", "--alpha", "much"],
+    ["evaluate", "x", "--metric", "deletio"],
+    ["evaluate", "x", "--metric", "deletion:step=1"],
+    ["bench", "--method", "gradcm"],
+    ["run", "x", "--out", "y", "--method", "gradcm"],
+    ["run", "x"],
+    ["localize", "x", "--method", "gradcm"],
+    ["audit", "x", "--method", "gradcm"],
+    ["discover", "x", "--method", "gradcm"],
+    ["train", "--help"],
+    ["study", "--help"],
+    *([*words, "--help"] for words in (["explain"], ["app"], ["channels"], ["concepts"], ["report"], ["evaluate"], ["audit"], ["bench"])),
+    *([*words, "--help"] for words in (["run"], ["localize"], ["discover"], ["methods"], ["metrics"], ["models"], ["layers"])),
+    *([*words, "--help"] for words in (["study", "make"], ["study", "serve"], ["study", "report"], ["train", "gap"], ["train", "memory"])),
+]
+
+COMMANDS = f"""
+import contextlib, io, json, sys
+from lucidcam.cli import main
+loaded = {{}}
+for words in {WORDS!r}:
+    sys.argv = ["lucidcam", *words]
+    code = None
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    loaded[" ".join(words)] = code, [name for name in {HEAVY!r} if name in sys.modules]
+print(json.dumps(loaded))
+"""
+
+
+def output_of(code: str) -> str:
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_commands_that_need_no_network_bring_no_torch() -> None:
+    for words, (code, modules) in json.loads(output_of(COMMANDS)).items():
+        assert modules == [], words
+        right = "--help" in words or words.split()[-1] in ("--version", "methods", "metrics", "models", "gradcam", "deletion")
+        assert code == (0 if right else 2), words
+
+
+def test_names_that_come_late() -> None:
+    code = f"""
+import pickle, sys, threading, types
+import lucidcam
+assert not set({HEAVY!r}) & set(sys.modules)
+function = lucidcam.methods
+assert set(lucidcam.__all__) <= set(dir(lucidcam))
+assert pickle.loads(pickle.dumps(function)) is function
+for name in ("gradcm", "_nothing", "not an identifier", "a.b"):
+    try:
+        getattr(lucidcam, name)
+    except AttributeError as error:
+        assert name in str(error)
+    else:
+        raise AssertionError(name)
+try:
+    from lucidcam import gradcm
+except ImportError as error:
+    assert "gradcm" in str(error)
+assert not set({HEAVY!r}) & set(sys.modules)
+errors = []
+def take(start):
+    for name in lucidcam.__all__[start:] + lucidcam.__all__[:start]:
+        try:
+            getattr(lucidcam, name)
+        except Exception as error:
+            errors.append(f"{{name}}: {{error!r}}")
+threads = [threading.Thread(target=take, args=(6 * i,)) for i in range(8)]
+[t.start() for t in threads]; [t.join() for t in threads]
+assert not errors, errors
+import lucidcam.methods.gradcam, lucidcam.metrics.deletion
+from lucidcam.metrics import Figure
+assert lucidcam.methods is function and isinstance(lucidcam.metrics, types.FunctionType)
+assert lucidcam.errors.InputError and lucidcam.preprocess.Preprocess and lucidcam.nn.memory
+from lucidcam import *
+assert attribute is lucidcam.runner.attribute and layers is lucidcam.engine.layers.describe
+"""
+    output_of(code)
+
+
+def test_the_table_of_names_is_what_type_checkers_see() -> None:
+    tree = ast.parse(Path(str(lucidcam.__file__)).read_text(encoding="utf-8"))
+    [block] = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    imported = {
+        alias.asname or alias.name: (str(node.module), alias.name)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {*imported, "methods", "metrics"} == set(lucidcam.__all__)
+    for name, (module, original) in imported.items():
+        assert getattr(lucidcam, name) is getattr(sys.modules[module], original), name
+        assert not isinstance(getattr(lucidcam, name), ModuleType)
+
+
+def test_the_catalogue_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert json.loads(catalogue.FILE.read_text(encoding="utf-8")) == json.loads(json.dumps(catalogue.content())), (
+        "methods, metrics or their options have changed: python -m lucidcam.catalogue writes what the command line lists"
+    )
+    from_registries = [catalogue.methods(), catalogue.metrics(), catalogue.settings()]
+    monkeypatch.setattr(catalogue, "_are_imported", lambda package: False)
+    assert [dict(catalogue.methods()), dict(catalogue.metrics())] == [dict(each) for each in from_registries[:2]]
+    assert catalogue.settings() == from_registries[2]
+    assert list(catalogue.methods()) == list(registry.methods)
+    with pytest.raises(OptionError, match="did you mean 'gradcam'"):
+        catalogue.methods()["gradcm"]
+
+
+@pytest.mark.parametrize("damage", ["absent", "of another state", "no JSON"])
+def test_a_catalogue_that_is_out_of_date_is_not_believed(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = dict(catalogue.methods())
+    stored = json.loads(catalogue.FILE.read_text(encoding="utf-8"))
+    stored |= {"digest": "0", "methods": []}
+    text = {"absent": None, "of another state": json.dumps(stored), "no JSON": "{"}[damage]
+    digest = catalogue.digest()
+    monkeypatch.setattr(catalogue, "FILE", tmp_path / "catalogue.json")
+    monkeypatch.setattr(catalogue, "digest", lambda: digest)
+    monkeypatch.setattr(catalogue, "_are_imported", lambda package: False)
+    if text is not None:
+        catalogue.FILE.write_text(text, encoding="utf-8")
+    catalogue._read.cache_clear()
+    try:
+        assert dict(catalogue.methods()) == expected
+    finally:
+        catalogue._read.cache_clear()
+
+
+def test_a_method_of_ones_own_is_in_the_catalogue() -> None:
+    names = set(catalogue.methods())
+
+    @lucidcam.register("late_arrival")
+    class Late(lucidcam.Method):
+        """A method that was just added."""
+
+        kind = "activation"
+        paper = "none"
+
+    try:
+        assert set(catalogue.methods()) == names | {"late_arrival"}
+        assert catalogue.methods()["late_arrival"].columns == ("none", "1 forward")
+    finally:
+        del registry.methods._things["late_arrival"]
