@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lucidcam import maps, registry, render
 from lucidcam.errors import OptionError, unknown
+from lucidcam.ownership import check_not_input
 from lucidcam.types import Frame
 
 
@@ -175,12 +176,14 @@ class Explanation:
             options: the writer's own (PNG: `colormap`, `alpha`; GIF: those of `lucidcam.animate`).
 
         Raises:
-            OptionError: for a suffix that no writer knows.
+            OptionError: for a suffix that no writer knows; the path is that of the picture which is explained; a `.html` is there that is
+                no page of lucidcam's.
         """
         path = Path(path)
         name = path.suffix.lstrip(".").lower()
         if name not in registry.writers:
             raise OptionError(f"{path.name}: {unknown('output format', name, registry.writers)}")
+        check_not_input(path, self.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         registry.writers[name](self, path, **options)
         return path

@@ -14,6 +14,7 @@ from torch import Tensor
 from lucidcam import maps, render
 from lucidcam.errors import OptionError
 from lucidcam.explanation import Explanation, Scale
+from lucidcam.ownership import check_not_input
 
 
 def over_time(whole: Explanation, film: Sequence[Image.Image], times: Sequence[int]) -> Explanation:
@@ -69,11 +70,13 @@ def animate(
     Raises:
         OptionError: nothing to show, pictures of several sizes, another suffix, or a value outside its range.
     """
-    pictures = [
-        picture
-        for each in explanations
-        for picture in ([each] if isinstance(each, Image.Image) else _shown(each, colormap, alpha, threshold))
-    ]
+    pictures: list[Image.Image] = []
+    for each in explanations:
+        if isinstance(each, Image.Image):
+            pictures.append(each)
+        else:
+            check_not_input(path, each.name)
+            pictures += _shown(each, colormap, alpha, threshold)
     path = Path(path)
     if not pictures:
         raise OptionError(f"{path.name}: expected at least one explanation or picture to animate; got none.")

@@ -14,7 +14,7 @@ from torch import Tensor
 from lucidcam.auditing import companions, contexts, describe, places, tables
 from lucidcam.auditing.coverage import LIMITS, Coverage, Hypothesis, Untried, grouped
 from lucidcam.auditing.evidence import Photographer
-from lucidcam.auditing.findings import AUDIT, Audit, Cluster, Evidence, Finding, ranked
+from lucidcam.auditing.findings import Audit, Cluster, Evidence, Finding, check_place, ranked
 from lucidcam.auditing.probing import AT_ONCE, INPAINT, Prober
 from lucidcam.auditing.statistics import SHARE, estimate
 from lucidcam.auditing.tables import Fact
@@ -29,7 +29,6 @@ from lucidcam.methods._base import Method
 from lucidcam.progress import bar
 from lucidcam.samples import Mask, Problem
 from lucidcam.stats.paired import holm
-from lucidcam.storage import check_writable
 from lucidcam.types import Model
 from lucidcam.wording import counted, short
 
@@ -630,4 +629,4 @@ def _check(images_per_class: int, min_effect: float, level: float, limit: int | 
     if limit is not None and limit < 1:
         raise OptionError(f"expected limit ≥ 1 (samples); got {limit}.")
     if out is not None:
-        check_writable(out, AUDIT)
+        check_place(out)

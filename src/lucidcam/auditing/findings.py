@@ -19,6 +19,7 @@ from lucidcam.auditing.trials import Trial
 from lucidcam.auditing.views import GRID, Grid
 from lucidcam.errors import DataError
 from lucidcam.explainer import PREDICTED
+from lucidcam.ownership import OwnedFiles
 from lucidcam.samples import Mask, Problem
 from lucidcam.storage import check_writable, write_whole
 from lucidcam.wording import counted
@@ -247,30 +248,42 @@ class Audit:
         """Write `audit.json` and the evidence, a picture of each finding: `finding-1.png`, ….
 
         Args:
-            out: a folder; it is made. Files of these names are replaced.
+            out: a folder; it is made. Files of these names are replaced, where an audit wrote them.
 
         Returns:
             The folder.
 
         Raises:
-            OptionError: nothing can be written there.
+            OptionError: nothing can be written there, or a file of these names is someone else's.
             DataError: a file cannot be written.
         """
-        check_writable(out, AUDIT)
-        folder = Path(out).expanduser()
+        owned = check_place(out)
+        folder = owned.folder
         folder.mkdir(parents=True, exist_ok=True)
         document = self.to_dict()
         for number, (finding, told) in enumerate(zip(self.findings, document["findings"], strict=True), start=1):
-            _write_evidence(finding.evidence, told["evidence"], folder, f"evidence/{number}")
+            _write_evidence(finding.evidence, told["evidence"], owned, f"evidence/{number}")
             if finding.evidence:
                 told["picture"] = f"finding-{number}.png"
-                _write_picture(sheet(finding), folder / told["picture"])
+                _write_picture(sheet(finding), owned.path(told["picture"]))
         for number, (cluster, told) in enumerate(zip(self.clusters, document["clusters"], strict=True), start=1):
-            _write_evidence(cluster.evidence, told["evidence"], folder, f"clusters/{number}")
+            _write_evidence(cluster.evidence, told["evidence"], owned, f"clusters/{number}")
         for number, (row, told) in enumerate(zip(self.confusions, document["confusions"], strict=True), start=1):
-            _write_evidence(row["evidence"], told["evidence"], folder, f"confusions/{number}")
-        write_whole(folder / AUDIT, (json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n").encode())
+            _write_evidence(row["evidence"], told["evidence"], owned, f"confusions/{number}")
+        write_whole(owned.path(AUDIT), (json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n").encode())
         return folder
+
+
+def check_place(out: str | os.PathLike[str]) -> OwnedFiles:
+    """The files of a folder that an audit can be written to, found out before any work.
+
+    Raises:
+        OptionError: it cannot be, or a file of an audit's names is someone else's.
+    """
+    check_writable(out, AUDIT)
+    owned = OwnedFiles(out)
+    owned.check(AUDIT, "finding-*.png", *(f"{name}/*-*-*.png" for name in ("evidence", "clusters", "confusions")))
+    return owned
 
 
 def read(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -317,18 +330,17 @@ def sheet(finding: Finding) -> Image.Image:
     return render.panel([list(each.pictures) for each in finding.evidence], title, height=180)
 
 
-def _write_evidence(evidence: Sequence[Evidence], told: Sequence[dict[str, Any]], folder: Path, start: str) -> None:
+def _write_evidence(evidence: Sequence[Evidence], told: Sequence[dict[str, Any]], owned: OwnedFiles, start: str) -> None:
     """Write the pictures, and tell of each where it is."""
     for shown, (each, entry) in enumerate(zip(evidence, told, strict=True), start=1):
         entry["pictures"] = []
         for place, (caption, picture) in enumerate(each.pictures, start=1):
             name = f"{start}-{shown}-{place}.png"
-            _write_picture(picture, folder / name)
+            _write_picture(picture, owned.path(name))
             entry["pictures"].append({"caption": caption, "file": name})
 
 
 def _write_picture(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
     try:
         picture.save(path)
     except OSError as error:

@@ -12,6 +12,7 @@ from lucidcam.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from lucidcam import Bank, Model, Names
+    from lucidcam.ownership import OwnedFiles
     from lucidcam.types import Prepared
 
 KEPT = "names.json"
@@ -33,20 +34,20 @@ class Speaker:
     Attributes:
         model: the network.
         names: what its channels are called.
-        out: the folder to write to.
+        owned: the files of the folder to write to.
         stem: makes a file's name, each but once, of an image's, of what the picture is, and of a class.
         entries: what was said so far.
     """
 
     model: Model
     names: Names
-    out: Path
+    owned: OwnedFiles
     stem: Callable[[str, str, str], str]
     entries: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of(
-        cls, model: Model, concepts: str | None, layers: Sequence[str] | None, out: Path, stem: Callable[[str, str, str], str]
+        cls, model: Model, concepts: str | None, layers: Sequence[str] | None, owned: OwnedFiles, stem: Callable[[str, str, str], str]
     ) -> Speaker:
         """Name the channels, or read their names.
 
@@ -54,7 +55,7 @@ class Speaker:
             model: the network.
             concepts: a file of names, or a bank; None: the built-in bank.
             layers: as given to the command.
-            out: the folder of results; names that are made now are kept there, and taken from there the next time.
+            owned: the files of the folder of results; names that are made now are kept there, and taken from there the next time.
             stem: names pictures.
 
         Raises:
@@ -66,13 +67,13 @@ class Speaker:
             raise OptionError("--words needs one --layer: channels belong to one.")
         layer = layers[0] if layers else None
         if concepts is not None and concepts.endswith(".json"):
-            return cls(model, lucidcam.Names.load(concepts), out, stem)
+            return cls(model, lucidcam.Names.load(concepts), owned, stem)
         bank = bank_of(model, concepts)
-        kept = _kept(out / KEPT, model, bank, layer)
+        kept = _kept(owned.folder / KEPT, model, bank, layer)
         if kept is None:
             kept = lucidcam.concepts(model, bank, layer)
-            kept.save(out / KEPT)
-        return cls(model, kept, out, stem)
+            kept.save(owned.path(KEPT))
+        return cls(model, kept, owned, stem)
 
     def say(self, prepared: Sequence[Prepared], ids: Sequence[int | None], asked: Any) -> None:
         """Say why for each class of a photo, or for what was asked where that is no class; write a picture of each."""
@@ -81,13 +82,13 @@ class Speaker:
         [photo] = prepared
         for one in dict.fromkeys(ids):
             found = lucidcam.words(self.model, photo, asked if one is None else one, names=self.names)
-            path = found.save(self.out / f"{self.stem(found.name, 'words', found.label.split(',')[0])}.png")
+            path = found.save(self.owned.path(f"{self.stem(found.name, 'words', found.label.split(',')[0])}.png"))
             self.entries.append({**found.to_dict(), "file": str(path)})
 
     def write(self) -> None:
         """Write words.json."""
         text = json.dumps(self.entries, indent=2, ensure_ascii=False) + "\n"
-        (self.out / "words.json").write_text(text, encoding="utf-8")
+        self.owned.path("words.json").write_text(text, encoding="utf-8")
 
     def show(self) -> None:
         """Print what was said."""

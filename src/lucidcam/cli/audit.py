@@ -71,16 +71,15 @@ def audit(
     chosen, words = method_flags(context, [method], data)
     [(kind, options)] = chosen
     import lucidcam
-    from lucidcam.auditing.findings import AUDIT
+    from lucidcam.auditing.findings import check_place
     from lucidcam.auditing.probing import check_fill
-    from lucidcam.storage import check_writable
 
     if page is not None:
         from lucidcam.reports import check
 
         check(page)
     check_fill(fill)
-    check_writable(out, AUDIT)
+    check_place(out)
     dataset = open_words(words, data_format, split)
     loaded = load_model(model, loading, optimize)
     found = lucidcam.audit(

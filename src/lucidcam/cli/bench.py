@@ -56,14 +56,13 @@ def bench(
     import lucidcam
     from lucidcam.cli._common import err, load_model
     from lucidcam.cli._common import out as screen
-    from lucidcam.costs.report import FILES
+    from lucidcam.costs.report import check_place
     from lucidcam.errors import InputError
     from lucidcam.images import find
-    from lucidcam.storage import check_writable
     from lucidcam.types import DTYPES
 
     if out is not None:
-        check_writable(out, *FILES)
+        check_place(out)
     found, problems = find(paths) if paths else (None, [])
     if problems:
         raise InputError(problems[0])

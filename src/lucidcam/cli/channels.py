@@ -44,9 +44,12 @@ def channels(
     the top by gradient or by increase, and in the lower half by the other.
     """
     import lucidcam
-    from lucidcam.dissection.sheets import check_writable
+    from lucidcam.dissection.sheets import check_writable, files_of
+    from lucidcam.ownership import check_not_input
 
     check_writable(out, "channels")
+    for file in files_of(out, "channels"):
+        check_not_input(file, photo)
     found = lucidcam.channels(
         load_model(model, loading, optimize),
         photo,

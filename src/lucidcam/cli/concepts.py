@@ -45,9 +45,9 @@ def concepts(
     """
     import lucidcam
     from lucidcam.cli._words import bank_of
-    from lucidcam.storage import check_writable_file
+    from lucidcam.dissection.names import check_names_file
 
-    check_writable_file(out)
+    check_names_file(out)
     loaded = load_model(model, loading, optimize)
     if text:
         if bank is None or clip is None:

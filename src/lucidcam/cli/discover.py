@@ -68,10 +68,9 @@ def discover(
     chosen, words = method_flags(context, [method], data)
     [(kind, options)] = chosen
     import lucidcam
-    from lucidcam.localization.discover import FILES
-    from lucidcam.storage import check_writable
+    from lucidcam.localization.discover import check_place
 
-    check_writable(out, *FILES)
+    check_place(out)
     dataset = open_words(words, data_format, split)
     found = lucidcam.discover(
         load_model(model, loading, optimize),

@@ -22,9 +22,10 @@ from lucidcam.cli._common import (
     method_flags,
     report,
 )
-from lucidcam.cli._words import Speaker
+from lucidcam.cli._words import KEPT, Speaker
 from lucidcam.cli.report import ReportOption, write_page
 from lucidcam.errors import InputError, OptionError
+from lucidcam.ownership import OwnedFiles
 from lucidcam.progress import bar
 from lucidcam.storage import check_writable, parsed_json
 
@@ -102,7 +103,7 @@ def explain(
     from lucidcam.sources import is_url
 
     look = _Look(out, format or [], colormap, alpha, threshold, boxes)
-    look.check()
+    look.check(*((KEPT, "words.json") if in_words else ()))
     if page is not None:
         check_page(page)
     sources: list[Path | str] = []
@@ -114,6 +115,7 @@ def explain(
         found, problems = find([place] if place != "-" else [])
         sources += found
         failures += [{"image": place, "error": problem} for problem in problems]
+    look.protect(sources)
     wanted: list[Any] = [*sources, *([sys.stdin.buffer.read()] if "-" in words else [])]
     if not wanted:  # nothing to explain: no model is needed to say so
         look.write_index([], failures)
@@ -125,7 +127,7 @@ def explain(
     asked = _target(loaded, spoken or target, None if spoken else against, probability)
     for name in layer or []:
         check_layer(loaded.module, name)
-    speaker = Speaker.of(loaded, concepts, layer, out, look.stem) if in_words else None
+    speaker = Speaker.of(loaded, concepts, layer, look.owned, look.stem) if in_words else None
     entries: list[dict[str, Any]] = []
     gathered = None if page is None else _gathered(len(wanted), colormap, alpha)
 
@@ -214,23 +216,30 @@ class _Look:
     threshold: float
     boxes: bool
     used: set[str] = field(default_factory=set)
+    owned: OwnedFiles = field(init=False)
 
-    def check(self) -> None:
-        """Refuse bad options before any work."""
+    def check(self, *names: str) -> None:
+        """Refuse bad options before any work, and a folder where one of these files is someone else's."""
         from lucidcam import registry, render
 
         for name in self.formats:
             registry.writers[name]
         render.check(self.colormap, self.alpha, self.threshold)
         check_writable(self.out, "explanations.json")
+        self.owned = OwnedFiles(self.out)
+        self.owned.check("explanations.json", *names)
         self.out.mkdir(parents=True, exist_ok=True)
+
+    def protect(self, sources: Sequence[Path | str]) -> None:
+        """Never write over one of the images that are explained."""
+        self.owned = OwnedFiles(self.out, [each for each in sources if isinstance(each, Path)])
 
     def write(self, explanation: Explanation) -> dict[str, Any]:
         """Write one explanation in every format; return its entry in the index."""
         stem = self.stem(explanation.name, explanation.method.replace("+", "p"), _short(explanation.label, explanation.target))
         files = []
         for name in self.formats or (["gif"] if explanation.film else ["png"]):
-            path = self.out / f"{stem}.{name}"
+            path = self.owned.path(f"{stem}.{name}")
             if name not in ("html", "npz", "json"):
                 options: dict[str, Any] = {"colormap": self.colormap, "alpha": self.alpha}
                 if self.boxes:
@@ -254,10 +263,12 @@ class _Look:
 
     def write_index(self, entries: list[dict[str, Any]], failures: list[dict[str, str]]) -> None:
         """Write explanations.json, and failures.json where there are any."""
-        (self.out / "explanations.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        self.owned.path("explanations.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
         told = self.out / "failures.json"
         if failures:
-            told.write_text(json.dumps(failures, indent=2) + "\n", encoding="utf-8")
+            if _are_failures(told):
+                told.unlink()
+            self.owned.path(told.name).write_text(json.dumps(failures, indent=2) + "\n", encoding="utf-8")
         elif _are_failures(told):
             told.unlink()  # of an earlier run
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lucidcam import registry
 from lucidcam.costs.memory import above, measurable
 from lucidcam.costs.passes import Passes, counted
-from lucidcam.costs.report import FILES, FORWARD, Cost, Costs
+from lucidcam.costs.report import FORWARD, Cost, Costs, check_place
 from lucidcam.costs.subject import Subject, reason, subject
 from lucidcam.costs.timing import Ratio, Step, Stopwatch, old_objects_aside
 from lucidcam.engine.inputs import Inputs
@@ -25,7 +25,6 @@ from lucidcam.errors import ModelError, OptionError
 from lucidcam.methods._base import Method
 from lucidcam.runner import attribute, optimize
 from lucidcam.settings import resolve_method
-from lucidcam.storage import check_writable
 from lucidcam.types import Model
 
 REPEAT_SECONDS = 5.0
@@ -93,7 +92,7 @@ def bench(
         raise OptionError(f"expected batch ≥ 1, repeats ≥ 1 and time_limit > 0 or None; got {batch}, {repeats} and {time_limit}.")
     contenders = _contenders(methods)
     if out is not None:
-        check_writable(out, *FILES)
+        check_place(out)
     about = subject(model, images, batch)
     with session(about.module), old_objects_aside():
         trace(about.module, Inputs.of(about.batch(1)))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lucidcam.csv_rows import write_rows
 from lucidcam.errors import OptionError
+from lucidcam.ownership import OwnedFiles
 from lucidcam.storage import check_writable, write_whole
 
 FILES = ("costs.json", "costs.csv", "costs.png")
@@ -127,18 +129,29 @@ class Costs:
         """Write costs.json, costs.csv (one line per measurement) and costs.png.
 
         Raises:
-            OptionError: the folder cannot be made.
+            OptionError: the folder cannot be made, or a file of these names is someone else's.
             DataError: a file cannot be written.
         """
-        check_writable(folder, *FILES)
+        owned = check_place(folder)
         folder.mkdir(parents=True, exist_ok=True)
         listing = io.StringIO(newline="")
-        writer = csv.DictWriter(listing, [field.name for field in fields(Cost)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in self.rows)
+        names = [field.name for field in fields(Cost)]
+        write_rows(listing, [names, *([getattr(row, name) for name in names] for row in self.rows)], "\n")
         picture = io.BytesIO()
         self.plot().savefig(picture, dpi=120, format="png")
         contents = ((json.dumps(self.to_dict(), indent=2) + "\n").encode(), listing.getvalue().encode(), picture.getvalue())
         for name, content in zip(FILES, contents, strict=True):
-            write_whole(folder / name, content)
+            write_whole(owned.path(name), content)
         return [folder / name for name in FILES]
+
+
+def check_place(folder: str | os.PathLike[str]) -> OwnedFiles:
+    """The files of a folder that costs can be written to, found out before any work.
+
+    Raises:
+        OptionError: it cannot be written to, or a file of these names is someone else's.
+    """
+    check_writable(folder, *FILES)
+    owned = OwnedFiles(folder)
+    owned.check(*FILES)
+    return owned

@@ -211,7 +211,7 @@ class Channels:
         Returns:
             The path.
         """
-        return sheets.save(path, "channels", self.to_dict, self.picture)
+        return sheets.save(path, "channels", self.name, self.to_dict, self.picture)
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lucidcam.dissection import telling
 from lucidcam.errors import DataError, OptionError
+from lucidcam.ownership import check_document
 from lucidcam.samples import Problem
 from lucidcam.storage import check_writable_file
 from lucidcam.types import Model
@@ -199,9 +200,12 @@ class Names:
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a JSON file that `Names.load` reads; folders are made."""
-        path = Path(path).expanduser()
-        check_writable_file(path)
+        """Write a JSON file that `Names.load` reads; folders are made.
+
+        Raises:
+            OptionError: nothing can be written there, or a file is there that holds no names.
+        """
+        path = check_names_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
@@ -229,6 +233,17 @@ class Names:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"{path} holds no names of channels: expected what lucidcam concepts writes.") from None
+
+
+def check_names_file(path: str | os.PathLike[str]) -> Path:
+    """The path of a file that names can be written to, found out before any work.
+
+    Raises:
+        OptionError: nothing can be written there, or a file is there that holds no names.
+    """
+    check_writable_file(path)
+    check_document(path, '"fingerprint": ', '"identity": ')
+    return Path(path).expanduser()
 
 
 def _read(row: Mapping[str, Any]) -> Name:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image, ImageDraw, ImageFont
 
 from lucidcam import maps, render
+from lucidcam.ownership import OwnedFiles, check_document, check_not_input
 from lucidcam.storage import check_writable_file
 from lucidcam.wording import short
 
@@ -199,24 +200,44 @@ def files_of(path: str | os.PathLike[str], stem: str) -> list[Path]:
     return [path] if path.suffix.lower() in (".json", ".png") else [path / f"{stem}.json", path / f"{stem}.png"]
 
 
-def check_writable(path: str | os.PathLike[str], stem: str) -> None:
+def check_writable(path: str | os.PathLike[str], stem: str) -> OwnedFiles | None:
     """Refuse a place that `save` cannot write to.
 
+    Returns:
+        The files of the folder; None: one file is named, which is replaced.
+
     Raises:
-        OptionError: with the reason.
+        OptionError: with the reason; or the folder holds someone else's file of such a name.
     """
-    for file in files_of(path, stem):
+    files = files_of(path, stem)
+    for file in files:
         check_writable_file(file)
+    if len(files) == 1:
+        if files[0].suffix.lower() == ".json":
+            check_document(files[0], '"layer": ', '"probability": ')
+        return None
+    owned = OwnedFiles(path)
+    owned.check(*(file.name for file in files))
+    return owned
 
 
-def save(path: str | os.PathLike[str], stem: str, entry: Callable[[], dict[str, Any]], drawn: Callable[[], Image.Image]) -> Path:
+def save(path: str | os.PathLike[str], stem: str, name: str, entry: Callable[[], dict[str, Any]], drawn: Callable[[], Image.Image]) -> Path:
     """Write one `.json` or `.png`, or both into a folder as `stem`.
 
+    Args:
+        path: where to.
+        stem: of the files in a folder.
+        name: of the photo: its path, where it has one; it is never replaced.
+        entry: makes what the `.json` holds.
+        drawn: makes the picture.
+
     Raises:
-        OptionError: nothing can be written there.
+        OptionError: nothing can be written there, or the folder holds someone else's file of such a name.
     """
-    check_writable(path, stem)
-    for file in files_of(path, stem):
+    owned = check_writable(path, stem)
+    for place in files_of(path, stem):
+        check_not_input(place, name)
+        file = place if owned is None else owned.path(place.name)
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix.lower() == ".json":
             file.write_text(json.dumps(entry(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

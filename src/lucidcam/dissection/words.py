@@ -162,7 +162,7 @@ class Words:
         Returns:
             The path.
         """
-        return sheets.save(path, "words", self.to_dict, self.picture)
+        return sheets.save(path, "words", self.name, self.to_dict, self.picture)
 
     def __str__(self) -> str:
         return self.text

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucidcam.errors import OptionError, unknown
 from lucidcam.evaluation.contenders import slug
 from lucidcam.metrics._base import Curve
+from lucidcam.ownership import OwnedFiles
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lucidcam.evaluation.report import Report
 
 
@@ -26,15 +28,14 @@ def plot(report: Report, metric: str) -> Any:
     return _figure(report.curves[metric], metric, report.trivial)
 
 
-def save_plots(report: Report, folder: Path) -> list[Path]:
-    """Write every metric's curves as PNG and SVG."""
+def save_plots(report: Report, owned: OwnedFiles) -> list[Path]:
+    """Write every metric's curves as PNG and SVG into `curves/`."""
     written = []
     for metric, curves in report.curves.items():
-        folder.mkdir(parents=True, exist_ok=True)
         figure = _figure(curves, metric, report.trivial)
         stem = slug(metric)
         for suffix in ("png", "svg"):
-            path = folder / f"{stem}.{suffix}"
+            path = owned.path(f"curves/{stem}.{suffix}")
             # No date in the file: the same figures give the same bytes.
             figure.savefig(path, dpi=120, metadata={"Date": None} if suffix == "svg" else None)
             written.append(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import os
@@ -15,14 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from lucidcam import compat
+from lucidcam.csv_rows import write_rows
 from lucidcam.errors import MissingExtraError, OptionError
 from lucidcam.evaluation.presets import Published
 from lucidcam.metrics._base import Curve, Figure
+from lucidcam.ownership import OwnedFiles
 from lucidcam.samples import Problem
 from lucidcam.storage import write_whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+WORKS = ("an evaluation", "a run")
+"""Whose folders hold a report, see `lucidcam.storage.workplace`."""
 
 COLUMNS = ["image", "method", "metric", "value"]
 CHUNK = 100_000
@@ -210,30 +214,32 @@ class Report:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `results.json`, `images.csv`, `images.parquet` and the curves as PNG and SVG.
 
-        Parquet is left out where pyarrow is not installed.
+        Parquet is left out where pyarrow is not installed. Files of these names are replaced, where lucidcam wrote them.
+
+        Raises:
+            OptionError: a file of these names is someone else's.
+            DataError: a file cannot be written.
         """
         from lucidcam.evaluation.plots import save_plots
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "results.json", (json.dumps(self.to_dict(), indent=2, default=str) + "\n").encode())
-        with (folder / "images.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(self.images())
-        _parquet(self.images(), folder / "images.parquet")
-        save_plots(self, folder / "curves")
-        return folder
+        owned = OwnedFiles(folder, works=WORKS)
+        owned.check("results.json", "images.csv", "images.parquet", "curves/*.png", "curves/*.svg")
+        write_whole(owned.path("results.json"), (json.dumps(self.to_dict(), indent=2, default=str) + "\n").encode())
+        with owned.path("images.csv").open("w", newline="", encoding="utf-8") as file:
+            write_rows(file, itertools.chain([COLUMNS], self.images()))
+        _parquet(self.images(), owned)
+        save_plots(self, owned)
+        return owned.folder
 
 
-def _parquet(rows: Iterator[tuple[str, str, str, float]], path: Path) -> None:
+def _parquet(rows: Iterator[tuple[str, str, str, float]], owned: OwnedFiles) -> None:
     try:
         arrow = compat.import_optional("pyarrow", "data", "Parquet")
         parquet = compat.import_optional("pyarrow.parquet", "data", "Parquet")
     except MissingExtraError:
         return
     schema = arrow.schema([("image", arrow.string()), ("method", arrow.string()), ("metric", arrow.string()), ("value", arrow.float64())])
-    with parquet.ParquetWriter(path, schema) as writer:
+    with parquet.ParquetWriter(owned.path("images.parquet"), schema) as writer:
         while chunk := list(itertools.islice(rows, CHUNK)):
             writer.write_table(arrow.table(list(zip(*chunk, strict=True)), schema=schema))
 

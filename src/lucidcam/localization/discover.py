@@ -24,6 +24,7 @@ from lucidcam.explanation import Explanation
 from lucidcam.localization.parts import Concept, Part, cut_out
 from lucidcam.localization.sheets import save_sheets
 from lucidcam.methods._base import Method
+from lucidcam.ownership import OwnedFiles
 from lucidcam.progress import bar
 from lucidcam.runner import explain, on_any_image
 from lucidcam.samples import Problem
@@ -65,17 +66,20 @@ class Discovery:
     def save(self, out: str | os.PathLike[str]) -> Path:
         """Write `regions.json`, `overview.png` (a row per class) and `classes/*.png` (a contact sheet per class).
 
-        Many classes have several overviews, `overview-2.png` and so on. Files of these names are replaced.
+        Many classes have several overviews, `overview-2.png` and so on. Files of these names are replaced, where this wrote them.
 
         Args:
             out: a folder; it is made.
 
         Returns:
             The folder.
+
+        Raises:
+            OptionError: nothing can be written there, or a file of these names is someone else's.
         """
-        folder = Path(out).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        sheets = save_sheets(self.concepts, folder)
+        owned = check_place(out)
+        owned.folder.mkdir(parents=True, exist_ok=True)
+        sheets = save_sheets(self.concepts, owned.folder)
         classes = [
             {
                 "label": each.label,
@@ -89,8 +93,21 @@ class Discovery:
         ]
         problems = [{"name": each.name, "error": each.error} for each in self.problems]
         document = {**self.settings, "images": self.images, "classes": classes, "problems": problems}
-        (folder / FILES[0]).write_text(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-        return folder
+        text = json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
+        owned.path(FILES[0]).write_text(text, encoding="utf-8")
+        return owned.folder
+
+
+def check_place(out: str | os.PathLike[str]) -> OwnedFiles:
+    """The files of a folder that regions can be written to, found out before any work.
+
+    Raises:
+        OptionError: it cannot be written to, or a file of such names is someone else's.
+    """
+    check_writable(out, *FILES)
+    owned = OwnedFiles(out)
+    owned.check(*FILES, "overview-*.png", "classes/*.png")
+    return owned
 
 
 def discover(
@@ -218,7 +235,7 @@ def _check(top: int, threshold: float, limit: int | None, out: str | os.PathLike
         raise OptionError(f"expected limit ≥ 1 (samples); got {limit}.")
     maps.threshold(np.zeros((1, 1), np.float32), threshold)
     if out is not None:
-        check_writable(out, *FILES)
+        check_place(out)
 
 
 def _try(model: Model, method: str | Method, layer: Any, options: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from lucidcam import render
 from lucidcam.localization.parts import Concept, Part
+from lucidcam.ownership import OwnedFiles
 from lucidcam.types import with_meaning
 from lucidcam.wording import short
 
@@ -43,14 +44,17 @@ def save_sheets(concepts: Sequence[Concept], folder: Path) -> list[str | None]:
 
     Returns:
         The sheet's file of each class, relative to the folder; None for a class without any region.
+
+    Raises:
+        OptionError: a file of these names is someone else's.
     """
-    (folder / "classes").mkdir(exist_ok=True)
+    owned = OwnedFiles(folder)
     shown = [concept for concept in concepts if concept.parts]
     files = dict(zip(map(id, shown), _files([concept.label for concept in shown])))
     for concept in shown:
-        class_sheet(concept).save(folder / files[id(concept)])
+        class_sheet(concept).save(owned.path(files[id(concept)]))
     for page, start in enumerate(range(0, len(shown), ROWS), start=1):
-        overview(shown[start : start + ROWS]).save(folder / ("overview.png" if page == 1 else f"overview-{page}.png"))
+        overview(shown[start : start + ROWS]).save(owned.path("overview.png" if page == 1 else f"overview-{page}.png"))
     return [files.get(id(concept)) for concept in concepts]
 
 

@@ -22,11 +22,13 @@ from PIL import Image
 
 from lucidcam.errors import InputError, OptionError
 from lucidcam.images import SUFFIXES
+from lucidcam.ownership import LIST as LIST
+from lucidcam.ownership import OwnedFiles
+from lucidcam.ownership import append_line as append_line
+from lucidcam.ownership import check_owned as check_owned
+from lucidcam.ownership import remove_owned as remove_owned
 from lucidcam.samples import Mask
 from lucidcam.storage import check_writable
-
-LIST = ".lucidcam-files"
-"""The list of the files that an exporter wrote in its folder, one a line."""
 
 LARGEST = 254
 """Index images have a byte per pixel: 0 is the background, and 255 is left free, since many readers ignore such pixels."""
@@ -101,6 +103,7 @@ class Exporter(ABC):
         self.copy_images = copy_images
         self._numbers = {label: i for i, label in enumerate(self.classes)}
         self._written: set[str] = set()
+        self._owned: OwnedFiles | None = None
         check_writable(self.folder)
         if not overwrite and self.folder.is_dir() and any(self.folder.iterdir()):
             raise OptionError(f"{str(self.folder)!r} is not empty; give another folder, or overwrite (--overwrite) to replace its labels.")
@@ -109,6 +112,7 @@ class Exporter(ABC):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_owned(self.folder)
+            self._owned = OwnedFiles(self.folder)
             self.announce()
         except OSError as error:
             raise OptionError(f"cannot write to {str(self.folder)!r}: {error.strerror or error}.") from None
@@ -126,13 +130,11 @@ class Exporter(ABC):
         Raises:
             OptionError: a file of this name is there that was not written by this run.
         """
-        path = self.folder / name
-        if name not in self._written:
-            if os.path.lexists(path):
-                raise OptionError(f"{str(path)!r} is there, and was not written by lucidcam; give another folder, or take it away.")
-            append_line(self.folder / LIST, name)
-            self._written.add(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if name in self._written:
+            return self.folder / name
+        self._owned = self._owned or OwnedFiles(self.folder)
+        path = self._owned.path(name)
+        self._written.add(name)
         return path
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -192,30 +194,6 @@ class Exporter(ABC):
 E = TypeVar("E", bound=Exporter)
 
 
-def check_owned(folder: Path) -> None:
-    """Refuse a folder with files of which there is no list of lucidcam's.
-
-    Raises:
-        OptionError: it holds some.
-    """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / LIST).is_file():
-        raise OptionError(f"{str(folder)!r} holds files that lucidcam did not write; give another folder, or take them away.")
-
-
-def remove_owned(folder: Path) -> None:
-    """Remove the files that a folder's list tells of, and the list. Names that lead out of the folder are passed over."""
-    try:
-        names = (folder / LIST).read_text(encoding="utf-8").split("\n")
-    except (FileNotFoundError, UnicodeDecodeError):
-        return
-    root = folder.resolve()
-    for name in names:
-        path = folder / name.replace("\0", "")
-        if ".." not in Path(name).parts and path.parent.resolve().is_relative_to(root) and not (path.is_dir() and not path.is_symlink()):
-            path.unlink(missing_ok=True)
-    (folder / LIST).unlink()
-
-
 class Lists:
     """Lists of JSON entries in one document, of any length: each entry is on disk at once, the document comes at the end.
 
@@ -269,13 +247,6 @@ def free_stem(name: str, folder: Path, suffix: str) -> str:
     while (folder / f"{stem}{suffix}").exists():
         number, stem = number + 1, f"{plain}-{number}"
     return stem
-
-
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file that grows with each image."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write(f"{line}\n")
 
 
 def write_text(path: Path, text: str) -> None:

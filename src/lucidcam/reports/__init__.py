@@ -48,12 +48,15 @@ def check(path: str | os.PathLike[str]) -> Path:
     """The path of a report that can be written, found out before any work.
 
     Raises:
-        OptionError: it does not end in `.html`, or nothing can be written there.
+        OptionError: it does not end in `.html`, nothing can be written there, or a file is there that is no page of lucidcam's.
     """
+    from lucidcam.outputs.html import check_page
+
     target = Path(path).expanduser()
     if target.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"a report is one HTML file: expected a name that ends in .html; got {os.fspath(path)!r}.")
     check_writable_file(target)
+    check_page(target)
     return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from lucidcam.compat import first_line
 from lucidcam.errors import DataError, LucidcamError
 from lucidcam.images import read as read_image
 
@@ -28,8 +30,8 @@ def reading(place: object, what: str) -> Iterator[None]:
         yield
     except LucidcamError:
         raise
-    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-        raise DataError(f"{place} cannot be read as {what}: {type(error).__name__}: {error}; make it again.") from None
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError, TypeError, ValueError, csv.Error) as error:
+        raise DataError(f"{place} cannot be read as {what}: {type(error).__name__}: {first_line(error)}; make it again.") from None
 
 
 def opened(place: str | Path) -> Image.Image | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lucidcam.csv_rows import restore_cell
 from lucidcam.evaluation.gallery import read_gallery
 from lucidcam.evaluation.presets import Published
 from lucidcam.evaluation.report import Comparison, Report, Row
@@ -21,6 +21,7 @@ from lucidcam.reports import _galleries
 from lucidcam.reports._base import Kind, kinds
 from lucidcam.reports._files import reading
 from lucidcam.samples import Problem
+from lucidcam.storage import parsed_json
 from lucidcam.wording import counted, listed
 
 ROWS = 1_000
@@ -342,15 +343,16 @@ def _p(value: float) -> str:
 
 
 def _read(folder: Path) -> Report:
-    told = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    told = parsed_json((folder / "results.json").read_text(encoding="utf-8"))
     names: dict[str, int] = {}
     cells: dict[tuple[str, str], dict[int, float]] = {}
     images = folder / "images.csv"
     if images.is_file():
         with images.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                number = names.setdefault(row["image"], len(names))
-                cells.setdefault((row["method"], row["metric"]), {})[number] = float(row["value"])
+                image, method, metric = (restore_cell(row[name]) for name in ("image", "method", "metric"))
+                number = names.setdefault(image, len(names))
+                cells.setdefault((method, metric), {})[number] = float(row["value"])
     values = {}
     for key, found in cells.items():
         values[key] = np.full(len(names), np.nan)

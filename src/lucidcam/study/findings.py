@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lucidcam.errors import DataError, OptionError
+from lucidcam.ownership import check_document
 from lucidcam.stats.interval import wilson
 from lucidcam.storage import check_writable_file, write_whole
 from lucidcam.study.agreement import fleiss_kappa, krippendorff_alpha, randolph_kappa
@@ -215,9 +216,15 @@ class Findings:
 
 
 def _check_out(path: Path) -> None:
+    from lucidcam.outputs.html import check_page
+
     if path.suffix.lower() not in (".json", ".html"):
         raise OptionError(f"expected a .json or .html file for a study's report; got {path.name}.")
     check_writable_file(path)
+    if path.suffix.lower() == ".json":
+        check_document(path, '"study": {', '"passed"')
+    else:
+        check_page(path)
 
 
 def report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, resamples: int = 2000, seed: int = 0) -> Findings:

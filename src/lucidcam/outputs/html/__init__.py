@@ -23,7 +23,7 @@ from lucidcam.outputs.html.blocks import (
 )
 from lucidcam.outputs.html.charts import fixed
 from lucidcam.outputs.html.explanation import write as write_explanation
-from lucidcam.outputs.html.page import render, write
+from lucidcam.outputs.html.page import check_page, render, write
 
 __all__ = [
     "Bar",
@@ -39,6 +39,7 @@ __all__ = [
     "Shot",
     "Table",
     "Text",
+    "check_page",
     "fixed",
     "render",
     "write",

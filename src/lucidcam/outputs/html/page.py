@@ -17,6 +17,7 @@ from markupsafe import Markup
 from lucidcam.outputs.html import charts
 from lucidcam.outputs.html.blocks import Cell, Fold, Gallery, Page, Section, Shot, Table
 from lucidcam.outputs.html.pictures import BUDGET, encoded
+from lucidcam.ownership import check_document
 from lucidcam.storage import write_whole
 
 if TYPE_CHECKING:
@@ -35,12 +36,23 @@ def write(page: Page, path: str | os.PathLike[str], budget: int = BUDGET) -> Pat
         The path.
 
     Raises:
+        OptionError: a file is there that is no page of lucidcam's.
         DataError: when it cannot be written.
     """
     path = Path(path)
+    check_page(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, render(page, budget).encode())
     return path
+
+
+def check_page(path: str | os.PathLike[str]) -> None:
+    """Refuse to replace a file that is no page of lucidcam's, by what it holds; an empty one may be replaced.
+
+    Raises:
+        OptionError: a file of someone else's is there.
+    """
+    check_document(path, '<meta name="generator" content="lucidcam">')
 
 
 def render(page: Page, budget: int = BUDGET) -> str:
