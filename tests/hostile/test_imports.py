@@ -17,18 +17,11 @@ from lucidcam.errors import OptionError
 
 HEAVY = ("torch", "numpy", "PIL", "matplotlib", "scipy", "torchvision", "transformers", "pandas", "jinja2", "safetensors")
 
-WORDS = [
-    ["--help"],
-    ["--version"],
-    ["methods"],
-    ["methods", "gradcam"],
-    ["methods", "gradcm"],
-    ["metrics"],
-    ["metrics", "deletion"],
-    ["metrics", "deletio"],
-    ["models"],
+MISTYPED = [
     ["explian"],
     ["trian", "gap"],
+    ["methods", "gradcm"],
+    ["metrics", "deletio"],
     ["explain"],
     ["explain", "x.jpg", "--metod", "rise"],
     ["explain", "x.jpg", "--method"],
@@ -44,18 +37,20 @@ WORDS = [
     ["localize", "x", "--method", "gradcm"],
     ["audit", "x", "--method", "gradcm"],
     ["discover", "x", "--method", "gradcm"],
-    ["train", "--help"],
-    ["study", "--help"],
-    *([*words, "--help"] for words in (["explain"], ["app"], ["channels"], ["concepts"], ["report"], ["evaluate"], ["audit"], ["bench"])),
-    *([*words, "--help"] for words in (["run"], ["localize"], ["discover"], ["methods"], ["metrics"], ["models"], ["layers"])),
-    *([*words, "--help"] for words in (["study", "make"], ["study", "serve"], ["study", "report"], ["train", "gap"], ["train", "memory"])),
 ]
 
-COMMANDS = f"""
+LISTINGS = [["--version"], ["methods"], ["methods", "gradcam"], ["metrics"], ["metrics", "deletion"], ["models"]]
+
+GROUPS = [[], ["train"], ["study"]]
+COMMANDS = ["explain", "app", "channels", "concepts", "report", "evaluate", "audit", "bench", "run", "localize", "discover", "methods"]
+NESTED = [["study", "make"], ["study", "serve"], ["study", "report"], ["train", "gap"], ["train", "memory"]]
+HELP = [[*words, "--help"] for words in (*GROUPS, *([name] for name in (*COMMANDS, "metrics", "models", "layers")), *NESTED)]
+
+PROGRAM = f"""
 import contextlib, io, json, sys
 from lucidcam.cli import main
 loaded = {{}}
-for words in {WORDS!r}:
+for words in WORDS:
     sys.argv = ["lucidcam", *words]
     code = None
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -74,18 +69,20 @@ def output_of(code: str) -> str:
     return result.stdout
 
 
-def test_commands_that_need_no_network_bring_no_torch() -> None:
-    for words, (code, modules) in json.loads(output_of(COMMANDS)).items():
-        assert modules == [], words
-        right = "--help" in words or words.split()[-1] in ("--version", "methods", "metrics", "models", "gradcam", "deletion")
-        assert code == (0 if right else 2), words
+@pytest.mark.parametrize(
+    ("words", "code"), [(MISTYPED, 2), (LISTINGS, 0), (HELP[:12], 0), (HELP[12:], 0)], ids=["mistyped", "listings", "help", "more help"]
+)
+def test_commands_that_need_no_network_bring_no_torch(words: list[list[str]], code: int) -> None:
+    results = json.loads(output_of(f"WORDS = {words!r}{PROGRAM}"))
+    assert len(results) == len(words)
+    for command, (status, modules) in results.items():
+        assert (status, modules) == (code, []), command
 
 
 def test_names_that_come_late() -> None:
-    code = f"""
-import pickle, sys, threading, types
+    output_of(f"""
+import pickle, sys
 import lucidcam
-assert not set({HEAVY!r}) & set(sys.modules)
 function = lucidcam.methods
 assert set(lucidcam.__all__) <= set(dir(lucidcam))
 assert pickle.loads(pickle.dumps(function)) is function
@@ -100,25 +97,44 @@ try:
     from lucidcam import gradcm
 except ImportError as error:
     assert "gradcm" in str(error)
+assert lucidcam.errors.InputError and lucidcam.LucidcamError
 assert not set({HEAVY!r}) & set(sys.modules)
+""")
+
+
+@pytest.mark.slow
+def test_threads_may_ask_for_the_first_names_at_once() -> None:
+    output_of("""
+import sys, threading, types
+import lucidcam
+function = lucidcam.methods
 errors = []
 def take(start):
     for name in lucidcam.__all__[start:] + lucidcam.__all__[:start]:
         try:
             getattr(lucidcam, name)
         except Exception as error:
-            errors.append(f"{{name}}: {{error!r}}")
+            errors.append(f"{name}: {error!r}")
 threads = [threading.Thread(target=take, args=(6 * i,)) for i in range(8)]
-[t.start() for t in threads]; [t.join() for t in threads]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
 assert not errors, errors
 import lucidcam.methods.gradcam, lucidcam.metrics.deletion
 from lucidcam.metrics import Figure
 assert lucidcam.methods is function and isinstance(lucidcam.metrics, types.FunctionType)
-assert lucidcam.errors.InputError and lucidcam.preprocess.Preprocess and lucidcam.nn.memory
+assert lucidcam.preprocess.Preprocess and lucidcam.nn.memory
 from lucidcam import *
 assert attribute is lucidcam.runner.attribute and layers is lucidcam.engine.layers.describe
-"""
-    output_of(code)
+""")
+
+
+def test_methods_and_metrics_stay_functions() -> None:
+    import lucidcam.methods.gradcam
+    from lucidcam.metrics import Figure, deletion
+
+    assert callable(lucidcam.methods)
+    assert lucidcam.metrics()["deletion"] is not deletion
+    assert Figure.__name__ == "Figure"
 
 
 def test_the_table_of_names_is_what_type_checkers_see() -> None:
