@@ -724,7 +724,7 @@ def test_from_the_command_line(memory, tmp_path, monkeypatch, capsys):
     memory.pipe("/bucket/s-0.tar", tar_of({"0.jpg": photo.getvalue(), "0.cls": b"282"}))
     memory.pipe("/bucket/s-1.tar", tar_of({"0.jpg": photo.getvalue(), "0.cls": b"282"})[:9000])
     run("explain", "memory://bucket/cat.jpg", "--out", "pictures", "--format", "json")
-    assert [path.name for path in sorted(Path("pictures").iterdir())] == ["cat-gradcam-tiger_cat.json", "explanations.json"]
+    assert [path.name for path in sorted(Path("pictures").glob("[!.]*"))] == ["cat-gradcam-tiger_cat.json", "explanations.json"]
     run("localize", "memory://bucket/s-{0..1}.tar", "--out", "coco", code=1)
     found = json.loads(next(Path("lucidcam-labels/coco").rglob("*.json")).read_text())
     assert [each["file_name"] for each in found["images"]] == ["images/0.png"]

@@ -358,7 +358,7 @@ def test_the_command_writes_every_format(photos: Path, tmp_path: Path, capsys: p
     for name in formats:
         assert str(tmp_path / name) in shown.out
     for name in ("coco", "voc", "yolo", "masks"):
-        samples = [each for each in open_data(tmp_path / name) if isinstance(each, Sample)]
+        samples = [each for each in open_data(tmp_path / name, data_root=str(photos)) if isinstance(each, Sample)]
         assert sorted(each.labels for each in samples) == [("Egyptian cat",), ("espresso",)]
     document = json.loads((tmp_path / "coco" / "annotations.json").read_text())
     for annotation in document["annotations"]:
@@ -406,15 +406,17 @@ def test_the_command_calibrates(photos: Path, tmp_path: Path, capsys: pytest.Cap
         f"yolo:{tmp_path / 'out'}",
         "--target",
         "label",
+        "--data-root",
+        photos,
         code=2,
     )
     assert "tells no classes" in capsys.readouterr().err
-    run(tmp_path / "boxes.json", "--calibrate", tmp_path / "boxes.json", "--out", f"yolo:{tmp_path / 'right'}")
+    run(tmp_path / "boxes.json", "--calibrate", tmp_path / "boxes.json", "--out", f"yolo:{tmp_path / 'right'}", "--data-root", photos)
     shown = capsys.readouterr().out
     assert "chosen on 2 maps" in shown
     assert "with the threshold that the other images choose: " in shown
     assert "IoU" in shown
-    run(tmp_path / "boxes.json", "--calibrate", photos, "--out", f"yolo:{tmp_path / 'other'}", code=2)
+    run(tmp_path / "boxes.json", "--calibrate", photos, "--out", f"yolo:{tmp_path / 'other'}", "--data-root", photos, code=2)
     assert "no image has a box" in capsys.readouterr().err
 
 

@@ -41,6 +41,9 @@ ClassMapOption = Annotated[
 ]
 DataFormatOption = Annotated[str | None, typer.Option("--data-format", help="voc, coco, yolo, folder, …. [dim]default: found out[/dim]")]
 SplitOption = Annotated[str | None, typer.Option("--split", help="train, val, …, for formats that have them.")]
+DataRootOption = Annotated[
+    Path | None, typer.Option("--data-root", help="Files that the data's lists name may lie here, too, not only in the data's own folder.")
+]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many samples.")]
 LayerOption = Annotated[list[str] | None, typer.Option("--layer", help="Dotted name; repeated: fused. See [b]lucidcam layers[/b].")]
 
@@ -453,13 +456,19 @@ def show(entry: Entry, options: str, flag: Callable[[str], str]) -> None:
         out.print(listing)
 
 
-def open_words(words: Sequence[str], format: str | None, split: str | None) -> Dataset:
+def data_options(split: str | None, data_root: Path | None, **options: str | None) -> dict[str, Any]:
+    """The options of a data set that were given."""
+    known = {"split": split, "data_root": None if data_root is None else str(data_root), **options}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def open_words(words: Sequence[str], format: str | None, split: str | None, data_root: Path | None = None) -> Dataset:
     """The data set that one word names, or the images that several do."""
     from lucidcam.data import generated, open_data
     from lucidcam.images import SUFFIXES, find
     from lucidcam.sources import is_url
 
-    options = {} if split is None else {"split": split}
+    options = data_options(split, data_root)
     there = len(words) == 1 and Path(words[0]).expanduser().exists() and Path(words[0]).suffix.lower() not in SUFFIXES
     if there or (len(words) == 1 and generated(words[0])):
         return open_data(words[0], format, **options)

@@ -11,6 +11,7 @@ from lucidcam.cli._common import (
     DEFAULT_LOADING,
     ClassMapOption,
     DataFormatOption,
+    DataRootOption,
     LayerOption,
     LimitOption,
     LoadOptions,
@@ -54,6 +55,7 @@ def audit(
     class_map: ClassMapOption = None,
     data_format: DataFormatOption = None,
     split: SplitOption = None,
+    data_root: DataRootOption = None,
     limit: LimitOption = None,
     layer: LayerOption = None,
     optimize: OptimizeOption = False,
@@ -80,7 +82,7 @@ def audit(
         check(page)
     check_fill(fill)
     check_place(out)
-    dataset = open_words(words, data_format, split)
+    dataset = open_words(words, data_format, split, data_root)
     loaded = load_model(model, loading, optimize)
     found = lucidcam.audit(
         loaded,

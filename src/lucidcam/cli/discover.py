@@ -11,6 +11,7 @@ from lucidcam.cli._common import (
     DEFAULT_LOADING,
     ClassMapOption,
     DataFormatOption,
+    DataRootOption,
     LayerOption,
     LimitOption,
     LoadOptions,
@@ -52,6 +53,7 @@ def discover(
     class_map: ClassMapOption = None,
     data_format: DataFormatOption = None,
     split: SplitOption = None,
+    data_root: DataRootOption = None,
     limit: LimitOption = None,
     layer: LayerOption = None,
     optimize: OptimizeOption = False,
@@ -71,7 +73,7 @@ def discover(
     from lucidcam.localization.discover import check_place
 
     check_place(out)
-    dataset = open_words(words, data_format, split)
+    dataset = open_words(words, data_format, split, data_root)
     found = lucidcam.discover(
         load_model(model, loading, optimize),
         dataset,

@@ -15,11 +15,13 @@ from lucidcam.cli._common import (
     DEFAULT_LOADING,
     ClassMapOption,
     DataFormatOption,
+    DataRootOption,
     LayerOption,
     LimitOption,
     LoadOptions,
     ModelOption,
     SplitOption,
+    data_options,
 )
 from lucidcam.cli.report import ReportOption, write_page
 
@@ -59,6 +61,7 @@ def evaluate(
     class_map: ClassMapOption = None,
     data_format: DataFormatOption = None,
     split: SplitOption = None,
+    data_root: DataRootOption = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images, for annotation files that lie elsewhere.")] = None,
     limit: LimitOption = None,
     layer: LayerOption = None,
@@ -94,7 +97,7 @@ def evaluate(
         check_page(page)
     if out is not None:
         check_writable(out, "results.json")
-    options: dict[str, Any] = {name: value for name, value in (("split", split), ("images", images)) if value is not None}
+    options = data_options(split, data_root, images=None if images is None else str(images))
     dataset = open_data(data, data_format, **options)  # a wrong path is told before anything is loaded
     loaded = load_model(model, loading)
     # A page needs pictures, which an evaluation keeps in its folder.

@@ -14,6 +14,7 @@ from lucidcam.cli._common import (
     DEFAULT_LOADING,
     ClassMapOption,
     DataFormatOption,
+    DataRootOption,
     LayerOption,
     LimitOption,
     LoadOptions,
@@ -75,6 +76,7 @@ def localize(
     class_map: ClassMapOption = None,
     data_format: DataFormatOption = None,
     split: SplitOption = None,
+    data_root: DataRootOption = None,
     limit: LimitOption = None,
     layer: LayerOption = None,
     optimize: OptimizeOption = False,
@@ -96,7 +98,7 @@ def localize(
 
     if threshold is not None and calibrate is not None:
         raise OptionError("--calibrate chooses the threshold; give one of --threshold and --calibrate.")
-    dataset = open_words(words, data_format, split).first(limit)
+    dataset = open_words(words, data_format, split, data_root).first(limit)
     exporters = [_exporter(word, copy_images, overwrite) for word in written or ["coco"]]
     failures: list[str] = []
 
@@ -112,7 +114,7 @@ def localize(
     }  # fmt: skip
     level = THRESHOLD if threshold is None else threshold
     if calibrate is not None:
-        source = open_words([calibrate], calibrate_format, None)
+        source = open_words([calibrate], calibrate_format, None, data_root)
         err.print(f"calibrating on {source.count or 'the'} images of {source.name}", style="dim", markup=False)
         found = localization.calibrate(loaded, source, on_problem=lambda each: failures.append(f"calibrating: {each.error}"), **shared)
         level = found.threshold

@@ -12,6 +12,7 @@ from lucidcam.cli._common import (
     DEFAULT_LOADING,
     ClassMapOption,
     DataFormatOption,
+    DataRootOption,
     LayerOption,
     LimitOption,
     LoadOptions,
@@ -79,6 +80,7 @@ def run(
     class_map: ClassMapOption = None,
     data_format: DataFormatOption = None,
     split: SplitOption = None,
+    data_root: DataRootOption = None,
     limit: LimitOption = None,
     layer: LayerOption = None,
     loading: LoadOptions = DEFAULT_LOADING,
@@ -104,7 +106,7 @@ def run(
     check_writable(folder, SETTINGS)
     import lucidcam
 
-    dataset = open_words(words, data_format, split).first(limit)
+    dataset = open_words(words, data_format, split, data_root).first(limit)
     wanted = list(dict.fromkeys(write)) if write else ["npz"]
     if "none" in wanted:
         if len(wanted) > 1:

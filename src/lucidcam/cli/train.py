@@ -13,10 +13,12 @@ from lucidcam.cli._common import (
     DEFAULT_LOADING,
     ClassMapOption,
     DataFormatOption,
+    DataRootOption,
     GreyWindowOption,
     LimitOption,
     LoadOptions,
     SplitOption,
+    data_options,
     parse_window,
 )
 from lucidcam.cli._usage import Command, expanded
@@ -93,6 +95,7 @@ def gap(
     patience: PatienceOption = None,
     data_format: DataFormatOption = None,
     split: SplitOption = None,
+    data_root: DataRootOption = None,
     limit: LimitOption = None,
     precision: PrecisionOption = None,
     accelerator: AcceleratorOption = None,
@@ -137,7 +140,7 @@ def gap(
             validation_share=validation_share,
             limit=limit,
             format=data_format,
-            data_options=_split(split),
+            data_options=data_options(split, data_root),
             logger=logger,
             seed=seed,
             restart=restart,
@@ -176,6 +179,7 @@ def memory(
     patience: PatienceOption = None,
     data_format: DataFormatOption = None,
     split: SplitOption = None,
+    data_root: DataRootOption = None,
     limit: LimitOption = None,
     loading: LoadOptions = DEFAULT_LOADING,
     precision: PrecisionOption = None,
@@ -221,7 +225,7 @@ def memory(
             validation_share=validation_share,
             limit=limit,
             format=data_format,
-            data_options=_split(split),
+            data_options=data_options(split, data_root),
             logger=logger,
             seed=seed,
             restart=restart,
@@ -248,10 +252,6 @@ def _unless_stopped(work: Callable[[], T]) -> T:
 
 def _classes(words: list[str] | None) -> Any:
     return "present" if words == ["present"] else words
-
-
-def _split(split: str | None) -> dict[str, str]:
-    return {} if split is None else {"split": split}
 
 
 def _given(

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from lucidcam import registry
+from lucidcam.data._bounds import Bounds
+from lucidcam.data._files import option_folder
 from lucidcam.errors import DataError, LucidcamError, first_line, unknown
 from lucidcam.samples import DegenerateError, Problem, Sample, composed, left_out
 from lucidcam.sources import is_url, local
@@ -25,6 +27,9 @@ class Format(ABC):
         about: what it is, in one line, for the documentation and for error messages.
         precedence: formats are tried in this order, lowest first; those that are easily taken for others come last.
         generated: there is nothing to read: the source is the format's name, with options: "synthetic:count=500,seed=1".
+
+    Attributes:
+        data_root: a folder in which files that the data set's lists name may lie, beside the data set's own; "": they lie in that.
     """
 
     name: ClassVar[str] = ""
@@ -32,9 +37,20 @@ class Format(ABC):
     precedence: ClassVar[int] = 50
     generated: ClassVar[bool] = False
 
+    data_root: str = ""
+
     @abstractmethod
     def recognises(self, source: Any) -> bool:
         """Whether `source` looks like this format. Quick: names of files and the first lines. Never raises."""
+
+    def bounds(self, *folders: Path) -> Bounds:
+        """The folders in which files that lists name may lie: these, and `data_root`.
+
+        Raises:
+            DataError: `data_root` is no folder.
+        """
+        allowed = [option_folder(self.data_root, self.name, "data_root")] if self.data_root else []
+        return Bounds((*folders, *allowed))
 
     @abstractmethod
     def open(self, source: Any) -> Dataset:
@@ -122,7 +138,8 @@ def open_data(source: Any, format: str | None = None, **options: Any) -> Dataset
             a `Dataset`, which is returned as it is, or the name of a generated one ("synthetic:count=500"). For folders of images and tar
             files also a pattern ("shards-{000..127}.tar"), or an address that fsspec knows ("s3://bucket/photos").
         format: a name of `lucidcam.registry.formats`; None: the first that recognises the source.
-        options: the format's own, `split="val"` for instance.
+        options: the format's own, `split="val"` for instance; and of every format `data_root`, a folder outside of the data set's in which
+            files that its lists name may lie.
 
     Raises:
         OptionError: for a format or option that does not exist.

@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from lucidcam import images
 from lucidcam.compat import import_optional
 from lucidcam.data._base import Dataset, Format, register
+from lucidcam.data._bounds import FIRST, Bounds
 from lucidcam.data._files import (
     box_of,
     declared_size,
@@ -36,6 +37,9 @@ from lucidcam.data._files import (
 )
 from lucidcam.errors import DataError, InputError, MissingExtraError
 from lucidcam.samples import DegenerateError, Mask, Object, Problem, Sample, left_out
+
+ANNOTATIONS = frozenset({"annotations", "annotation", "labels", "json", "jsons"})
+"""Names of a folder, in lower case, that is for annotation files, and lies beside that of the images."""
 
 SMALL = 2.0
 """Outlines narrower than this, in pixels, may hold no pixel and are drawn when they are read."""
@@ -85,17 +89,21 @@ class COCO(Format):
         for each in content["annotations"]:
             if isinstance(each, dict):
                 grouped.setdefault(_key(each.get("image_id")), []).append(each)
-        root = (
-            option_folder(self.images, "coco", "images")
-            if self.images
-            else _images(path, [each["file_name"] for each in pictures.values()])
-        )
+        files = [each["file_name"] for each in pictures.values()]
+        bounds = self.bounds(*_own_folders(path, Path(source)))
+        root = option_folder(self.images, "coco", "images") if self.images else _images(path, files, bounds)
+        bounds = replace(bounds, roots=(root, *bounds.roots))
+        bounds.check_first((file, root / file) for file in files)
         orphans = sum(len(found) for id, found in grouped.items() if id not in pictures)
         classes = {id: each["name"] for id, each in names.items()}
 
         def stream() -> Iterator[Sample | Problem]:
             for id, entry in pictures.items():
-                file = spelled(root / entry["file_name"])
+                named = root / entry["file_name"]
+                if not bounds.allow(named):
+                    yield Problem(entry["file_name"], str(bounds.refused(entry["file_name"], [named])))
+                    continue
+                file = spelled(named)
                 if not file.is_file():
                     yield missing(entry["file_name"], file)
                     continue
@@ -150,18 +158,32 @@ def _by_id(found: list[Any], needed: str) -> tuple[dict[Any, dict[str, Any]], in
     return {_key(each["id"]): each for each in usable}, len(found) - len(usable)
 
 
-def _images(path: Path, files: list[str]) -> Path:
-    """The folder in which one of the first images lies."""
+def _own_folders(path: Path, source: Path) -> list[Path]:
+    """The folders of a data set: the annotation file's, or the one above where that is for annotations; and the one that was given."""
     folder = path.resolve().parent
-    split = path.stem.partition("_")[2]
+    above = [folder.parent] if folder.name.casefold() in ANNOTATIONS else []
+    return list(dict.fromkeys([source.resolve() if source.is_dir() else folder, *above, folder]))
+
+
+def _images(path: Path, files: list[str], bounds: Bounds) -> Path:
+    """The folder in which one of the first images lies.
+
+    Raises:
+        DataError: there is none; or they all lie outside of the data set's folder.
+    """
+    folder = path.resolve().parent
+    split = path.stem.partition("_")[2].strip(".")
     places = [folder, folder / "images", folder.parent / "images", folder.parent]
     if split:
         places += [above / split for above in (folder.parent, folder.parent / "images", folder, folder / "images")]
-    for place in places:
-        if any(spelled(place / file).is_file() for file in files[:20]):
-            return place
     if not files:
         return folder
+    for place in places:
+        # The folder above is a data set's only where this one is for annotations; folders for images beside this one are, by their names.
+        own = bounds if place == folder.parent else replace(bounds, roots=(place, *bounds.roots))
+        if any(own.allow(place / file) and spelled(place / file).is_file() for file in files[:FIRST]):
+            return place
+    bounds.check_first((file, folder / file) for file in files)
     tried = ", ".join(str(place) for place in dict.fromkeys(places))
     raise DataError(f"coco: the images of {str(path)!r} were not found; give their folder as images=… (tried {tried} for {files[0]!r}).")
 

@@ -72,8 +72,14 @@ class CUB(Format):
         pictures = folder_in(root, "images") or root
         masks = folder_in(root, "segmentations") or folder_in(root.parent, "segmentations")
 
+        bounds = self.bounds(root)
+        bounds.check_first((name, pictures / name) for name in listed.values())
+
         def stream() -> Iterator[Sample | Problem]:
             for id, name in listed.items():
+                if not bounds.allow(pictures / name):
+                    yield Problem(name, str(bounds.refused(name, [pictures / name])))
+                    continue
                 if not spelled(pictures / name).is_file():
                     yield missing(name, pictures / name)
                     continue

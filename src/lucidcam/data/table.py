@@ -81,8 +81,14 @@ class Table(Format):
         for rows in grouped.values() if spellings else ():
             rows.respell(spellings)
 
+        bounds = self.bounds(root, path.parent)
+        bounds.check_first((name, root / name) for name, rows in grouped.items() if rows.error is None)
+
         def stream() -> Iterator[Sample | Problem]:
             for name, rows in grouped.items():
+                if rows.error is None and not bounds.allow(root / name):
+                    yield Problem(name, str(bounds.refused(name, [root / name])))
+                    continue
                 file = spelled(root / name)
                 if rows.error is not None:
                     yield Problem(name, rows.error)

@@ -88,8 +88,20 @@ class WSOL(Format):
         pictures = option_folder(self.images, "wsol", "images") if self.images else _images(root, ids)
         masks = option_folder(self.masks, "wsol", "masks") if self.masks else pictures
 
+        bounds = self.bounds(root, pictures, masks)
+        bounds.check_first((id, pictures / id) for id in ids)
+
+        def files_of(id: str) -> list[tuple[str, Path]]:
+            """The files that the lists name for an image, the image first."""
+            listed = [word for words in located.get(id, []) if len(words) == 2 for word in words if word]
+            return [(id, pictures / id), *((name, masks / name) for name in listed)]
+
         def stream() -> Iterator[Sample | Problem]:
             for id in ids:
+                outside = next((name for name, file in files_of(id) if not bounds.allow(file)), None)
+                if outside is not None:
+                    yield Problem(id, str(bounds.refused(outside, [file for name, file in files_of(id) if name == outside])))
+                    continue
                 path = spelled(pictures / id)
                 if not path.is_file():
                     yield missing(id, path)

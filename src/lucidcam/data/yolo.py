@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from lucidcam import images
 from lucidcam.data._base import Dataset, Format, register
+from lucidcam.data._bounds import Bounds
 from lucidcam.data._files import (
     IMAGE_FOLDERS,
     file_in,
@@ -99,15 +100,22 @@ class YOLO(Format):
         content = read_yaml(path, "the data format yolo")
         names = _names(content, path)
         keypoints = _keypoints(content, path)
-        folders = self._folders(content, path)
+        bounds = self.bounds(*([path.parent.resolve(), source] if (source := Path(source)).is_dir() else [path.parent.resolve()]))
+        folders = self._folders(content, path, bounds)
+        listed = {file for folder in folders if not folder.is_dir() for file in _listed(folder)}
         files = [file for folder in folders for file in _listed(folder)]
+        bounds.check_first((str(file), file) for file in files if file in listed)
         if not files:
             raise DataError(f"yolo: no images are in {', '.join(str(each) for each in folders)}; check path, train and val in {path.name}.")
         root = path.parent
 
         def stream() -> Iterator[Sample | Problem]:
             unlabelled = True
-            for file in map(spelled, dict.fromkeys(files)):
+            for file in dict.fromkeys(files):
+                if file in listed and not bounds.allow(file):
+                    yield Problem(name_in(root, file), str(bounds.refused(str(file), [file])))
+                    continue
+                file = spelled(file)
                 text = spelled(_text_of(file))
                 unlabelled = unlabelled and not text.is_file()
                 yield from _sample(file, text, name_in(root, file), names, keypoints)
@@ -121,10 +129,10 @@ class YOLO(Format):
         name = root.resolve().name if path.stem.lower() in ("data", "dataset", "classes") else path.stem
         return Dataset(name, "yolo", lambda: once(stream()), len(set(files)), tuple(names.values()))
 
-    def _folders(self, content: dict[str, Any], path: Path) -> list[Path]:
+    def _folders(self, content: dict[str, Any], path: Path, bounds: Bounds) -> list[Path]:
         """The folders, or lists, of the images that are asked for."""
         base = path.parent / str(content.get("path") or ".")
-        bases = [base, path.parent] if base.exists() else [path.parent]
+        bases = [base, path.parent] if bounds.exists(base) else [path.parent]
         found: list[Path] = []
         tried: list[Path] = []
         for part in [self.split] if self.split else PARTS:
@@ -133,7 +141,7 @@ class YOLO(Format):
                 inner = Path(*(piece for piece in Path(each).parts if piece != ".."))  # Roboflow writes ../train/images for train/images
                 places = [start / way for way in dict.fromkeys((Path(each), inner)) for start in bases]
                 tried += places
-                found += [place for place in places if place.exists()][:1]
+                found += [bounds.checked(place, str(each)) for place in [place for place in places if bounds.exists(place)][:1]]
         if not found:
             usual = [path.parent / way for way in ("images", ".") if not self.split]
             usual += [path.parent / "images" / self.split, path.parent / self.split / "images"] if self.split else []

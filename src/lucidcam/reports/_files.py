@@ -10,8 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from lucidcam.compat import first_line
-from lucidcam.errors import DataError, LucidcamError
+from lucidcam.errors import DataError, LucidcamError, first_line
 from lucidcam.images import read as read_image
 
 

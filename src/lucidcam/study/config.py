@@ -99,6 +99,7 @@ class Config:
         consent: what participants agree to.
         format: the data's; "": found out.
         split: of formats that have some.
+        data_root: where files that the data's lists name may lie, beside the data's own folder.
         class_map: the data's classes in the models', as for `lucidcam evaluate`.
         limit: photos that are looked at, drawn from all that have labels; 0: all.
         seed: of the choice of photos.
@@ -116,6 +117,7 @@ class Config:
     consent: str = CONSENT
     format: str = ""
     split: str = ""
+    data_root: str = ""
     class_map: Any = None
     limit: int = 0
     seed: int = 0

@@ -49,7 +49,7 @@ def data_of(study: Config) -> Dataset:
     source = study.data
     if isinstance(source, str) and not Path(source).expanduser().is_absolute() and (study.root / source).exists():
         source = study.root / source
-    options = {"split": study.split} if study.split else {}
+    options = {name: value for name, value in (("split", study.split), ("data_root", study.data_root)) if value}
     return open_data(source, study.format or None, **options)
 
 
