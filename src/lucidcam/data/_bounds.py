@@ -43,7 +43,10 @@ class Bounds:
     def exists(self, path: Path) -> bool:
         """Whether something is at a path; servers that it names are not asked."""
         is_share = os.path.abspath(path).startswith(("//", "\\\\"))  # noqa: PTH100
-        return (self.allow(path) or not is_share) and path.exists()
+        try:
+            return (self.allow(path) or not is_share) and path.exists()
+        except OSError:  # a name longer than any can be
+            return False
 
     def checked(self, path: Path, name: str) -> Path:
         """Return a path that a list names.

@@ -22,6 +22,9 @@ from lucidcam.storage import parsed_json
 IMAGE_FOLDERS = ("JPEGImages", "images", "imgs", "img", "image")
 """Names of the folder that holds a data set's images, the most telling first."""
 
+LONGEST = 255
+"""Bytes of a file's name at most, on any usual file system."""
+
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 """Names of folders that are parts of a data set, not classes."""
 
@@ -139,18 +142,28 @@ def stem_in(folder: Path, path: Path) -> str:
     return composed(path.relative_to(folder).with_suffix("").as_posix())
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a file is at a path; no file is where the name is longer than any can be."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def spelled(path: Path) -> Path:
     """Return the path under which a file is there: as it is written, or with its accents composed or apart (macOS); else the path.
 
     Folders and the file itself may differ in how their accents are written.
     """
-    if path.is_file() or str(path).isascii():
+    if is_file(path) or str(path).isascii():
         return path
     there = Path(path.anchor)
     for part in path.parts[1:] if path.anchor else path.parts:
+        if len(part.encode(errors="replace")) > LONGEST:
+            return path
         forms = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
         there = next((there / form for form in forms if (there / form).exists()), there / part)
-    return there if there.is_file() else path
+    return there if is_file(there) else path
 
 
 def whole_number(value: Any) -> int | None:
@@ -380,6 +393,9 @@ def from_xywh(box: tuple[float, float, float, float]) -> tuple[float, float, flo
 
     >>> from_xywh((10.0, 20.0, 30.0, 40.0))
     (10.0, 20.0, 40.0, 60.0)
+
+    Raises:
+        ValueError: its right or bottom is no finite number.
     """
     left, top, width, height = box
-    return left, top, left + width, top + height
+    return box_of((left, top, left + width, top + height))

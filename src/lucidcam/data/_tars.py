@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lucidcam import sources
 from lucidcam.errors import DataError, first_line
@@ -16,6 +16,9 @@ from lucidcam.sources import Stored, is_url
 
 BLOCK = 2**20
 """Bytes that one request for headers fetches from a storage: small images come with it, large ones are passed over."""
+
+LARGEST_HEADER = 2**20
+"""Bytes of one header at most; long names and attributes are headers, too."""
 
 _SIGNATURES = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}
 
@@ -65,17 +68,37 @@ class Member:
     size: int
 
 
+class _Headers:
+    """A tar of which only headers are read, none of them large: names and attributes may declare any size."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
+
+
 def members_of(file: IO[bytes], size: int) -> Iterator[Member]:
     """Walk over the headers; each member's place is checked against the file's size.
 
     The standard library takes a damaged header, and a tar that is cut off between two members, for the end.
     """
-    with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as archive:
+    headers: Any = _Headers(file)
+    with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="backslashreplace") as archive:
+        last = -1
         while (entry := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would remember all of them
+            if archive.offset > size + tarfile.BLOCKSIZE or archive.offset <= last:
+                raise tarfile.ReadError(f"cut off within {entry.name}")
+            last = archive.offset
+            if not entry.isreg() or entry.issparse():  # a link has no bytes, a sparse file fewer than it says
+                continue
             if entry.size < 0 or entry.offset_data + entry.size > size:
                 raise tarfile.ReadError(f"cut off within {entry.name}")
-            if entry.isreg() and not entry.issparse() and (member := _member(entry)) is not None:
+            if (member := _member(entry)) is not None:
                 yield member
         file.seek(archive.offset)
         end = file.read(tarfile.BLOCKSIZE)

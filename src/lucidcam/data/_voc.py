@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from lucidcam.data._files import IMAGE_FOLDERS, by_stem, declared_size, doubled, files_with, folder_in, folders_in, name_in, stem_in
-from lucidcam.errors import DataError
+from lucidcam.data._files import IMAGE_FOLDERS, box_of, by_stem, declared_size, doubled, files_with, folder_in, folders_in, name_in, stem_in
+from lucidcam.errors import DataError, first_line
 from lucidcam.samples import Object, Problem, Sample, composed, labels_of
 
 ANNOTATION_FOLDERS = ("Annotations", "annotation", "xmls", "xml", "labels", "bbox")
 """Names of the folder that holds the XML files, the most telling first."""
 
+
+LARGEST_XML = 3_000_000
+"""Bytes of an annotation file at most: ten thousand objects."""
 
 _UNANNOTATED = "it has no XML file; write one (without objects, if there are none), or take the image away."
 
@@ -63,15 +66,32 @@ def parse(path: Path, first: int) -> tuple[str, tuple[int, int] | None, tuple[Ob
     Raises:
         DataError: the file cannot be read or is cut off, or an object has no name, or a box without four numbers.
     """
-    try:
-        tree = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise DataError(f"{path.name} is no XML ({error}); is the file cut off?") from error
-    except (OSError, ValueError, LookupError) as error:
-        raise DataError(f"{path.name} cannot be read: {error}.") from error
+    tree = _tree(path)
     objects = tuple(_object(each, f"{path.name}, object {i}", first) for i, each in enumerate(tree.iter("object"), start=1))
     size = declared_size(tree.findtext("size/width"), tree.findtext("size/height"))
     return (tree.findtext("filename") or "").strip(), size, objects
+
+
+def _tree(path: Path) -> ElementTree.Element:
+    """The root of an XML file of limited size that declares no entities.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_XML + 1)
+        if len(content) > LARGEST_XML:
+            raise DataError(f"{path.name} has more than {LARGEST_XML // 10**6} MB; expected the annotations of one image.")
+        if b"<!ENTITY" in content.replace(b"\0", b""):  # UTF-16 has a zero in every letter
+            raise DataError(f"{path.name} declares entities, which may stand for other files or endless text; write them out.")
+        return ElementTree.fromstring(content)
+    except DataError:
+        raise
+    except ElementTree.ParseError as error:
+        raise DataError(f"{path.name} is no XML ({error}); is the file cut off?") from error
+    except (OSError, ValueError, LookupError, MemoryError) as error:
+        raise DataError(f"{path.name} cannot be read: {first_line(error)}.") from error
 
 
 def _object(element: ElementTree.Element, where: str, first: int) -> Object:
@@ -82,7 +102,7 @@ def _object(element: ElementTree.Element, where: str, first: int) -> Object:
     if box is None:
         return Object(label, difficult=_flag(element, "difficult"))
     try:
-        left, top, right, bottom = (float(box.findtext(tag) or "") for tag in ("xmin", "ymin", "xmax", "ymax"))
+        left, top, right, bottom = box_of([box.findtext(tag) or "" for tag in ("xmin", "ymin", "xmax", "ymax")])
     except ValueError:
         found = ", ".join(f"{each.tag}={each.text}" for each in box)
         raise DataError(f"{where}: expected <bndbox> with numbers xmin, ymin, xmax, ymax; got {found or 'nothing'}.") from None

@@ -25,6 +25,7 @@ from lucidcam.data._files import (
     folder_in,
     folders_in,
     from_xywh,
+    is_file,
     missing,
     once,
     option_folder,
@@ -104,7 +105,7 @@ class COCO(Format):
                     yield Problem(entry["file_name"], str(bounds.refused(entry["file_name"], [named])))
                     continue
                 file = spelled(named)
-                if not file.is_file():
+                if not is_file(file):
                     yield missing(entry["file_name"], file)
                     continue
                 try:
@@ -181,7 +182,7 @@ def _images(path: Path, files: list[str], bounds: Bounds) -> Path:
     for place in places:
         # The folder above is a data set's only where this one is for annotations; folders for images beside this one are, by their names.
         own = bounds if place == folder.parent else replace(bounds, roots=(place, *bounds.roots))
-        if any(own.allow(place / file) and spelled(place / file).is_file() for file in files[:FIRST]):
+        if any(own.allow(place / file) and is_file(spelled(place / file)) for file in files[:FIRST]):
             return place
     bounds.check_first((file, folder / file) for file in files)
     tried = ", ".join(str(place) for place in dict.fromkeys(places))

@@ -17,6 +17,7 @@ from lucidcam.data._files import (
     file_in,
     folder_in,
     from_xywh,
+    is_file,
     lines_of,
     missing,
     once,
@@ -80,7 +81,7 @@ class CUB(Format):
                 if not bounds.allow(pictures / name):
                     yield Problem(name, str(bounds.refused(name, [pictures / name])))
                     continue
-                if not spelled(pictures / name).is_file():
+                if not is_file(spelled(pictures / name)):
                     yield missing(name, pictures / name)
                     continue
                 try:
@@ -119,6 +120,6 @@ def _sample(name: str, pictures: Path, label: str, numbers: str | None, masks: P
         assert path is not None
         return np.asarray(read_values(path) > MAJORITY)
 
-    thing = Object(label, box, mask if path is not None and path.is_file() else None)
+    thing = Object(label, box, mask if path is not None and is_file(path) else None)
     objects = () if thing.box is None and thing.mask is None else (thing,)
     return Sample(spelled(pictures / name), name, (label,), objects, size=declared_size(*(*size.split(), "", "")[:2]))

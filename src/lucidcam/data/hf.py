@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lucidcam.data._base import Dataset, Format, register
-from lucidcam.data._files import box_of, declared_size, from_xywh, once, whole_number
+from lucidcam.data._files import box_of, declared_size, from_xywh, is_file, once, whole_number
 from lucidcam.errors import DataError, OptionError, first_line, unknown
 from lucidcam.samples import ClassId, Object, Problem, Sample
 
@@ -106,7 +106,7 @@ class _Reader:
             image = image.get("bytes") or image.get("path")
         if image is None:
             return Problem(name, f"it has no image in the column {self.options.image!r}.")
-        if isinstance(image, str) and not Path(image).is_file():
+        if isinstance(image, str) and not is_file(Path(image)):
             return Problem(name, f"the image {image!r} does not exist.")
         objects = tuple(self._objects(row.get(self.options.objects)))
         given = row.get(self.label_column)

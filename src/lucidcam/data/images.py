@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lucidcam.data._base import Dataset, Format, register
-from lucidcam.data._files import missing
+from lucidcam.data._files import is_file, missing
 from lucidcam.errors import DataError
 from lucidcam.images import SUFFIXES
 from lucidcam.samples import Problem, Sample
@@ -54,7 +54,7 @@ class Images(Format):
         def stream() -> Iterator[Sample | Problem]:
             for each in found:
                 path = each.image if isinstance(each, Sample) else None
-                gone = isinstance(path, (str, os.PathLike)) and not Path(path).expanduser().is_file()
+                gone = isinstance(path, (str, os.PathLike)) and not is_file(Path(path).expanduser())
                 yield missing(each.name, Path(path)) if gone and path is not None else each
 
         return Dataset("images", "images", stream, len(found))

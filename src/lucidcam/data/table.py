@@ -15,6 +15,7 @@ from lucidcam.data._files import (
     box_of,
     declared_size,
     from_xywh,
+    is_file,
     lines_of,
     missing,
     option_folder,
@@ -92,7 +93,7 @@ class Table(Format):
                 file = spelled(root / name)
                 if rows.error is not None:
                     yield Problem(name, rows.error)
-                elif not file.is_file():
+                elif not is_file(file):
                     yield missing(name, file)
                 else:
                     yield Sample(file, name, tuple(dict.fromkeys(rows.labels)), tuple(rows.objects), size=rows.size)

@@ -101,7 +101,9 @@ class WebDataset(Format):
                         yield Problem(f"{tar.name}/{key}", f"'{tar.name}/{key}': {told}")
                         continue
                     seen.add(key)
-                    yield self._sample(tar, key, {each.suffix: each for each in members}, file, stamp)
+                    yield self._sample(tar, key, _first_of_each(members), file, stamp)
+                    if twice := [suffix for suffix, count in Counter(each.suffix for each in members).items() if count > 1]:
+                        yield Problem(f"{tar.name}/{key}", f"'{tar.name}/{key}' has .{twice[0]} more than once; only the first counts.")
         except Exception as error:  # tarfile, the file system and each storage's library have errors of their own
             yield Problem(tar.name, what_is_wrong(tar, error, len(seen)))
 
@@ -148,6 +150,14 @@ class WebDataset(Format):
             elif each is not None:
                 raise DataError(f"{member.name}: expected a class as text or number; got {str(each)[:40]}")
         yield from words
+
+
+def _first_of_each(members: list[Member]) -> dict[str, Member]:
+    """The members of a sample by their suffixes, in order; the first of several that share one."""
+    first: dict[str, Member] = {}
+    for member in members:
+        first.setdefault(member.suffix, member)
+    return first
 
 
 def _image_of(members: dict[str, Member], wanted: str) -> Member | None:

@@ -17,6 +17,7 @@ from lucidcam.data._files import (
     declared_size,
     file_in,
     fit_mask,
+    is_file,
     lines_of,
     missing,
     once,
@@ -103,7 +104,7 @@ class WSOL(Format):
                     yield Problem(id, str(bounds.refused(outside, [file for name, file in files_of(id) if name == outside])))
                     continue
                 path = spelled(pictures / id)
-                if not path.is_file():
+                if not is_file(path):
                     yield missing(id, path)
                 elif id not in labels:
                     yield Problem(id, "class_labels.txt has no line for it.")
@@ -138,7 +139,7 @@ def _images(root: Path, ids: list[str]) -> Path:
     for above in list(whole.parents)[:3]:
         places += [above / "dataset" / name for name in names] + [above / "dataset", above]
     for place in places:
-        if any(spelled(place / id).is_file() for id in ids[:20]):
+        if any(is_file(spelled(place / id)) for id in ids[:20]):
             return place
     tried = ", ".join(str(place) for place in dict.fromkeys(places))
     raise DataError(f"wsol: the images of {str(root)!r} were not found; give their folder as images=… (tried {tried}).")
@@ -160,7 +161,7 @@ def _sample(id: str, path: Path, label: str, located: list[list[str]], masks: Pa
     files = [masks / words[0] for words in located]
     ignored = [masks / words[1] for words in located if words[1]]
     for file in (*files, *ignored):
-        if not file.is_file():
+        if not is_file(file):
             return Problem(id, f"the mask {str(file)!r} does not exist; give the folder of the masks as masks=….")
     objects = tuple(Object(label, mask=partial(_marked, path, [file])) for file in files)
     return Sample(path, id, (label,), objects, _ignored(path, files, ignored) if ignored else None, size)

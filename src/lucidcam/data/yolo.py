@@ -22,6 +22,7 @@ from lucidcam.data._files import (
     folder_in,
     folders_in,
     images_in,
+    is_file,
     lines_of,
     missing,
     name_in,
@@ -117,7 +118,7 @@ class YOLO(Format):
                     continue
                 file = spelled(file)
                 text = spelled(_text_of(file))
-                unlabelled = unlabelled and not text.is_file()
+                unlabelled = unlabelled and not is_file(text)
                 yield from _sample(file, text, name_in(root, file), names, keypoints)
             if unlabelled:
                 where = name_in(root, _text_of(files[0]))
@@ -137,7 +138,10 @@ class YOLO(Format):
         tried: list[Path] = []
         for part in [self.split] if self.split else PARTS:
             given = content.get(part) or []
-            for each in [given] if isinstance(given, str) else given:
+            parts = [given] if isinstance(given, str) else given
+            if not isinstance(parts, list) or not all(isinstance(each, str) for each in parts):
+                raise DataError(f"yolo: {str(path)!r}: expected {part} as a path, or a list of paths; got {str(given)[:60]!r}.")
+            for each in parts:
                 inner = Path(*(piece for piece in Path(each).parts if piece != ".."))  # Roboflow writes ../train/images for train/images
                 places = [start / way for way in dict.fromkeys((Path(each), inner)) for start in bases]
                 tried += places
@@ -224,11 +228,16 @@ def _text_of(image: Path) -> Path:
     folders = [i for i, part in enumerate(parts[:-1]) if part.casefold() in _IMAGE_FOLDERS]
     for i in reversed(folders):
         labels = folder_in(Path(*parts[:i]), "labels")
-        if labels is None and image.with_suffix(".txt").is_file():
+        if labels is None and is_file(_with_suffix(image)):
             break
         if labels is not None or parts[i] == "images":
             return (labels or Path(*parts[:i], "labels")).joinpath(*parts[i + 1 :]).with_suffix(".txt")
-    return image.with_suffix(".txt")
+    return _with_suffix(image)
+
+
+def _with_suffix(image: Path) -> Path:
+    """The text file beside an image; "." and "/" have none."""
+    return image.with_suffix(".txt") if image.name else image
 
 
 def _strays(place: Path) -> Iterator[Path]:
@@ -244,10 +253,10 @@ def _strays(place: Path) -> Iterator[Path]:
 
 def _sample(file: Path, text: Path, name: str, names: dict[int, str], keypoints: tuple[int, int] | None) -> Iterator[Sample | Problem]:
     """The image's sample, and a problem for each of its objects that is left out; or the problem of the image."""
-    if not file.is_file():
+    if not is_file(file):
         yield missing(name, file)
         return
-    if not text.is_file():
+    if not is_file(text):
         yield Sample(file, name)
         return
     labels: list[str] = []
