@@ -19,6 +19,7 @@ from lucidcam.engine import copies
 from lucidcam.engine.foreign import out_of_memory
 from lucidcam.engine.inputs import Inputs, Key, all_finite, images_among
 from lucidcam.engine.layers import LayerSpec
+from lucidcam.engine.mixing import MixingError
 from lucidcam.engine.optimize import optimize as optimized_copy
 from lucidcam.engine.run import Run, open_run
 from lucidcam.engine.session import session
@@ -41,6 +42,7 @@ from lucidcam.methods._pixel import PixelMethod
 from lucidcam.methods._wrap import augmented, fused, smoothed
 from lucidcam.settings import Settings, resolve_method
 from lucidcam.targets import Classes, PredictedOrNone, Spoken, Target, as_target, by_word, local
+from lucidcam.targets._as import target_of_row
 from lucidcam.targets._base import Label
 from lucidcam.types import Frame, Model, Prepared
 
@@ -147,6 +149,18 @@ def attribute(
 
 
 def _attribute(module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any, said: dict[str, Any]) -> Tensor:
+    try:
+        return _together(module, inputs, method, settings, target, layer, said)
+    except MixingError as error:
+        given = error.inputs
+    count = given.batch
+    parts = [
+        _together(module, given.rows(slice(i, i + 1)), method, settings, target_of_row(target, i, count), layer, said) for i in range(count)
+    ]
+    return torch.cat(parts)
+
+
+def _together(module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any, said: dict[str, Any]) -> Tensor:
     with _opened(module, inputs, method, settings, target, method.layer_of(module, layer), settings.class_scores(), **said) as run:
         found = compute(run, method, settings)
         if isinstance(method, PixelMethod):
@@ -279,6 +293,9 @@ def explain(
                     found[i] = explanations
         except OptimizedCopyError:  # the network as it is has taken its place
             waiting.appendleft(rows)
+        except MixingError:
+            waiting.appendleft(rows)
+            most = 1
         except TargetNotFoundError as error:
             row = 0 if len(rows) == 1 else error.image
             if row is None or row >= len(rows):
@@ -363,7 +380,10 @@ def given_up(model: Model) -> str | None:
 
 def _examples(model: Model) -> list[Any]:
     """What the module takes for a noisy photo, and for one of another shape where that gives an input of another size."""
-    noise = [torch.rand(*size, 3, generator=torch.Generator().manual_seed(0)).numpy() for size in ((256, 320), (320, 192))]
+    noise = [
+        torch.rand(*size, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu").numpy()
+        for size in ((256, 320), (320, 192))
+    ]
     with on_any_image(model):
         tensors = [model.prepare(photo)[0].tensor[None].to(model.device, model.dtype) for photo in noise]
     tensors = tensors[:1] if tensors[0].shape == tensors[1].shape else tensors

@@ -21,6 +21,7 @@ from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.masked import alike
 from lucidcam.engine.matrices import ELSE, Catch, Plan, plan
 from lucidcam.engine.recording import depends_on
+from lucidcam.engine.scaling import differentiate_scaled, needs_scale
 from lucidcam.engine.session import hooks
 from lucidcam.engine.trace import replace_first, run_forward
 from lucidcam.errors import ModelError
@@ -68,8 +69,8 @@ class Attention:
         """
         kept = [c.tensor for c in self._done.cuts[-len(self._plan.last) :]][::-1]
         rows: list[Tensor] = []
-        for total in _totals(self._scores):
-            norms = [g.to(_wide(g.dtype)).norm(dim=-1) for g in _grad(total, kept) if g is not None]
+        for column in _columns(self._scores):
+            norms = [g.to(_wide(g.dtype)).norm(dim=-1) for g in _grad(column, kept) if g is not None]
             read = [n for n in norms if bool((n.sum(-1) > 0).all())]
             if not read:
                 raise ModelError(
@@ -81,8 +82,8 @@ class Attention:
 
     def gradients(self) -> Iterator[tuple[list[Tensor], Tensor | None]]:
         """For one target after the other, the score's gradients at the blocks' matrices, and at the pooling's."""
-        for total in _totals(self._scores):
-            found = [_some(g, m) for g, m in zip(_grad(total, self._raw), self._raw, strict=True)]
+        for column in _columns(self._scores):
+            found = [_some(g, m) for g, m in zip(_grad(column, self._raw), self._raw, strict=True)]
             pooled = found.pop() if self.pool is not None else None
             yield [_folded(g, len(self._scores)) for g in found], None if pooled is None else _folded(pooled, len(self._scores))
 
@@ -105,13 +106,12 @@ class Attention:
             scores, pool = self._head(leaf.mean(1, keepdim=True).expand_as(leaf) if average else leaf)
         if not average and not alike(scores[-batch:].detach(), self._scores.detach()):
             raise _apart(self._module)
-        for total in _totals(scores):
+        for column in _columns(scores):
             if pool is not None:
-                yield [_folded(part, batch) for part in _some(_grad(total, [pool])[0], pool).chunk(count)]
+                yield [_folded(part, batch) for part in _some(_grad(column, [pool])[0], pool).chunk(count)]
                 continue
-            above = _some(_grad(total, [leaf])[0], leaf).chunk(count)
-            pairs = zip(tokens, self._raw, above, strict=True)
-            yield [_folded(gradient(z, m, g, retain_graph=True)[0], batch) for z, m, g in pairs]
+            above = _some(_grad(column, [leaf])[0], leaf).chunk(count)
+            yield [_folded(_sent_down(z, m, g), batch) for z, m, g in zip(tokens, self._raw, above, strict=True)]
 
     def _head(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scores `[blocks·B, T]` of tokens put in place of the last block's, and the pooling's matrix on the way."""
@@ -209,14 +209,35 @@ def _attend(module: nn.Module, inputs: Inputs, read: Read, wants: Wants, known: 
     )
 
 
-def _totals(scores: Tensor) -> tuple[Tensor, ...]:
-    """One sum for each target: images do not see each other, so its gradient holds each image's own."""
+def _columns(scores: Tensor) -> tuple[Tensor, ...]:
+    """The scores `[B, 1]` of each target."""
     with torch.enable_grad():
-        return scores.sum(0).unbind()
+        return tuple(column.unsqueeze(1) for column in scores.unbind(1))
 
 
-def _grad(total: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    return gradient(total, list(tensors), retain_graph=True, allow_unused=True)
+def _grad(column: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Gradients of the sum of one target's scores: images do not see each other, so they hold each image's own."""
+
+    def differentiate(scores: Tensor) -> Sequence[Tensor | None]:
+        with torch.enable_grad():
+            total = scores.sum()
+        return gradient(total, list(tensors), retain_graph=True, allow_unused=True)
+
+    if not needs_scale(*tensors):
+        return differentiate(column)
+    rows = len(column)
+    flat = differentiate_scaled(column, lambda scores: [None if g is None else g.reshape(rows, 1, -1) for g in differentiate(scores)])
+    return [None if g is None else g.reshape(tensor.shape) for g, tensor in zip(flat, tensors, strict=True)]
+
+
+def _sent_down(tokens: Tensor, matrix: Tensor, above: Tensor) -> Tensor:
+    """What the gradient `above` at a block's tokens makes of it at the block's matrix."""
+    if not needs_scale(tokens):
+        found: Tensor = gradient(tokens, matrix, above, retain_graph=True)[0]
+        return found
+    scale = torch.exp2(-above.abs().amax().clamp(min=torch.finfo(above.dtype).tiny).log2().ceil())
+    scaled: Tensor = gradient(tokens, matrix, (above * scale).to(tokens.dtype), retain_graph=True)[0]
+    return scaled.float() / scale
 
 
 def _some(gradient: Tensor | None, like: Tensor) -> Tensor:

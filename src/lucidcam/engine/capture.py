@@ -20,6 +20,7 @@ from lucidcam.engine.foreign import GradientError, gradient, holder_of, in_trans
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout
 from lucidcam.engine.recording import Waypoint, on_path
+from lucidcam.engine.scaling import differentiate_scaled, needs_scale
 from lucidcam.engine.session import Hook, hooks
 from lucidcam.engine.settle import layout_at
 from lucidcam.engine.trace import Layer, first_tensor, replace_first, run_forward
@@ -276,23 +277,31 @@ def gradients_of(scores: Tensor, cuts: Sequence[Cut]) -> list[Tensor]:
             "in between); use eigencam, scorecam or ablationcam, which need no gradient."
         )
     tensors = [c.tensor for c in cuts]
+    if needs_scale(*tensors):
+        return _laid_out(cuts, differentiate_scaled(scores, lambda scaled: _stacked(scaled, tensors)))
+    return _laid_out(cuts, _stacked(scores, tensors))
+
+
+def _stacked(scores: Tensor, tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients `[B, T, ...]` at each tensor as it is laid out; None where nothing arrives."""
     count = scores.shape[1]
-    totals = scores.sum(0)
+    with torch.enable_grad():
+        totals = scores.sum(0)
     if count == 1:
         rows = [gradient(totals[0], tensors, retain_graph=True, allow_unused=True)]
     else:
         seeds = torch.eye(count, dtype=totals.dtype, device=totals.device)
         try:
             batched = gradient(totals, tensors, seeds, retain_graph=True, allow_unused=True, is_grads_batched=True)
-            return _laid_out(cuts, [None if g is None else g.transpose(0, 1) for g in batched])
+            return [None if g is None else g.transpose(0, 1) for g in batched]
         except GradientError:  # an operation without a batching rule: one backward pass per target
             rows = [gradient(total, tensors, retain_graph=True, allow_unused=True) for total in totals]
-    stacked = []
-    for i, c in enumerate(cuts):
+    stacked: list[Tensor | None] = []
+    for i, tensor in enumerate(tensors):
         grads = [row[i] for row in rows]
         empty = all(g is None for g in grads)
-        stacked.append(None if empty else torch.stack([torch.zeros_like(c.tensor) if g is None else g for g in grads], dim=1))
-    return _laid_out(cuts, stacked)
+        stacked.append(None if empty else torch.stack([torch.zeros_like(tensor) if g is None else g for g in grads], dim=1))
+    return stacked
 
 
 def _laid_out(cuts: Sequence[Cut], grads: Sequence[Tensor | None]) -> list[Tensor]:

@@ -276,7 +276,7 @@ def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> dict[str, f
         ends = [t for t in [*_scores(done.outputs), *watch.features()] if t.requires_grad]
         generator = torch.Generator().manual_seed(0)
         with torch.inference_mode(False), torch.enable_grad():
-            projections = [(t * torch.randn(t.shape, generator=generator).to(t)).sum() for t in ends]
+            projections = [(t * torch.randn(t.shape, generator=generator, dtype=torch.float32, device="cpu").to(t)).sum() for t in ends]
             grads = gradient(sum(projections[1:], projections[0]), [c.tensor for c in done.cuts], allow_unused=True) if ends else ()
     except Exception as error:  # the network ran before, without gradients: something in it refuses them
         if out_of_memory(error):
@@ -298,7 +298,8 @@ def _reached_by_value(module: nn.Module, inputs: Inputs, layers: list[Layer]) ->
         expected = tensors_of(done.outputs)
         reached: dict[str, float] = {}
         for layer, kept in zip(layers, done.cuts, strict=True):
-            noise = torch.randn(kept.maps.shape, generator=torch.Generator().manual_seed(0)).to(kept.maps)
+            noise = torch.randn(kept.maps.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
+            noise = noise.to(kept.maps)
             changed = kept.layout.from_maps(kept.maps + kept.maps.std() * noise, kept.tensor)
             outputs = tensors_of(cut(module, one, [layer], gradients=False, known=[changed]).outputs)
             changes = any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(outputs, expected, strict=True))

@@ -78,7 +78,7 @@ def carries_all(module: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> b
     The network must give the same when it is handed its own activations, tried on two images that have nothing in common.
     """
     image = inputs.image[:1]
-    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(image)
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu").to(image)
     pair = inputs.rows(torch.arange(2, device=image.device) % inputs.batch).with_image(
         torch.cat([image, image.mean() + image.std().clamp(min=1e-3) * (1 + noise)])
     )

@@ -133,7 +133,7 @@ class Rule(TorchFunctionMode):
         try:
             # Our backwards call torch functions as well: inside the `with` block, those must not be recorded again.
             with torch._C.DisableTorchFunction():
-                for seed in torch.eye(scores.shape[1], device=scores.device).to(scores.dtype):
+                for seed in torch.eye(scores.shape[1], device=scores.device, dtype=scores.dtype):
                     seeds = seed.expand_as(scores)
                     parts = iter(gradient(scores, edges, seeds, retain_graph=True, allow_unused=True))
                     column = [torch.zeros_like(point.tensor) for point in points]
@@ -357,7 +357,7 @@ class Excitation(Rule):
 
     def _scale(self, call: Any, x: Tensor, scale: Any, in_place: bool = False) -> Any:
         """Record x·scale as part of the layer that made `x` where that is known, else as a layer of its own."""
-        constant = scale.detach() if isinstance(scale, Tensor) else torch.tensor(scale, device=x.device)
+        constant = scale.detach() if isinstance(scale, Tensor) else torch.tensor(scale, device=x.device, dtype=torch.float32)
         node: Any = x.grad_fn
         layer: Linear | None = node.linear if recorded(node) else None
         if layer is not None and layer.spread is not None and not in_place and constant.dim() <= x.dim():

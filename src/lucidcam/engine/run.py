@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -20,11 +20,13 @@ from lucidcam.engine.head import Head, HeadHook, HeadWatch, head_of, owner
 from lucidcam.engine.inputs import Inputs, Key
 from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.masked import Stream, Substitute
+from lucidcam.engine.mixing import check_apart, mixes
 from lucidcam.engine.output_activation import is_probability_output
 from lucidcam.engine.pooling import same
 from lucidcam.engine.recall import Memory, carries_all, memory, recalled
 from lucidcam.engine.recording import Waypoint, depends_on
 from lucidcam.engine.rules import Rule, refuse
+from lucidcam.engine.scaling import differentiate_scaled, needs_scale, without_autocast
 from lucidcam.engine.session import hooks, plain, session
 from lucidcam.engine.sharing import settled_inputs
 from lucidcam.engine.trace import ForeignError, Layer, batch_of, remembered, run_forward, tensors_of, trace
@@ -93,6 +95,13 @@ class _Pass:
     memory: Memory | None = None
     copies: bool = False
     batch: int | None = None
+    mixing: bool | None = None
+
+    def apart(self) -> bool:
+        """Whether masked images must go through the module one by one."""
+        if self.mixing is None:
+            self.mixing = mixes(self.module, self.inputs)
+        return self.mixing
 
     @property
     def local(self) -> bool:
@@ -362,7 +371,7 @@ class Run:
 
     def _gradients(self) -> Tensor:
         done = self._pass.cut(gradients=True)
-        with torch.enable_grad():
+        with torch.enable_grad(), self._copying():
             scores = self._read(done.outputs)
             if not depends_on(scores, done.cuts[self.index].tensor):
                 done = self._pass.cut_by_force()
@@ -411,6 +420,8 @@ class Run:
         def in_batches(size: int) -> Tensor:
             return _in_batches(lambda part: run(image[part], rows[part]), len(image), size, image.device)
 
+        if len(image) > 1 and self._pass.apart():
+            return in_batches(1)
         if self._pass.batch not in (None, len(image)):
             return in_batches(self._pass.batch or 1)
         try:
@@ -482,6 +493,8 @@ class Run:
         kept = self._pass.cut(False).cuts[self.index]
         if self.index not in self._pass.above:
             self._pass.above[self.index] = Substitute(self.module, kept, self.inputs)
+            if count > 1 and self._pass.apart():
+                self._pass.above[self.index].fix_batch()
         above = self._pass.above[self.index]
         one, tensor = self.inputs.rows(slice(row, row + 1)), kept.layout.rows(kept.tensor.detach(), slice(row, row + 1))
 
@@ -547,8 +560,7 @@ class Run:
             force: keep gradients on where the model turns them off.
             below: start from the image; False: from the layer, which everything must go through.
         """
-        copies = Copies() if self._pass.copies else nullcontext()
-        with torch.enable_grad(), rule or nullcontext(), ForceGrad() if force and below else nullcontext(), copies:
+        with torch.enable_grad(), rule or nullcontext(), ForceGrad() if force and below else nullcontext(), self._copying():
             leaf = self.image.detach().clone().requires_grad_()
             end: Waypoint | None = Waypoint.of(leaf)
             inputs = self.inputs.with_image(leaf.clone())
@@ -561,15 +573,29 @@ class Run:
             else:
                 done = cut(self.module, self.inputs, (self.layer,), gradients=True, force=force, copies=self._pass.copies)
                 outputs, layer, end = done.outputs, done.cuts[0], Waypoint.of(done.cuts[0].tensor)
-        with torch.enable_grad():
+        with torch.enable_grad(), self._copying():
             scores = self._read(outputs)
             if end is None or not depends_on(scores, end):
                 return None
-            if rule is not None:
-                found = rule.backward(scores, [end])[0]
+            start = end
+
+            def differentiate(scores: Tensor) -> list[Tensor]:
+                if rule is not None:
+                    return rule.backward(scores, [start])
+                with torch.enable_grad():
+                    totals = scores.sum(0)
+                return [torch.stack([gradient(total, leaf, retain_graph=True)[0] for total in totals], dim=1)]
+
+            if needs_scale(leaf, start.tensor, *tensors_of(outputs)[:1]):
+                found = differentiate_scaled(scores, differentiate)[0]
+                assert found is not None
             else:
-                found = torch.stack([gradient(score, leaf, retain_graph=True)[0] for score in scores.sum(0)], dim=1)
+                found = differentiate(scores)[0]
         return layer.layout.gradients(found) if to_layer else found
+
+    def _copying(self) -> AbstractContextManager[object]:
+        """What lets a network change what its backward pass needs, and a target hold tensors of inference mode, once that was seen."""
+        return Copies() if self._pass.copies else nullcontext()
 
     def _read(self, outputs: Any) -> Tensor:
         return sound(self._chosen(self._pass.bind(outputs), outputs, None))
@@ -636,8 +662,9 @@ def open_run(
         OptimizedCopyError: whatever was done failed because the module is an optimised copy; its original takes its place from now on.
     """
     module = plain(module)
-    with session(module):
+    with session(module), ExitStack() as stack:
         given = Inputs.of(inputs, explain_input, axes, shared)
+        stack.enter_context(without_autocast(given.image.device.type))
         batch = batch_of(module, given)
         if batch not in (None, given.batch):
             raise ModelError(
@@ -651,6 +678,7 @@ def open_run(
         stream = Stream(batch_size or _batch(given.image), progress, title)
         try:
             given = settled_inputs(module, given)
+            check_apart(module, given)
             found = tuple(layers_.resolve(module, spec, given, local(asked)) for spec in specs)
             yield Run(
                 module,
@@ -709,7 +737,7 @@ def _disturbed(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Other numbers of the same signs and magnitudes; integers stay what they are."""
     if not tensor.is_floating_point():
         return tensor
-    noise = torch.rand(tensor.shape, generator=generator, device=generator.device).to(tensor)
+    noise = torch.rand(tensor.shape, generator=generator, device=generator.device, dtype=torch.float32).to(tensor)
     return tensor * (0.5 + noise) + 0.01 * noise
 
 

@@ -57,7 +57,7 @@ def _tried(module: nn.Module, inputs: Inputs, calls: tuple[Call, ...]) -> tuple[
     one = example(module, inputs)
     image, size = one.image, one.size
     count = TILES.get(len(size), 2)
-    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu").to(image)
     other = image.mean() + noise * (image.std() if float(image.std()) > 0 else 1)
     cuts = [[round(s * i / count) for i in range(count + 1)] for s in size]
     tiles = list(product(range(count), repeat=len(size)))

@@ -84,7 +84,7 @@ def _agrees(module: nn.Module, inputs: Inputs, common: frozenset[Key], complete:
                 _holds(complete, tensors_of(run_forward(module, inputs.rows(slice(i, i + 1)))), i > 0) for i in (0, inputs.batch - 1)
             )
         image = inputs.image
-        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu").to(image)
         two = torch.cat([image, image.mean() + image.std(correction=0).clamp(min=1e-3) * noise])
         pair = inputs.repeated(two, torch.zeros(2, dtype=torch.long, device=image.device))
         return _holds(tensors_of(run_forward(module, pair)), complete, last=False)

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.overrides import BaseTorchFunctionMode, TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lucidcam.engine.draws import repeated_draws
 from lucidcam.engine.foreign import fixed_batch, in_transform, is_foreign, out_of_memory, reason_of
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout, is_plain, layout_of
 from lucidcam.engine.lineage import COLOURS, RECURRENT, Lineage, Mark
 from lucidcam.engine.recording import walk_from
+from lucidcam.engine.scaling import with_autocast
 from lucidcam.engine.session import hooks, session
 from lucidcam.errors import InputError, LucidcamError, ModelError
 from lucidcam.targets import dense, logits, part
@@ -369,7 +371,7 @@ def _by_shape(shape: tuple[int, ...], inputs: Inputs, module: nn.Module) -> Layo
 def _of_image(module: nn.Module, one: Inputs, calls: list[Call], kept: list[Tensor | None]) -> list[Call]:
     """Which calls change with the image: those that do not hold no map of it. The module is run once more, on noise in its place."""
     image = one.image
-    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu").to(image)
     other = image.mean() + noise * (image.std() if float(image.std()) > 0 else 1)
     names = {child: name for name, child in module.named_modules()}
     found: list[Call] = []
@@ -428,7 +430,12 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
     """
     handed = inputs.map(torch.clone)  # preprocessing inside a network may be in place (x.div_(255)); the clone costs a fraction of the pass
     try:
-        with _InOrder() if _has_words(inputs) else nullcontext(), _differentiable(module, inputs):
+        with (
+            _InOrder() if _has_words(inputs) else nullcontext(),
+            _differentiable(module, inputs),
+            with_autocast(),
+            repeated_draws(module, inputs.raw.device),
+        ):
             outputs = module(*handed.args, **handed.kwargs)
     except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
         if isinstance(error, LucidcamError) or out_of_memory(error):

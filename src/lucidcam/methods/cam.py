@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lucidcam.engine.capture import Cut, gradients_of
+from lucidcam.engine.capture import Copies, Cut, gradients_of
 from lucidcam.engine.foreign import out_of_memory
 from lucidcam.engine.head import Head
 from lucidcam.engine.pooling import Pool, matching, maximum, mean, same, tolerance, total
@@ -141,7 +141,7 @@ def _weights(run: Run, weight: Tensor) -> Tensor:
         if ids.stride(0) == 0 or len(ids) == 1:  # the same classes for every image: nothing to gather
             return weight[ids[:1]] if ids.shape[1] < len(weight) else weight.unsqueeze(0)
         return weight[ids]
-    with torch.enable_grad():
+    with torch.enable_grad(), Copies():  # a target may hold tensors of inference mode
         scores_of = run.class_columns().detach().to(weight.dtype).requires_grad_()
         chosen = bound.scores(scores_of)[:, run.targets].sum(0)
         if not chosen.requires_grad:
@@ -298,8 +298,8 @@ class _Sums(TorchFunctionMode):
 def _probe(like: Tensor) -> Tensor:
     """Positive activations `[1, C, *grid]` of the size of a layer's own, different in every channel and at every place."""
     generator = torch.Generator(like.device).manual_seed(0)
-    channels = torch.rand(1, like.shape[1], *[1] * (like.ndim - 2), generator=generator, device=like.device)
-    places = torch.rand(1, *like.shape[1:], generator=generator, device=like.device)
+    channels = torch.rand(1, like.shape[1], *[1] * (like.ndim - 2), generator=generator, device=like.device, dtype=torch.float32)
+    places = torch.rand(1, *like.shape[1:], generator=generator, device=like.device, dtype=torch.float32)
     size = like.abs().mean()
     return ((0.25 + channels) * (0.5 + places)).to(like) * torch.where(size > 0, size, 1)
 

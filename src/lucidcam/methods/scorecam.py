@@ -110,7 +110,7 @@ class SSCAM(Method):
             drawn = []
             for channel in channels.index[numbers].tolist():
                 generator = torch.Generator().manual_seed(((run.seed * 1009 + sample) * 1_000_003 + channel) % 2**63)
-                drawn.append(torch.randn(shape[1:], generator=generator))
+                drawn.append(torch.randn(shape[1:], generator=generator, dtype=torch.float32, device="cpu"))
             return torch.stack(drawn).to(run.image) * self.noise
 
         def score(numbers: Tensor) -> Tensor:

@@ -21,8 +21,10 @@ from torch import Tensor
 
 from lucidcam import maps, registry
 from lucidcam.class_scores import THRESHOLD, ClassScores, OutputKind
+from lucidcam.engine.mixing import MixingError
 from lucidcam.engine.run import Run, open_run
 from lucidcam.errors import InputError
+from lucidcam.targets._as import target_of_row
 
 Array = npt.NDArray[np.float64]
 Explain = Callable[[Run], Tensor]
@@ -208,24 +210,56 @@ class FaithfulnessMetric(Metric):
         Returns:
             Each figure by name, one value per image `[B]`, float64.
         """
-        with open_run(
-            module, inputs, target, batch_size=batch_size, seed=seed, title=self.name, stated=ClassScores(outputs, threshold=threshold)
-        ) as run:
+        options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "stated": ClassScores(outputs, threshold=threshold)}
+        try:
+            values = self._records(module, inputs, maps, target, explain, black, options)
+        except MixingError as error:  # its images go through the network one by one
+            together, count = error.inputs, error.inputs.batch
+            values = torch.cat(
+                [
+                    self._records(
+                        module,
+                        together.rows(slice(i, i + 1)),
+                        maps[i : i + 1] if maps is not None and len(maps) == count else maps,
+                        target_of_row(target, i, count),
+                        explain,
+                        black,
+                        options,
+                        first=i,
+                    )
+                    for i in range(count)
+                ]
+            )
+        single = self.compute(np.ones((1, len(values))), values.numpy()[None])
+        return {name: torch.from_numpy(np.asarray(figure)) for name, figure in single.items()}
+
+    def _records(
+        self,
+        module: torch.nn.Module,
+        inputs: Any,
+        maps: Tensor | None,
+        target: Any,
+        explain: Callable[[torch.nn.Module, Tensor, Tensor], Tensor] | None,
+        black: float | Sequence[float] | Tensor,
+        options: dict[str, Any],
+        first: int = 0,
+    ) -> Tensor:
+        """One record per image, `[B, K]`, float64; images are called by their numbers, from `first` on."""
+        with open_run(module, inputs, target, title=self.name, **options) as run:
             classes = run.bound.ids
             if classes is None or classes.shape[1] != 1:
                 raise InputError(f"{self.name} judges one class per image: give target as None, an int or [B] class ids.")
             asked = explainer(self.name, explain)
-            found = (asked(run) if maps is None else torch.as_tensor(maps)).to(run.image.device)
+            found = asked(run) if maps is None else torch.as_tensor(maps, device=run.image.device)
+            found = found.to(run.image.device)
             if found.ndim != 3 or len(found) != len(run.image):
                 raise InputError(f"expected maps [{len(run.image)}, h, w], one per image; got {list(found.shape)}.")
             if not bool(torch.isfinite(found).all()):
                 raise InputError(f"{self.name}: the maps hold NaN or infinite values.")
             level = torch.as_tensor(black, dtype=run.image.dtype, device=run.image.device).flatten().expand(run.image.shape[1])
             wide = found if found.dtype == torch.float64 else found.float()
-            names = tuple(str(i) for i in range(len(found)))
-            values = self.measure(Batch(run, wide, asked, level, names)).cpu().double()
-        single = self.compute(np.ones((1, len(values))), values.numpy()[None])
-        return {name: torch.from_numpy(np.asarray(figure)) for name, figure in single.items()}
+            names = tuple(str(first + i) for i in range(len(found)))
+            return self.measure(Batch(run, wide, asked, level, names)).cpu().double()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,8 +94,8 @@ class ROAD(FaithfulnessMetric):
         """The noise of each image, `[B, C, H, W]`."""
         image = batch.run.image
         drawn = [
-            torch.randn(image.shape[1:], generator=draws(batch.run.seed, name, device=image.device), device=image.device)
-            for name in batch.names
+            torch.randn(image.shape[1:], generator=generator, device=image.device, dtype=torch.float32)
+            for generator in (draws(batch.run.seed, name, device=image.device) for name in batch.names)
         ]
         return self.noise * torch.stack(drawn).to(image.dtype)
 

@@ -23,7 +23,7 @@ def rise_masks(count: int, size: Sequence[int], cells: int, keep: float, generat
     device = generator.device
     parts = [min(cells, side) for side in size]
     step = [-(-side // part) for side, part in zip(size, parts, strict=True)]
-    grid = (torch.rand(count, 1, *parts, generator=generator, device=device) < keep).float()
+    grid = (torch.rand(count, 1, *parts, generator=generator, device=device, dtype=torch.float32) < keep).float()
     mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
     enlarged = [(part + 1) * s for part, s in zip(parts, step, strict=True)]
     large = F.interpolate(grid, size=enlarged, mode=mode, align_corners=False).clamp_(0, 1)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from lucidcam.errors import TargetError
 from lucidcam.targets._base import Target
@@ -34,6 +38,22 @@ def as_target(value: Any) -> Target:
     if callable(value):
         return Function(value)
     return Classes(value)
+
+
+def target_of_row(value: Any, row: int, count: int) -> Any:
+    """What a user writes as the target of `count` images, for one of them: ids that each image has of its own are that image's.
+
+    Args:
+        value: as for `as_target`.
+        row: which image.
+        count: how many images there are.
+    """
+    if isinstance(value, Classes) and value.ids is not None:
+        return replace(value, ids=target_of_row(value.ids, row, count))
+    if isinstance(value, Target):
+        return value.over(lambda part: target_of_row(part, row, count))
+    own = isinstance(value, (list, tuple)) or (isinstance(value, (Tensor, np.ndarray)) and value.ndim > 0)
+    return value[row : row + 1] if own and len(value) == count else value
 
 
 def by_word(text: str) -> Target | None:

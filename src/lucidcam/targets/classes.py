@@ -103,7 +103,8 @@ def _ids(value: Any, batch: int, device: torch.device) -> Tensor:
     if ids.ndim not in (1, 2) or 0 in ids.shape or len(ids) != batch:
         hint = f" For {ids.numel()} targets of one image give [[…]]." if ids.ndim == 1 and batch == 1 else ""
         raise TargetError(f"expected target ids of shape [{batch}] or [{batch}, T] for {batch} images; got {list(ids.shape)}.{hint}")
-    return ids.long()
+    ids = ids.long()
+    return ids.clone() if ids.is_inference() else ids  # autograd saves them
 
 
 def _check_range(ids: Tensor, classes: int) -> None:

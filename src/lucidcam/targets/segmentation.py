@@ -69,7 +69,7 @@ class Segmentation(Target):
         if tuple(region.shape) != (height, width):
             raise TargetError(f"expected the region as a mask [H, W] of the photo's size [{height}, {width}]; got {list(region.shape)}.")
         rows, columns = (
-            low + (torch.arange(count) + 0.5) / count * (high - low)
+            low + (torch.arange(count, dtype=torch.float32, device="cpu") + 0.5) / count * (high - low)
             for count, low, high in zip(frame.upright_size(size), (frame.box[1], frame.box[0]), (frame.box[3], frame.box[2]), strict=True)
         )
         seen = region[rows.long().clamp(0, height - 1)][:, columns.long().clamp(0, width - 1)] > 0

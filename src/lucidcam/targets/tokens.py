@@ -50,7 +50,7 @@ class Tokens(Target):
         if len(names) != len(groups):
             raise TargetError(f"expected a name for each of {len(groups)} targets; got {len(names)}.")
         wanted = sorted({position for group in groups for position in group})
-        sums = torch.zeros(len(groups), len(wanted))
+        sums = torch.zeros(len(groups), len(wanted), dtype=torch.float32, device="cpu")
         for t, group in enumerate(groups):
             for position in group:
                 sums[t, wanted.index(position)] += 1

@@ -27,7 +27,7 @@ class PredictedOrNone(Target):
 
 def _total(outputs: Any, count: int) -> Tensor:
     """For each image the sum of all that the module returned, `[count, 1]`; what has no row per image adds nothing."""
-    total = torch.zeros(count)
+    total = torch.zeros(count, dtype=torch.float32, device="cpu")
     for tensor in tensors_of(outputs):
         if tensor.ndim and len(tensor) == count:
             total = total.to(tensor.device) + tensor.flatten(1).sum(1) if tensor.ndim > 1 else total.to(tensor.device) + tensor

@@ -1,0 +1,130 @@
+"""Networks in which the images of a batch influence each other, so that an image must go through them alone.
+
+Normalisation by the batch's own statistics, attention between images, a division by the batch's largest value, dynamic quantisation: in
+evaluation mode as well, such networks give an image other scores among others than alone. Masked copies of an image would be scored by
+what the other masks leave. That is seen by value: an image goes through the network behind one that is much like it, before one that is
+not, and alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lucidcam.engine.draws import draws_numbers
+from lucidcam.engine.foreign import out_of_memory
+from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.session import session
+from lucidcam.engine.trace import batch_of, remembered, run_forward, signature, tensors_of
+from lucidcam.errors import ModelError
+
+EQUAL = {torch.float64: 1e-10, torch.float32: 5e-6}
+"""Largest difference, as a share of the largest value, of an image's outputs beside one image and another: the same operations ran."""
+EQUAL_IN_HALF = 2e-3
+
+ALONE = {torch.float64: 1e-3, torch.float32: 2e-2}
+"""The same of an image alone: other algorithms may run, on a GPU in a lower precision."""
+ALONE_IN_HALF = 0.1
+
+
+class MixingError(ModelError):
+    """Several images at once, for a network in which they influence each other; whoever can does them one by one.
+
+    Attributes:
+        inputs: all of them.
+    """
+
+    def __init__(self, message: str, inputs: Inputs) -> None:
+        super().__init__(message)
+        self.inputs = inputs
+
+
+def mixes(module: nn.Module, inputs: Inputs) -> bool:
+    """Whether an image's outputs depend on what else is in the batch, or on random numbers. Remembered per module and input size."""
+    cache, key = remembered(module, inputs), ("mixes", signature(inputs))
+    if key not in cache:
+        with session(module):
+            cache[key] = _influenced(module, inputs) or draws_numbers(module)
+    found: bool = cache[key]
+    return found
+
+
+def check_apart(module: nn.Module, inputs: Inputs) -> None:
+    """Refuse several images for a network in which they influence each other.
+
+    Raises:
+        MixingError: they do.
+    """
+    if inputs.batch > 1 and mixes(module, inputs):
+        raise MixingError(
+            f"the images of a batch influence each other in this {type(module).__name__} ({_reason(module)}); got {inputs.batch}: "
+            "give one image at a time.",
+            inputs,
+        )
+
+
+def _reason(module: nn.Module) -> str:
+    """What makes a network mix images, as far as its modules tell."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
+            return f"{name or type(part).__name__!r} normalises by the statistics of the batch"
+    return "it draws random numbers" if draws_numbers(module) else "its code computes over the whole batch"
+
+
+def _influenced(module: nn.Module, inputs: Inputs) -> bool:
+    if batch_of(module, inputs) is not None:
+        return False  # no image can go through it alone
+    if any(".quantized.dynamic" in type(part).__module__ for part in module.modules()):
+        return True  # the batch is quantised as one, by its largest value
+    image = inputs.image[:1]
+    rows = torch.zeros(2, dtype=torch.long, device=image.device)
+
+    def among(*pair: Tensor) -> list[Tensor]:
+        return tensors_of(run_forward(module, inputs.repeated(torch.cat(pair), rows)))
+
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu").to(image)
+    low, high = image.amin(), image.amax()
+    near = 0.9 * image + 0.1 * (low + noise * torch.where(high > low, high - low, 1))
+    strong = 3 * image.flip(-1) + torch.where(high > low, 0, 1)
+    try:
+        alone = tensors_of(run_forward(module, inputs.rows(slice(0, 1))))
+        behind = _part(among(near, image), alone, last=True)
+        try:
+            before = _part(among(image, strong), alone, last=False)
+        except Exception as error:  # it checks the range of values, say
+            if out_of_memory(error):
+                raise
+            before = _part(among(image, 0.5 * (image.flip(-1) + image.mean())), alone, last=False)
+    except Exception as error:  # it takes no two; what is wrong with it shows in the pass that is asked for
+        if out_of_memory(error):
+            raise
+        return False
+    return _differs(behind, before, alone)
+
+
+def _part(pair: list[Tensor], one: list[Tensor], last: bool) -> list[Tensor | None]:
+    """What belongs to the first or the last image among the outputs for two, or None where that cannot be told."""
+    if len(pair) == 2 * len(one):  # a list with an entry for each image
+        return list(pair[len(one) :] if last else pair[: len(one)])
+    if len(pair) != len(one):
+        return [None] * len(one)
+    found: list[Tensor | None] = []
+    for a, b in zip(pair, one, strict=True):
+        other = [i for i, (n, m) in enumerate(zip(a.shape, b.shape, strict=False)) if n != m]
+        fits = a.ndim == b.ndim and len(other) == 1 and a.shape[other[0]] == 2 * b.shape[other[0]]
+        found.append(a.narrow(other[0], b.shape[other[0]] if last else 0, b.shape[other[0]]) if fits else None)
+    return found
+
+
+def _differs(behind: list[Tensor | None], before: list[Tensor | None], alone: list[Tensor]) -> bool:
+    """Whether an image gives other outputs behind one image than before another, or alone."""
+    for a, b, c in zip(behind, before, alone, strict=True):
+        if a is None or b is None or not c.numel():
+            continue
+        if a.shape != b.shape or a.shape != c.shape:
+            return True
+        size = float(c.detach().abs().amax().double())
+        equal, apart = (float((a - other).detach().abs().amax().double()) for other in (b, c))
+        if equal > EQUAL.get(c.dtype, EQUAL_IN_HALF) * size or apart > ALONE.get(c.dtype, ALONE_IN_HALF) * size:
+            return True
+    return False
