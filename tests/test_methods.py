@@ -95,7 +95,7 @@ def test_scorecam_runs_only_live_channels() -> None:
     net, x = build(SeveralFC, seed=3), images(1)
     net.features[3].weight.data[:4], net.features[3].bias.data[:4] = 0, 0
     rows = []
-    lucidcam.attribute(net, x, "gradcam", target=0, layer="features.4")  # from now on it is known what the layer depends on
+    lucidcam.attribute(net, x, "scorecam", target=0, layer="features.4")  # from now on it is known what the layer depends on
     net.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     lucidcam.attribute(net, x, "scorecam", target=0, layer="features.4", weights="softmax")
     a, _, _ = naive.whole_graph(net, x, "features.4", 0)

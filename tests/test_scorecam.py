@@ -83,7 +83,7 @@ def test_channels_with_equal_masks_are_run_once_and_count_each(weights: str) -> 
     live = [k for k in range(CHANNELS) if a[k].max() > a[k].min()]
     masks = {tuple(((a[k] - a[k].min()) / (a[k].max() - a[k].min())).round(9).ravel()) for k in live}
     assert len(masks) <= len(live) - 5
-    lucidcam.attribute(net, x, "gradcam", layer=LAYER)  # remembers the network's trace
+    lucidcam.attribute(net, x, "scorecam", layer=LAYER)  # remembers the network's trace, and that images do not influence each other
     rows = counted(net)
     got = lucidcam.attribute(net, x, "scorecam", target=2, layer=LAYER, weights=weights, batch_size=7)
     assert sum(rows) == 1 + len(masks) + (weights == "increase")

@@ -48,7 +48,7 @@ def resize(raw: Tensor, size: tuple[int, ...], mode: Mode = "bilinear") -> Tenso
 def _stretched(values: Tensor, axis: int, length: int, mode: Mode) -> Tensor:
     """Resize one axis, counted from the end, to `length` cells."""
     count = values.shape[axis]
-    place = (torch.arange(length, dtype=torch.float64) + 0.5) * (count / length) - 0.5
+    place = (torch.arange(length, dtype=torch.float64, device="cpu") + 0.5) * (count / length) - 0.5
     if mode == "bilinear":
         place = place.clamp(0, count - 1)
     below = place.floor()

@@ -198,7 +198,7 @@ def randomised(module: nn.Module, found: Sequence[Layer], how: str, seed: int) -
 def _normal(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Normal draws with a tensor's mean and standard deviation."""
     wide = tensor.detach().double()
-    drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+    drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device=generator.device).to(tensor.device)
     return (wide.mean() + wide.std(unbiased=False) * drawn).to(tensor.dtype)
 
 
