@@ -324,7 +324,7 @@ def _trace(module: nn.Module, inputs: Inputs) -> Trace:
                 plain = mark is None or lineage.plain(mark)
                 layout = lineage.of(found) or (_by_shape(shape, lineage.inputs, child) if plain else None)
                 candidates = lineage.candidates(shape) if layout is None and plain else ()
-        norm = not any(child.children()) and type(child).__name__.lower().endswith("norm")
+        norm = next(child.children(), None) is None and type(child).__name__.lower().endswith("norm")
         if norm and found is not None:
             watch.norms[found] = len(calls)
         calls.append(
