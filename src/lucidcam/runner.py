@@ -152,10 +152,11 @@ def _attribute(module: nn.Module, inputs: Any, method: Method, settings: Setting
     try:
         return _together(module, inputs, method, settings, target, layer, said)
     except MixingError as error:
-        given = error.inputs
-    count = given.batch
+        images = error.inputs
+    count = images.batch
     parts = [
-        _together(module, given.rows(slice(i, i + 1)), method, settings, target_of_row(target, i, count), layer, said) for i in range(count)
+        _together(module, images.rows(slice(i, i + 1)), method, settings, target_of_row(target, i, count), layer, said)
+        for i in range(count)
     ]
     return torch.cat(parts)
 

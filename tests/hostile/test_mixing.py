@@ -108,14 +108,14 @@ def attribute(module: nn.Module, x: Tensor, method: str, target: Any = 1, **opti
 def assert_alone(kind: str, method: str) -> None:
     module = MIXING[kind]()
     state = torch.get_rng_state()
-    found = attribute(module, images(), method)
+    maps = attribute(module, images(), method)
     alone = [attribute(MIXING[kind](), image[None], method, batch_size=1) for image in images()]
     assert torch.equal(state, torch.get_rng_state())
-    if found is None or any(part is None for part in alone):
+    if maps is None or any(part is None for part in alone):
         assert method == "cam" or "backprop" in method or "deconv" in method or "guided" in method or kind == "dynamic int8"
         return
     torch.testing.assert_close(
-        found, torch.cat([part for part in alone if part is not None]), rtol=1e-4, atol=1e-5 * float(found.abs().max())
+        maps, torch.cat([part for part in alone if part is not None]), rtol=1e-4, atol=1e-5 * float(maps.abs().max())
     )
 
 
@@ -154,8 +154,8 @@ def test_networks_that_take_a_batch_at_once_still_do(kind: str) -> None:
 )
 def test_each_image_keeps_its_own_target(target: Any) -> None:
     module = MIXING["batch norm by hand"]()
-    found = attribute(module, images(), "gradient", target)
-    assert found is not None
+    maps = attribute(module, images(), "gradient", target)
+    assert maps is not None
     for i, image in enumerate(images()):
         own = target
         if isinstance(target, (Tensor, list)):
@@ -164,7 +164,7 @@ def test_each_image_keeps_its_own_target(target: Any) -> None:
             own = lucidcam.Contrast([0, 1, 2][i], [1, 2, 0][i])
         elif isinstance(target, lucidcam.Probability):
             own = lucidcam.Probability([2, 1, 0][i])
-        torch.testing.assert_close(found[i : i + 1], attribute(module, image[None], "gradient", own))
+        torch.testing.assert_close(maps[i : i + 1], attribute(module, image[None], "gradient", own))
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,9 @@ def attribute(module: nn.Module, x: Tensor, method: str, target: Any = 1, **opti
     return lucidcam.attribute(module, x, method, target=target, **OPTIONS.get(method, {}), **options)
 
 
-def assert_same_direction(found: Tensor, wanted: Tensor) -> None:
+def assert_same_direction(result: Tensor, wanted: Tensor) -> None:
     assert bool(wanted.any())
-    pair = [(part.double() / part.double().abs().max()).flatten() for part in (found, wanted)]
+    pair = [(part.double() / part.double().abs().max()).flatten() for part in (result, wanted)]
     assert float(torch.cosine_similarity(*pair, 0)) > 0.99
 
 
@@ -65,11 +65,11 @@ def assert_same_direction(found: Tensor, wanted: Tensor) -> None:
 @pytest.mark.parametrize("method", BY_GRADIENT)
 def test_gradients_of_float16_neither_vanish_nor_overflow(method: str, scale: float) -> None:
     twin = network(scale, torch.float16).float()
-    found, wanted = attribute(network(scale, torch.float16), images().half(), method), attribute(twin, images(), method)
-    assert found.dtype == torch.float32
-    assert_same_direction(found, wanted)
+    result, wanted = attribute(network(scale, torch.float16), images().half(), method), attribute(twin, images(), method)
+    assert result.dtype == torch.float32
+    assert_same_direction(result, wanted)
     if method in ("gradcam", "gradient"):
-        assert float(found.abs().max()) == pytest.approx(float(wanted.abs().max()), rel=0.05)
+        assert float(result.abs().max()) == pytest.approx(float(wanted.abs().max()), rel=0.05)
 
 
 def test_each_image_and_target_of_float16_has_a_scale_of_its_own() -> None:
@@ -78,21 +78,21 @@ def test_each_image_and_target_of_float16_has_a_scale_of_its_own() -> None:
         net[6].weight[1] *= 1e-5
         net[6].weight[2] *= 3e3
     x = torch.cat([images(1), 1e-2 * images(1)])
-    found = lucidcam.attribute(net, x.half(), "gradient", target="all")
+    result = lucidcam.attribute(net, x.half(), "gradient", target="all")
     wanted = lucidcam.attribute(net.float(), x, "gradient", target="all")
     for i in range(2):
         for t in range(3):
-            assert_same_direction(found[i, t], wanted[i, t])
+            assert_same_direction(result[i, t], wanted[i, t])
 
 
 def test_gradients_of_float16_that_did_not_vanish_stay_what_they_are() -> None:
     net, x = network(64.0, torch.float16), images().half()
     leaf = x.clone().requires_grad_()
     (wanted,) = torch.autograd.grad(net(leaf)[:, 1].float().sum(), leaf)
-    found = lucidcam.attribute(net, x, "gradient", target=1, reduce="none")
+    result = lucidcam.attribute(net, x, "gradient", target=1, reduce="none")
     apart = wanted.abs() >= 2**-14  # what float16 holds with all of its digits
     assert float(apart.float().mean()) > 0.9
-    torch.testing.assert_close(found[apart], wanted.float()[apart], rtol=2e-3, atol=0)
+    torch.testing.assert_close(result[apart], wanted.float()[apart], rtol=2e-3, atol=0)
 
 
 @pytest.mark.slow
@@ -106,18 +106,18 @@ def test_attention_of_float16(method: str) -> None:
     with torch.no_grad():
         net.classifier.weight *= 1e-3
     net.half()
-    found = attribute(net, images(2, 32).half(), method)
-    assert_same_direction(found, attribute(net.float(), images(2, 32), method))
+    result = attribute(net, images(2, 32).half(), method)
+    assert_same_direction(result, attribute(net.float(), images(2, 32), method))
 
 
 @pytest.mark.parametrize("method", often(METHODS, ("gradcam", "rise", "scorecam", "guided_backprop")))
 def test_autocast_is_for_the_network_alone(method: str) -> None:
     wanted = attribute(network(), images(), method)
     with torch.autocast("cpu", torch.bfloat16):
-        found = attribute(network(), images(), method)
-    assert found.dtype == wanted.dtype
+        result = attribute(network(), images(), method)
+    assert result.dtype == wanted.dtype
     if method != "occlusion":  # what a patch takes away is less than a step of the scores
-        assert_same_direction(found, wanted)
+        assert_same_direction(result, wanted)
 
 
 # ---------------------------------------------------------------- default types
@@ -159,8 +159,8 @@ def test_defaults_change_no_figure(kind: str, name: str) -> None:
     maps = attribute(module, x, "gradcam")
     wanted = metric(module, x, maps, target=1, explain=again)
     with DEFAULTS[kind]():
-        found = metric(module, x, maps, target=1, explain=again)
-    assert all(torch.equal(found[figure], wanted[figure]) for figure in wanted)
+        result = metric(module, x, maps, target=1, explain=again)
+    assert all(torch.equal(result[figure], wanted[figure]) for figure in wanted)
 
 
 # ---------------------------------------------------------------- inference mode
@@ -186,14 +186,14 @@ def test_what_is_made_in_inference_mode_works(method: str, target: str) -> None:
     except lucidcam.LucidcamError as error:
         wanted, refusal = None, str(error)
     with torch.inference_mode():
-        asked, module, x = targets()[target], network(), images()
+        question, module, x = targets()[target], network(), images()
     for context in (torch.inference_mode, torch.enable_grad):
         with context():
             if wanted is None:
                 with pytest.raises(lucidcam.LucidcamError) as caught:
-                    attribute(module, x, method, asked)
+                    attribute(module, x, method, question)
                 assert str(caught.value) == refusal
             else:
-                torch.testing.assert_close(attribute(module, x, method, asked), wanted)
+                torch.testing.assert_close(attribute(module, x, method, question), wanted)
     assert x.is_inference()
     assert x.equal(images())

@@ -233,8 +233,8 @@ def _grad(column: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
 def _sent_down(tokens: Tensor, matrix: Tensor, above: Tensor) -> Tensor:
     """What the gradient `above` at a block's tokens makes of it at the block's matrix."""
     if not needs_scale(tokens):
-        found: Tensor = gradient(tokens, matrix, above, retain_graph=True)[0]
-        return found
+        plain: Tensor = gradient(tokens, matrix, above, retain_graph=True)[0]
+        return plain
     scale = torch.exp2(-above.abs().amax().clamp(min=torch.finfo(above.dtype).tiny).log2().ceil())
     scaled: Tensor = gradient(tokens, matrix, (above * scale).to(tokens.dtype), retain_graph=True)[0]
     return scaled.float() / scale

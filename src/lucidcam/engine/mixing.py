@@ -45,8 +45,8 @@ def mixes(module: nn.Module, inputs: Inputs) -> bool:
     if key not in cache:
         with session(module):
             cache[key] = _influenced(module, inputs) or draws_numbers(module)
-    found: bool = cache[key]
-    return found
+    answer: bool = cache[key]
+    return answer
 
 
 def check_apart(module: nn.Module, inputs: Inputs) -> None:
@@ -108,12 +108,12 @@ def _part(pair: list[Tensor], one: list[Tensor], last: bool) -> list[Tensor | No
         return list(pair[len(one) :] if last else pair[: len(one)])
     if len(pair) != len(one):
         return [None] * len(one)
-    found: list[Tensor | None] = []
+    parts: list[Tensor | None] = []
     for a, b in zip(pair, one, strict=True):
         other = [i for i, (n, m) in enumerate(zip(a.shape, b.shape, strict=False)) if n != m]
         fits = a.ndim == b.ndim and len(other) == 1 and a.shape[other[0]] == 2 * b.shape[other[0]]
-        found.append(a.narrow(other[0], b.shape[other[0]] if last else 0, b.shape[other[0]]) if fits else None)
-    return found
+        parts.append(a.narrow(other[0], b.shape[other[0]] if last else 0, b.shape[other[0]]) if fits else None)
+    return parts
 
 
 def _differs(behind: list[Tensor | None], before: list[Tensor | None], alone: list[Tensor]) -> bool:

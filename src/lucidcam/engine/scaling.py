@@ -66,24 +66,24 @@ def differentiate_scaled(scores: Tensor, differentiate: Differentiate) -> list[T
     """
     exponents = torch.full(scores.shape, float(FIRST), dtype=torch.float32, device=scores.device)
     best: list[Tensor | None] | None = None
-    kept = torch.zeros_like(exponents, dtype=torch.bool)  # of which rows `best` holds a gradient without overflow
+    fitting = torch.zeros_like(exponents, dtype=torch.bool)  # of which rows `best` holds a gradient without overflow
     limit = torch.full_like(exponents, torch.inf)  # exponents at which they overflow
     for _ in range(TRIES):
         with torch.enable_grad():
             scaled = scores * torch.exp2(exponents).to(scores.dtype)
-        found = [None if g is None else g.float() / _over(torch.exp2(exponents), g) for g in differentiate(scaled)]
+        gradients = [None if g is None else g.float() / _over(torch.exp2(exponents), g) for g in differentiate(scaled)]
         peak = torch.zeros_like(exponents)
-        for g in found:
+        for g in gradients:
             if g is not None and g.numel():
                 peak = peak.maximum(g.abs().flatten(2).amax(-1).nan_to_num(torch.inf, torch.inf))
         sound = torch.isfinite(peak)
         limit = torch.where(sound, limit, limit.minimum(exponents))
-        best = found if best is None else [_chosen(sound, g, old) for g, old in zip(found, best, strict=True)]
+        best = gradients if best is None else [_chosen(sound, g, old) for g, old in zip(gradients, best, strict=True)]
         arrived = peak * torch.exp2(exponents)
-        kept = kept | sound
+        fitting = fitting | sound
         wanted = torch.where(arrived > 0, (ENOUGH / arrived).log2().ceil().clamp(min=1), float(FIRST))
         raised = torch.where(sound & (arrived < ENOUGH), exponents + wanted, exponents)
-        following = torch.where(sound, torch.where(raised < limit, raised, exponents), torch.where(kept, exponents, exponents - STEP))
+        following = torch.where(sound, torch.where(raised < limit, raised, exponents), torch.where(fitting, exponents, exponents - STEP))
         if bool((following == exponents).all()):
             break
         exponents = following
