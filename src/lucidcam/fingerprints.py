@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import os
 import weakref
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from lucidcam.behaviour import behaviour
 
 _fingerprints: weakref.WeakKeyDictionary[nn.Module, tuple[int, str]] = weakref.WeakKeyDictionary()
 
@@ -33,25 +36,42 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def architecture(module: nn.Module) -> str:
-    """A short text that changes with what a network does with its weights: its modules, their options, and the code they run."""
-    digest = hashlib.blake2b(repr(module).encode(), digest_size=12)
-    for child in module.modules():
-        kind = type(child)
-        code = getattr(kind.forward, "__code__", None)
-        digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
-        digest.update(b"" if code is None else code.co_code + repr(code.co_names).encode())
-    return digest.hexdigest()
+    """A short text that changes with what a network does with its weights: its modules, the code they run, what that reads, and hooks."""
+    return behaviour(module)
 
 
 def steady(thing: Any) -> str:
-    """What describes a thing, a callable say, in the same way in every process: without its address in memory."""
-    if is_dataclass(thing) and not isinstance(thing, type):
-        return f"{type(thing).__name__}({', '.join(f'{each.name}={steady(getattr(thing, each.name))}' for each in fields(thing))})"
-    code = getattr(thing, "__code__", None)
-    if code is not None:
-        inner = hashlib.blake2b(code.co_code + repr(code.co_names).encode(), digest_size=6).hexdigest()
-        return f"{thing.__module__}.{thing.__qualname__} {inner}"
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))
+    """What describes a thing, a callable say, in the same way in every process: a value as Python shows it, else its kind and behaviour."""
+    if thing is None or type(thing) in (bool, int, float, complex, str, bytes, torch.dtype, torch.device):
+        return repr(thing)
+    if type(thing) in (list, tuple):
+        return f"[{', '.join(map(steady, thing))}]"
+    if is_dataclass(thing) and not isinstance(thing, type) and _is_ours(type(thing)):
+        told = (f"{each.name}={steady(getattr(thing, each.name))}" for each in fields(thing) if each.compare)
+        return f"{type(thing).__name__}({', '.join(told)})"
+    name = thing if hasattr(thing, "__qualname__") else type(thing)
+    weights = f" {fingerprint(thing)}" if isinstance(thing, nn.Module) else ""
+    return f"{name.__qualname__} {behaviour(thing)}{weights}"
+
+
+def steadied(settings: Any) -> Any:
+    """Settings as JSON has them; in the place of what it cannot tell is what describes that in every process."""
+    if settings is None or isinstance(settings, (str, bool, int, float)):
+        return settings
+    if isinstance(settings, Mapping):
+        return {str(key): steadied(value) for key, value in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return [steadied(each) for each in settings]
+    return str(settings) if isinstance(settings, os.PathLike) else steady(settings)
+
+
+def code_of(thing: Any) -> dict[str, str]:
+    """What tells methods and metrics of the user's own from others of their names; nothing for those of lucidcam."""
+    return {} if thing is None or _is_ours(type(thing)) else {"code": behaviour(thing)}
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def stands_for(copy: nn.Module, original: nn.Module) -> None:
