@@ -64,6 +64,17 @@ def _bar(count: int | None, title: str) -> Iterator[Callable[[float], None]]:
         yield lambda done: shown_bar.advance(task, done)
 
 
+def say(note: str, shown: bool | None = None) -> None:
+    """Tell what a long work did otherwise than usual, in a line on standard error.
+
+    Args:
+        note: a sentence.
+        shown: False: nothing is told.
+    """
+    if shown is not False:
+        print(f"note: {note}", file=sys.stderr, flush=True)
+
+
 class _Lines:
     """Tells in lines, for logs."""
 

@@ -8,9 +8,11 @@ lucidcam wrote it, for work of the same kind; and of what lies in it, only files
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
+import stat
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -19,14 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from lucidcam.errors import DataError, OptionError, first_line
-from lucidcam.sources import filesystem
+from lucidcam.sources import filesystem, trouble
 
 SETTINGS = "settings.json"
 LOCK = ".lucidcam.lock"
 """A file in the folder of a run that is at work; it is held by the process, and taken away at the end."""
 
-MADE_BY, HOLDS = "made_by", "holds"
-"""Entries of `settings.json` that tell a folder of lucidcam's from others, and for what it is."""
+MADE_BY, HOLDS, DIGEST = "made_by", "holds", "digest"
+"""Entries of `settings.json` that tell a folder of lucidcam's from others, for what it is, and whether the file is as it was written."""
+
+DIGEST_BYTES = 12
+PIECE = 2**20
+"""Bytes of a file that are read at a time."""
 
 HALF = ".tmp"
 """What half a file ends with; a kill may leave one."""
@@ -41,16 +47,32 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         DataError: when it cannot be written.
     """
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Another place to write a file at; when the block ends it takes the file's name, at once. A link of that name is not followed.
+
+    Raises:
+        DataError: when it cannot be written.
+    """
     temporary = _temporary(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield temporary
+        try:
+            temporary.replace(path)
+        except IsADirectoryError:
+            path.rmdir()  # an empty one holds nothing of anyone's
+            temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise _unwritable(str(path), error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def check_writable(place: str | os.PathLike[str], *files: str) -> None:
@@ -122,6 +144,28 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{HALF}")
 
 
+def digest_of(content: Any) -> str:
+    """A short text that changes with the content of a file, or an array in one piece."""
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def sealed(content: bytes) -> bytes:
+    """The content of a file, its digest behind it: see `unsealed`."""
+    return content + hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+
+
+def unsealed(content: bytes) -> bytes:
+    """What was `sealed`.
+
+    Raises:
+        ValueError: it is not as it was written.
+    """
+    inner = content[:-DIGEST_BYTES]
+    if len(content) < DIGEST_BYTES or sealed(inner) != content:
+        raise ValueError("the file is not as it was written")
+    return inner
+
+
 def parsed_json(text: str) -> Any:
     """Parse JSON of anyone's.
 
@@ -155,7 +199,15 @@ class Store(ABC):
 
         Raises:
             FileNotFoundError: there is none.
+            OSError: it is no file, or cannot be read; DataError where the storage is elsewhere and does not answer.
         """
+
+    def digest(self, name: str) -> str | None:
+        """The digest of a file's content (see `digest_of`); None: there is no such file, or it cannot be read."""
+        try:
+            return digest_of(self.read(name))
+        except OSError:
+            return None
 
     @abstractmethod
     def names(self, folder: str = "") -> Iterator[str]:
@@ -202,8 +254,28 @@ class Folder(Store):
         write_whole(path, content)
 
     def read(self, name: str) -> bytes:
-        """See `Store.read`."""
+        """See `Store.read`. What is no file, a pipe say, is not opened."""
+        self._check_file(name)
         return (self.root / name).read_bytes()
+
+    def digest(self, name: str) -> str | None:
+        """See `Store.digest`; the file is never whole in memory."""
+        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        try:
+            self._check_file(name)
+            with (self.root / name).open("rb") as file:
+                while piece := file.read(PIECE):
+                    digest.update(piece)
+        except OSError:
+            return None
+        return digest.hexdigest()
+
+    def _check_file(self, name: str) -> None:
+        path = self.root / name
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            raise OSError(kind, "it is a folder" if stat.S_ISDIR(mode) else "it is no file", str(path))
 
     def names(self, folder: str = "") -> Iterator[str]:
         """See `Store.names`."""
@@ -297,7 +369,12 @@ class Remote(Store):
 
     def read(self, name: str) -> bytes:
         """See `Store.read`."""
-        return bytes(self._files.cat_file(f"{self._root}/{name}"))
+        try:
+            return bytes(self._files.cat_file(f"{self._root}/{name}"))
+        except (FileNotFoundError, IsADirectoryError):
+            raise
+        except Exception as error:  # each storage's library has errors of its own; a file that cannot be reached is not one that is gone
+            raise trouble(f"{self.url}/{name}", error) from error
 
     def names(self, folder: str = "") -> Iterator[str]:
         """See `Store.names`."""
@@ -353,9 +430,10 @@ def workplace(
 
 
 def _claim(store: Store, settings: Mapping[str, Any], what: str, ours: Callable[[str], bool], restart: bool) -> None:
-    text = json.dumps({**settings, MADE_BY: "lucidcam", HOLDS: what}, indent=2, sort_keys=True, default=str)
+    content = {**settings, MADE_BY: "lucidcam", HOLDS: what}
+    text = json.dumps({**content, DIGEST: _digest_of_settings(content)}, indent=2, sort_keys=True, default=str)
     try:
-        old = claimed(store)
+        old = _settings(store)
         if old is None and (foreign := next((name for name in store.walk() if not _is_trace(name)), None)) is not None:
             raise OptionError(
                 f"{store} holds files that are not of {what} ({foreign}), and no {SETTINGS} of one; give a new folder, for instance "
@@ -363,8 +441,10 @@ def _claim(store: Store, settings: Mapping[str, Any], what: str, ours: Callable[
             )
         if old is not None and (old.get(MADE_BY), old.get(HOLDS)) != ("lucidcam", what):
             raise OptionError(f"the {SETTINGS} in {store} is not of {what}, or of another version of lucidcam; give another folder.")
+        if old is not None and not restart:
+            _check_unchanged(old, store)
         new = json.loads(text)
-        changed = [key for key in {**(old or new), **new} if (old or new).get(key) != new.get(key)]
+        changed = [key for key in {**(old or new), **new} if key != DIGEST and (old or new).get(key) != new.get(key)]
         if changed and not restart:
             raise OptionError(
                 f"{store} holds {what} with other settings ({', '.join(sorted(changed))}); choose another folder, or restart it "
@@ -395,8 +475,27 @@ def claimed(store: Store) -> dict[str, Any] | None:
     """The settings of the run that a folder holds; None: it holds none.
 
     Raises:
-        OptionError: they cannot be read.
+        OptionError: they cannot be read, or are not as they were written.
     """
+    found = _settings(store)
+    if found is not None:
+        _check_unchanged(found, store)
+    return found
+
+
+def _digest_of_settings(settings: Mapping[str, Any]) -> str:
+    return digest_of(json.dumps({key: value for key, value in settings.items() if key != DIGEST}, sort_keys=True, default=str).encode())
+
+
+def _check_unchanged(settings: Mapping[str, Any], store: Store) -> None:
+    if DIGEST in settings and settings[DIGEST] != _digest_of_settings(settings):
+        raise OptionError(
+            f"{store}/{SETTINGS} is not as lucidcam wrote it (edited, or damaged); choose another folder, or restart it (restart=True, "
+            "--restart)."
+        )
+
+
+def _settings(store: Store) -> dict[str, Any] | None:
     try:
         content = parsed_json(store.read(SETTINGS).decode())
     except FileNotFoundError:

@@ -101,6 +101,7 @@ class Speaker:
 def _kept(path: Path, model: Model, bank: Bank, layer: str | None) -> Names | None:
     """Names that were kept, where they are of this network, layer and bank."""
     from lucidcam import Names
+    from lucidcam.dissection.names import network_of
     from lucidcam.dissection.watching import layer_of
 
     if not path.is_file():
@@ -109,5 +110,10 @@ def _kept(path: Path, model: Model, bank: Bank, layer: str | None) -> Names | No
         found = Names.load(path)
     except DataError:
         return None
-    same = found.fingerprint == model.fingerprint() and found.layer == layer_of(model, layer) and found.identity == bank.identity()
+    same = (
+        found.fingerprint == model.fingerprint()
+        and found.network in ("", network_of(model))
+        and found.layer == layer_of(model, layer)
+        and found.identity == bank.identity()
+    )
     return found if same else None

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lucidcam.behaviour import behaviour
 from lucidcam.dissection import telling
 from lucidcam.errors import DataError, OptionError
+from lucidcam.fingerprints import architecture, steady
 from lucidcam.ownership import check_document
 from lucidcam.samples import Problem
 from lucidcam.storage import check_writable_file
@@ -112,6 +114,11 @@ class Name:
         return {each.concept: weight / sum(weights) for each, weight in zip(self.meanings, weights, strict=True)}
 
 
+def network_of(model: Model) -> str:
+    """A short text that changes with what a network does with its weights, and with its preprocessing."""
+    return behaviour((architecture(model.module), steady(model.preprocess)))
+
+
 @dataclass(frozen=True, eq=False)
 class Names:
     """What the channels of a layer are called.
@@ -127,6 +134,7 @@ class Names:
         images: that were used.
         least: held-out AUC that a name needs.
         problems: images that could not be used.
+        network: a short text that changes with what the network does with its weights, and with its preprocessing; "": not known.
     """
 
     rows: tuple[Name, ...]
@@ -139,6 +147,7 @@ class Names:
     images: int
     least: float = LEAST
     problems: tuple[Problem, ...] = field(default=(), repr=False)
+    network: str = ""
 
     def __getitem__(self, channel: int) -> Name:
         """The name of a channel by its number."""
@@ -189,6 +198,7 @@ class Names:
             "version": VERSION,
             "model": self.model,
             "fingerprint": self.fingerprint,
+            "network": self.network,
             "layer": self.layer,
             "bank": self.bank,
             "identity": self.identity,
@@ -226,7 +236,8 @@ class Names:
             problems = tuple(Problem(**each) for each in told["problems"])
             layer, model, mark, bank, identity = (str(told[key]) for key in ("layer", "model", "fingerprint", "bank", "identity"))
             images, least = int(told["images"]), float(told["least"])
-            return cls(rows, tuple(told["concepts"]), layer, model, mark, bank, identity, images, least, problems)
+            network = str(told.get("network", ""))
+            return cls(rows, tuple(told["concepts"]), layer, model, mark, bank, identity, images, least, problems, network)
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}; lucidcam concepts writes such a file.") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -15,7 +15,7 @@ import numpy as np
 from lucidcam.dissection import ranking
 from lucidcam.dissection.asking import check_model
 from lucidcam.dissection.bank import FEWEST, Bank
-from lucidcam.dissection.names import LEAST, Meaning, Name, Names
+from lucidcam.dissection.names import LEAST, Meaning, Name, Names, network_of
 from lucidcam.dissection.watching import POOLS, Seen
 from lucidcam.errors import DataError, OptionError
 from lucidcam.runner import on_any_image
@@ -90,6 +90,7 @@ def concepts(
         len(truth),
         least,
         tuple(seen.problems),
+        network_of(model),
     )
 
 

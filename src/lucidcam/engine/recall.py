@@ -1,7 +1,8 @@
 """Activations that are known already: the part of the network below the layer need not run for them again.
 
 Whoever runs several methods over the same images hands in a memory; the engine asks it by what goes into the network. One image of a
-batch still runs below the layer, as for substituted activations (`masked.Substitute`): its hook hands the known ones on.
+batch still runs below the layer, as for substituted activations (`masked.Substitute`): its hook hands the known ones on. The first time
+that a memory knows something it is computed all the same, and compared: no description of a network tells all that decides what it does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from lucidcam.engine.trace import Layer, remembered, tensors_of
 
 
 class Memory(Protocol):
-    """Keeps the outputs of layers."""
+    """Keeps the outputs of layers.
+
+    Attributes:
+        compared: whether something that it knew was computed anew, and was the same.
+    """
+
+    compared: bool
+
+    def compare(self, same: bool) -> None:
+        """Be told whether what it knew is what is computed now; where not, it must not be used."""
 
     def get(self, key: str) -> list[Tensor] | None:
         """What was kept under a key, on the CPU; None: nothing."""
@@ -61,10 +71,13 @@ def recalled(memory: Memory, module: nn.Module, inputs: Inputs, layers: Sequence
         return cut(module, inputs, layers, gradients)
     key = _key(inputs, places)
     found = memory.get(key)
-    if found is not None and usable.get(places):
+    if found is not None and usable.get(places) and memory.compared:
         return cut(module, inputs, layers, gradients, known=found)
     done = cut(module, inputs, layers, gradients)
     kept = [each.tensor.detach() for each in done.cuts]
+    if found is not None and not memory.compared:
+        known = [each.to(device=made.device) for each, made in zip(found, kept, strict=False)]
+        memory.compare(len(found) == len(kept) and all(map(alike, known, kept)))
     if places not in usable:
         usable[places] = carries_all(module, inputs, layers)
     if usable[places] and found is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lucidcam.behaviour import behaviour
 from lucidcam.data import ClassMap, Dataset, open_data
 from lucidcam.errors import DataError, ModelError, OptionError
 from lucidcam.evaluation.ahead import Ahead
@@ -22,8 +23,9 @@ from lucidcam.evaluation.measure import Measure
 from lucidcam.evaluation.presets import preset as preset_named
 from lucidcam.evaluation.report import Report
 from lucidcam.evaluation.tally import Tally
+from lucidcam.fingerprints import architecture, code_of, steadied, steady
 from lucidcam.metrics import MosaicMetric
-from lucidcam.progress import bar
+from lucidcam.progress import bar, say
 from lucidcam.runner import given_up, named, on_any_image, optimized_if_possible
 from lucidcam.samples import Problem, Sample
 from lucidcam.settings import IMAGES_AT_ONCE, Settings
@@ -144,8 +146,15 @@ def evaluate(
     }
     folder = None if out is None else Path(out).expanduser()
     # What was measured serves any number of bootstrap samples; and a function's repr changes from one process to the next.
-    deciding = {name: value for name, value in settings.items() if name not in ("resamples", "preprocess")}
-    with Journal(folder, deciding, restart) as journal:
+    deciding = {
+        **{name: value for name, value in settings.items() if name not in ("resamples", "preprocess")},
+        "architecture": architecture(model.module),
+        "labels": None if model.labels is None else behaviour(tuple(model.labels)),
+        "steps": steady(model.preprocess),
+        **{f"method {each.label}": code for each in entered if (code := code_of(each.method))},
+        **{f"metric {each.label}": code for each in asked if (code := code_of(each.metric))},
+    }
+    with Journal(folder, steadied(deciding), restart) as journal:
         fast, notes = _optimized(model, optimized)
         notes += left_out
         measure = Measure(fast, model.module, entered, asked, classes.resolve, about)
@@ -156,6 +165,8 @@ def evaluate(
                 raise DataError(_nothing(dataset, tally))
             for mosaics in tally.mosaics:
                 mosaics.measure(measure, dataset, journal, tally.add_mosaic)
+        if journal.damaged:
+            say(f"{', '.join(journal.damaged[:5])}: not as written ({len(journal.damaged)} files); that was measured again.", progress)
         if (fallback := given_up(fast)) is not None:
             notes.append(f"measured {fallback}")
         report = replace(tally.report(settings, classes, [*notes, *ahead.notes(asked, classes, model)], protocol), folder=folder)

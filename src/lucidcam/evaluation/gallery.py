@@ -20,7 +20,7 @@ from lucidcam.evaluation.contenders import Contender, Judge, slug
 from lucidcam.evaluation.measure import Item, Measure
 from lucidcam.evaluation.report import Report
 from lucidcam.samples import Problem, Sample
-from lucidcam.storage import write_whole
+from lucidcam.storage import replaced, write_whole
 
 ENDS = 10
 """Images of each end of the ranking."""
@@ -143,7 +143,8 @@ def _save_sheet(label: str, shots: Sequence[Shot], metric: str, pictures: Mappin
     ]
     if rows:
         sheet = render.panel(rows, f"{label}: best and worst by {metric.replace('_', ' ')}", height=180)
-        sheet.save(folder / f"{slug(label)}.jpg", quality=88)
+        with replaced(folder / f"{slug(label)}.jpg") as place:
+            sheet.save(place, format="JPEG", quality=88)
 
 
 def _chosen(report: Report, label: str, metric: str) -> Iterator[Shot]:
@@ -175,7 +176,8 @@ def _kept(picture: Image.Image, folder: Path) -> str:
     small.thumbnail((SIDE, SIDE))
     digest = hashlib.blake2b(small.tobytes(), digest_size=8).hexdigest()
     name = f"shots/{digest}.webp"
-    small.save(folder / name, quality=88)
+    with replaced(folder / name) as place:
+        small.save(place, format="WEBP", quality=88)
     return name
 
 

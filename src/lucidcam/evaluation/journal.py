@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from lucidcam.errors import DataError, OptionError
 from lucidcam.metrics import Record
 from lucidcam.samples import Problem
-from lucidcam.storage import workplace, write_whole
+from lucidcam.storage import Folder, sealed, unsealed, workplace, write_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +119,7 @@ class Journal:
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any], restart: bool = False) -> None:
         self.folder = None if folder is None else folder / "parts"
+        self.damaged: list[str] = []
         self._place: AbstractContextManager[Any] = nullcontext()
         if folder is not None:
             self._place = workplace(folder, settings, "an evaluation", lambda name: WRITTEN.fullmatch(name) is not None, restart)
@@ -142,12 +144,13 @@ class Journal:
             DataError: when it was measured from others.
         """
         path = self._path(kind, number)
-        if path is None or not path.exists():
+        if path is None or not os.path.lexists(path):
             return None
         try:
-            part, measured = Part.decoded(path.read_bytes())
+            part, measured = Part.decoded(unsealed(Folder(path.parent).read(path.name)))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None  # a power cut may leave half a file: it is measured again
+            self.damaged.append(f"parts/{path.name}")  # a power cut may leave half a file
+            return None
         if measured != list(asked):
             raise DataError(
                 f"the data changed since {path.parent.parent} was begun ({path.name} is of other images, classes or boxes); choose another "
@@ -163,7 +166,7 @@ class Journal:
         """
         path = self._path(kind, number)
         if path is not None:
-            write_whole(path, part.encoded(asked))
+            write_whole(path, sealed(part.encoded(asked)))
 
     def _path(self, kind: str, number: int) -> Path | None:
         return None if self.folder is None else self.folder / f"{kind}-{number:06d}.npz"

@@ -9,6 +9,7 @@ from lucidcam.errors import OptionError, unknown
 from lucidcam.evaluation.contenders import slug
 from lucidcam.metrics._base import Curve
 from lucidcam.ownership import OwnedFiles
+from lucidcam.storage import replaced
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,14 +31,17 @@ def plot(report: Report, metric: str) -> Any:
 
 def save_plots(report: Report, owned: OwnedFiles) -> list[Path]:
     """Write every metric's curves as PNG and SVG into `curves/`."""
+    from matplotlib import rc_context
+
     written = []
     for metric, curves in report.curves.items():
         figure = _figure(curves, metric, report.trivial)
         stem = slug(metric)
         for suffix in ("png", "svg"):
             path = owned.path(f"curves/{stem}.{suffix}")
-            # No date in the file: the same figures give the same bytes.
-            figure.savefig(path, dpi=120, metadata={"Date": None} if suffix == "svg" else None)
+            # No date and no random names in the file: the same figures give the same bytes.
+            with replaced(path) as place, rc_context({"svg.hashsalt": stem}):
+                figure.savefig(place, format=suffix, dpi=120, metadata={"Date": None} if suffix == "svg" else None)
             written.append(path)
     return written
 

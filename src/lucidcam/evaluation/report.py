@@ -20,7 +20,7 @@ from lucidcam.evaluation.presets import Published
 from lucidcam.metrics._base import Curve, Figure
 from lucidcam.ownership import OwnedFiles
 from lucidcam.samples import Problem
-from lucidcam.storage import write_whole
+from lucidcam.storage import replaced, write_whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -225,7 +225,7 @@ class Report:
         owned = OwnedFiles(folder, works=WORKS)
         owned.check("results.json", "images.csv", "images.parquet", "curves/*.png", "curves/*.svg")
         write_whole(owned.path("results.json"), (json.dumps(self.to_dict(), indent=2, default=str) + "\n").encode())
-        with owned.path("images.csv").open("w", newline="", encoding="utf-8") as file:
+        with replaced(owned.path("images.csv")) as place, place.open("w", newline="", encoding="utf-8") as file:
             write_rows(file, itertools.chain([COLUMNS], self.images()))
         _parquet(self.images(), owned)
         save_plots(self, owned)
@@ -239,7 +239,7 @@ def _parquet(rows: Iterator[tuple[str, str, str, float]], owned: OwnedFiles) -> 
     except MissingExtraError:
         return
     schema = arrow.schema([("image", arrow.string()), ("method", arrow.string()), ("metric", arrow.string()), ("value", arrow.float64())])
-    with parquet.ParquetWriter(owned.path("images.parquet"), schema) as writer:
+    with replaced(owned.path("images.parquet")) as place, parquet.ParquetWriter(place, schema) as writer:
         while chunk := list(itertools.islice(rows, CHUNK)):
             writer.write_table(arrow.table(list(zip(*chunk, strict=True)), schema=schema))
 

@@ -26,7 +26,7 @@ ASSIGNED = 2
 """Units a worker has at a time: the one it is at, and the next."""
 
 TRIES = 3
-"""Workers that may die at a unit before the run stops."""
+"""Workers that may die at a unit, or be killed before they are ready, until the run stops."""
 
 
 @dataclass(eq=False)
@@ -59,6 +59,7 @@ def crew(jobs: list[Job], units: Iterable[Unit], tell: Tell) -> Iterator[Record]
     waiting: deque[Unit] = deque()
     rest = iter(units)
     deaths: Counter[int] = Counter()
+    unready = 0  # workers killed one after the other before they were ready
 
     def following() -> Unit | None:
         return waiting.popleft() if waiting else next(rest, None)
@@ -94,15 +95,18 @@ def crew(jobs: list[Job], units: Iterable[Unit], tell: Tell) -> Iterator[Record]
                     del members[pipe]
                     member.process.join()
                     if not member.ready:
-                        raise _never_began(member) from None
-                    if member.assigned:
+                        unready += 1
+                        if (member.process.exitcode or 0) >= 0 or unready >= TRIES:  # an error of its own comes again
+                            raise _never_began(member) from None
+                        hire(jobs_of[pipe])
+                    elif member.assigned:
                         _count(member, deaths)
                         waiting.extendleft(reversed(member.assigned))
                         # Its successor reads images in a process of its own: what kills that one is a bad file, not the run.
                         hire(replace(jobs_of[pipe], decoders=max(1, jobs_of[pipe].decoders)))
                     continue
                 if kind == "ready":  # what is sent to a process that reads nothing yet would make this one wait
-                    member.ready = True
+                    member.ready, unready = True, 0
                     feed(member)
                 elif kind == "record":
                     member.assigned.popleft()
@@ -143,7 +147,13 @@ def _start(job: Job) -> _Member:
     return _Member(process, ours)
 
 
-def _never_began(member: _Member) -> ModelError:
+def _never_began(member: _Member) -> LucidcamError:
+    code = member.process.exitcode
+    if code is not None and code < 0:
+        return DataError(
+            f"{TRIES} workers' processes, one after the other, were killed before they were ready (signal {-code}"
+            f"{': out of memory?' if code == -9 else ''}); give fewer workers, or run with workers=1."
+        )
     return ModelError(
         f"a worker's process ended before it began (exit code {member.process.exitcode}; its error is above): the model's classes must be "
         'importable, not defined in __main__ or a notebook, and a script that starts workers needs `if __name__ == "__main__":`. Or run '

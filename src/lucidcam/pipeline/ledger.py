@@ -10,7 +10,7 @@ from typing import Any
 
 from lucidcam.errors import DataError
 from lucidcam.pipeline.plan import Unit
-from lucidcam.storage import Store
+from lucidcam.storage import DIGEST, Store, digest_of
 
 REPORTED = ("results.json", "images.csv", "images.parquet")
 FOLDER = "units"
@@ -18,6 +18,9 @@ MANIFEST = "manifest.json"
 FAILURES = "failures.jsonl"
 UNITS = re.compile(r"(index|maps|pictures|labels|metrics|units)/\d{6,}\.[a-z0-9]+|maps\.zarr/(zarr\.json|\d{6,}/.+)")
 """Files of single units, and those of their kinds' own folders."""
+
+SHOWN = 5
+"""Names of damaged files that are told."""
 
 CURVES = re.compile(r"curves/[\w.=:,-]+\.(png|svg)")
 
@@ -31,6 +34,7 @@ class Record:
         start: number of its first sample in the data set.
         samples: how many.
         identity: of the samples.
+        usable: identity of those that did not fail.
         images: that were explained.
         maps: that were written.
         failures: number of the sample, its name and what is wrong with it.
@@ -42,6 +46,7 @@ class Record:
     start: int
     samples: int
     identity: str
+    usable: str
     images: int
     maps: int
     failures: tuple[tuple[int, str, str], ...]
@@ -50,17 +55,24 @@ class Record:
 
     def write(self, store: Store) -> None:
         """Write it down: from now on the unit is done."""
-        store.write(_path(self.number), json.dumps(asdict(self), ensure_ascii=False).encode())
+        told = _text(asdict(self))
+        store.write(_path(self.number), _text({**json.loads(told), DIGEST: digest_of(told.encode())}).encode())
 
     @classmethod
     def read(cls, store: Store, number: int) -> Record | None:
-        """The record of a unit; None: it is not done, or its record cannot be read."""
+        """The record of a unit; None: it is not done, or its record is not as it was written."""
         try:
             told = json.loads(store.read(_path(number)))
+            if told.pop(DIGEST) != digest_of(_text(told).encode()) or told["number"] != number:
+                return None
             failures = tuple((int(i), str(name), str(error)) for i, name, error in told["failures"])
             return cls(**{**told, "failures": failures, "notes": tuple(told.get("notes", ()))})
-        except (FileNotFoundError, ValueError, KeyError, TypeError):  # a disk that lost its power may keep half of one
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # a disk that lost its power may keep half
             return None
+
+    def damaged(self, store: Store) -> list[str]:
+        """Names of files of the unit that are gone, or not as they were written."""
+        return [name for name, digest in self.files.items() if store.digest(name) != digest]
 
 
 def done(store: Store) -> set[int]:
@@ -77,19 +89,63 @@ def records(store: Store) -> Iterator[Record]:
             yield found
 
 
-def checked(store: Store, unit: Unit) -> Record | None:
-    """The record of a unit, if it is done.
+class Inspection:
+    """Looks at units that are said to be done: what is damaged, or failed and is to be tried again, is not.
 
-    Raises:
-        DataError: it was made from other samples.
+    Args:
+        store: of the run.
+        retry_failed: whether units with failures are done again, also where the samples that failed are others now.
+
+    Attributes:
+        repaired: names of damaged files that come with what is done again.
     """
-    found = Record.read(store, unit.number)
-    if found is not None and found.identity != unit.identity():
-        raise DataError(
-            f"the data changed since {store} was begun (unit {unit.number} is of other images, classes or boxes); choose another folder, "
-            "or restart it (restart=True, --restart)."
-        )
-    return found
+
+    def __init__(self, store: Store, retry_failed: bool) -> None:
+        self.store, self.retry_failed = store, retry_failed
+        self.known = done(store)
+        self.repaired: dict[str, None] = {}
+
+    def record(self, unit: Unit) -> Record | None:
+        """The record of a unit; None: it is to be done.
+
+        Raises:
+            DataError: it was made from other samples.
+        """
+        if unit.number not in self.known:
+            return None
+        found = Record.read(self.store, unit.number)
+        if found is None:
+            self.repaired[_path(unit.number)] = None
+            return None
+        if found.identity != unit.identity():
+            self._check_mended(found, unit)
+        if self.retry_failed and found.failures:
+            return None
+        damaged = [name for name in found.damaged(self.store) if name not in self.repaired]  # units share a few files
+        self.repaired.update(dict.fromkeys(damaged))
+        return None if damaged else found
+
+    def _check_mended(self, found: Record, unit: Unit) -> None:
+        failed = {number: name for number, name, _ in found.failures}
+        if not failed or found.usable != unit.identity(failed):
+            raise DataError(
+                f"the data changed since {self.store} was begun (unit {unit.number} is of other images, classes or boxes); choose another "
+                "folder, or restart it (restart=True, --restart)."
+            )
+        if not self.retry_failed:
+            raise DataError(
+                f"images that failed in {self.store} changed since (unit {unit.number}: {', '.join(failed.values())}); try them again "
+                "(retry_failed=True, --retry-failed)."
+            )
+
+    def notes(self) -> tuple[str, ...]:
+        """What was found damaged, in sentences."""
+        if not self.repaired:
+            return ()
+        first = list(self.repaired)[:SHOWN]
+        more = len(self.repaired) - len(first)
+        files = ", ".join(first) + (f" and {more} more" if more else "")
+        return (f"{files}: gone, or not as written; the units they are of were done again.",)
 
 
 def is_written(name: str) -> bool:
@@ -120,6 +176,10 @@ def summarise(store: Store, settings: Mapping[str, Any], complete: bool) -> dict
     store.write(FAILURES, "".join(f"{line}\n" for line in failures).encode())
     store.write(MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False, default=str).encode())
     return manifest
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False)
 
 
 def _path(number: int) -> str:

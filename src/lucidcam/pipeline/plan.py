@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -26,11 +26,15 @@ class Unit:
     start: int
     samples: tuple[Sample | Problem, ...]
 
-    def identity(self) -> str:
-        """A short text that changes with the samples: their names, classes, boxes and files."""
+    def identity(self, without: Collection[int] = ()) -> str:
+        """A short text that changes with the samples: their names, classes, boxes and files.
+
+        Args:
+            without: numbers of samples, in the data set, that it does not change with.
+        """
         digest = hashlib.blake2b(digest_size=12)
-        for each in self.samples:
-            digest.update(f"{each.identity()}\n".encode())
+        for number, each in enumerate(self.samples, self.start):
+            digest.update(b"-\n" if number in without else f"{each.identity()}\n".encode())
         return digest.hexdigest()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,7 @@ from lucidcam.evaluation import Report
 from lucidcam.outputs._packs import Array
 from lucidcam.pipeline import ledger
 from lucidcam.pipeline.rows import decoded
-from lucidcam.storage import Store, open_store
+from lucidcam.storage import Store, digest_of, open_store
 
 RECENT = 4
 """Units whose maps are kept in memory."""
@@ -26,22 +26,26 @@ class Results:
     Args:
         out: the folder, or its URL.
         report: of the metrics.
+        repairs: what the call that made it found damaged.
 
     Raises:
         DataError: there is no run.
 
     Attributes:
         report: of the metrics, where `run` was asked for some and has just made it; `results.json` keeps it.
+        repairs: what `run` has just found damaged and done again, in sentences.
         manifest: what the run was and what it gave: `images`, `maps`, `failed`, `complete`, `notes`, `settings`, and its units.
     """
 
-    def __init__(self, out: str | os.PathLike[str] | Store, report: Report | None = None) -> None:
-        self.report = report
+    def __init__(self, out: str | os.PathLike[str] | Store, report: Report | None = None, repairs: tuple[str, ...] = ()) -> None:
+        self.report, self.repairs = report, repairs
         self.store = out if isinstance(out, Store) else open_store(out)
         try:
             self.manifest: dict[str, Any] = json.loads(self.store.read(ledger.MANIFEST))
         except FileNotFoundError:
             raise DataError(f"{self.store} holds no run, or one that never came to its end: run it, or run it again.") from None
+        except (OSError, ValueError) as error:
+            raise self._damaged(ledger.MANIFEST) from error
         self._unit = lru_cache(RECENT)(self._maps_of)
 
     def __repr__(self) -> str:
@@ -86,14 +90,39 @@ class Results:
 
     def failures(self) -> list[dict[str, Any]]:
         """What could not be explained: number of the sample, name and error."""
-        return [json.loads(line) for line in self.store.read(ledger.FAILURES).decode().split("\n") if line]
+        try:
+            return [json.loads(line) for line in self.store.read(ledger.FAILURES).decode().split("\n") if line]
+        except (OSError, ValueError) as error:
+            raise self._damaged(ledger.FAILURES) from error
 
     def _index(self, unit: dict[str, Any]) -> bytes:
-        return self.store.read(f"index/{unit['number']:06d}.parquet")
+        return self._reader(unit["number"])(f"index/{unit['number']:06d}.parquet")
+
+    def _reader(self, number: int) -> Callable[[str], bytes]:
+        """Reads files of a unit, and refuses what is not as it was written."""
+        record = ledger.Record.read(self.store, number)
+
+        def read(name: str) -> bytes:
+            if record is None:
+                raise self._damaged(f"the record of unit {number}")
+            try:
+                content = self.store.read(name)
+            except OSError as error:
+                if name not in record.files:  # formats look for files that a unit may have
+                    raise
+                raise self._damaged(name) from error
+            if name in record.files and record.files[name] != digest_of(content):
+                raise self._damaged(name)
+            return content
+
+        return read
+
+    def _damaged(self, name: str) -> DataError:
+        return DataError(f"{name} in {self.store} is gone, or not as it was written: run it again, which does what is damaged anew.")
 
     def _maps_of(self, number: int) -> list[Array]:
         for name in self.manifest["settings"]["write"]:
             if name in registry.packs and registry.packs[name].keeps:
-                found: list[Array] = registry.packs[name]().maps(self.store.read, number)
+                found: list[Array] = registry.packs[name]().maps(self._reader(number), number)
                 return found
         raise DataError(f"{self.store} keeps no maps; run with write=('npz',) or ('zarr',) (--write npz).")

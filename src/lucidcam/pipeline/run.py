@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from lucidcam import registry
+from lucidcam.behaviour import behaviour
 from lucidcam.data import Dataset, open_data
 from lucidcam.data._classes import Given
 from lucidcam.engine.layers import check as check_layer
@@ -20,7 +21,7 @@ from lucidcam.errors import DataError, OptionError, unknown
 from lucidcam.evaluation.ahead import Ahead
 from lucidcam.evaluation.contenders import judges
 from lucidcam.explainer import PREDICTED, asked_of
-from lucidcam.fingerprints import architecture, steady
+from lucidcam.fingerprints import architecture, code_of, steadied, steady
 from lucidcam.localization.regions import Keep, Refine, Regions
 from lucidcam.methods._base import Method
 from lucidcam.outputs._labels import check_owned, remove_owned
@@ -34,7 +35,7 @@ from lucidcam.pipeline.memory import bytes_of, fitted, usable_cores
 from lucidcam.pipeline.plan import Unit, units
 from lucidcam.pipeline.results import Results
 from lucidcam.pipeline.worker import Tell
-from lucidcam.progress import bar
+from lucidcam.progress import bar, say
 from lucidcam.settings import IMAGES_AT_ONCE, Settings, resolve_method
 from lucidcam.storage import SETTINGS, Folder, Store, check_writable, claimed, clear, open_store, workplace
 from lucidcam.types import Model
@@ -80,7 +81,8 @@ def run(
 
     Samples stream. They are done in units, each of which is written whole: its maps, its rows of the index and, last, a record that it is
     done. A run that was killed, at whatever moment, is called again with the same arguments, does what is missing, and ends with the
-    same files, to the byte. An image that cannot be used is listed in `failures.jsonl` and does not stop it.
+    same files, to the byte; what is damaged since it was written is done again, and told. An image that cannot be used is listed in
+    `failures.jsonl` and does not stop it.
 
     Args:
         model: from `lucidcam.load` or `lucidcam.wrap`.
@@ -111,7 +113,7 @@ def run(
         cache: a folder, or URL, where prepared images and the layer's activations are kept for other runs over the same data.
         engine: "local", or "ray": on a Ray cluster.
         address: of the Ray cluster; None: the one this machine belongs to, or a new one on this machine.
-        retry_failed: do units again in which something failed: files that could not be reached may be there now.
+        retry_failed: do units again in which something failed: files that could not be reached may be there now, or be mended.
         restart: begin anew in a folder that holds another run.
         progress: a bar with images per second and the time left; None: when standard error is a terminal.
         options: as for `lucidcam.explain`.
@@ -190,10 +192,13 @@ def run(
         if restart and isinstance(store, Folder):
             for name in registry.exporters:
                 remove_owned(store.root / name)
-        _do(job, dataset, store, told, size, _engine(engine, address, workers, crew_size), retry_failed, progress)
+        inspection = ledger.Inspection(store, retry_failed)
+        _do(job, dataset, store, told, size, _engine(engine, address, workers, crew_size), inspection, progress)
         for name in exporters:
             _export(name, store)
-        return Results(store, None if judging is None else report(store, judging, asking, told))
+        for note in inspection.notes():
+            say(note, progress)
+        return Results(store, None if judging is None else report(store, judging, asking, told), inspection.notes())
 
 
 def _do(
@@ -203,26 +208,25 @@ def _do(
     told: dict[str, Any],
     size: int,
     engine: Callable[[Job, Iterator[Unit], Tell], Iterator[Record]],
-    retry_failed: bool,
+    inspection: ledger.Inspection,
     progress: bool | None,
 ) -> None:
     """Do the units that are not done, and summarise, also where that ends early."""
     complete, maps = False, 0
     with bar(dataset.count, f"{job.method if isinstance(job.method, str) else job.method.name}", progress) as advance:
-        known = ledger.done(store)
 
         def missing() -> Iterator[Unit]:
             nonlocal maps
             count = 0
             for each in units(dataset, size):
                 count += 1
-                record = ledger.checked(store, each) if each.number in known else None
-                if record is None or (retry_failed and record.failures):
+                record = inspection.record(each)
+                if record is None:
                     yield each
                 else:
                     maps += record.maps
                     advance(record.samples)
-            if max(known, default=-1) >= count:
+            if max(inspection.known, default=-1) >= count:
                 raise DataError(f"the data changed since {store} was begun: it has fewer images; choose another folder, or restart it.")
 
         try:
@@ -308,7 +312,7 @@ def _told(job: Job, formats: tuple[str, ...], dataset: Dataset, size: int) -> di
     """What decides the files of a run."""
     assert isinstance(job.method, Method)
     own = {each.name: getattr(job.method, each.name) for each in fields(job.method)}
-    return {
+    told = {
         "lucidcam": version("lucidcam"),
         "data": {"name": dataset.name, "format": dataset.format, "count": dataset.count},
         "model": {
@@ -318,20 +322,24 @@ def _told(job: Job, formats: tuple[str, ...], dataset: Dataset, size: int) -> di
             "preprocess": steady(job.model.preprocess),
             "outputs": job.model.outputs,
             "threshold": job.model.threshold,
+            "labels": None if job.model.labels is None else behaviour(tuple(job.model.labels)),
+            "task": steady(job.model.task),
         },
-        "method": {"name": job.method.name, **own, **job.method.identity()},
+        "method": {"name": job.method.name, **own, **job.method.identity(), **code_of(job.method)},
         "options": {name: value for name, value in job.options.items() if name not in ("progress", "images_at_once")},
         "target": PREDICTED if job.target is None else steady(job.target),
         "layer": [str(each) for each in job.layer] if isinstance(job.layer, (list, tuple)) else job.layer,
         "class_map": None if job.class_map is None else str(job.class_map),
         "write": list(formats),
-        "metrics": [each.described() for each in judges(job.metrics)],
+        "metrics": [{**each.described(), **code_of(each.metric)} for each in judges(job.metrics)],
         "regions": _asked_regions(job.regions),
         "unit": size,
         "images_at_once": job.images_at_once,
         "optimized": job.optimized,
         "autocast": None if job.autocast is None else str(job.autocast),
     }
+    found: dict[str, Any] = steadied(told)
+    return found
 
 
 def _asked_regions(regions: Regions) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from lucidcam.errors import MissingExtraError
 from lucidcam.explainer import Explained, prepare
 from lucidcam.explanation import Explanation
+from lucidcam.fingerprints import steady
 from lucidcam.outputs._labels import Found
 from lucidcam.outputs._packs import Packable
 from lucidcam.pipeline.cache import Cache
@@ -61,7 +62,7 @@ class Read:
 def read(job: Job, samples: Sequence[Sample | Problem]) -> Read:
     """Read and prepare images; what cannot be read is a problem. From the cache, where they were read before."""
     usable = job.cache is not None and not job.photos and isinstance(job.model.preprocess, Preprocess)
-    made_from = [repr(job.model.preprocess), *(f"{each.identity()} {_place(each)}" for each in samples)] if usable else []
+    made_from = [steady(job.model.preprocess), *(f"{each.identity()} {_place(each)}" for each in samples)] if usable else []
     cache = Cache(job.cache) if job.cache is not None and usable else None
     kept = None if cache is None else cache.get("inputs", made_from)
     known = {} if kept is None else _recalled(*kept)

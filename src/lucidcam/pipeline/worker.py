@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +27,7 @@ from lucidcam.pipeline.rows import encoded
 from lucidcam.pipeline.steps import Finished, Made, Read, finish, made, read
 from lucidcam.runner import given_up, optimized_if_possible
 from lucidcam.samples import Problem, Sample
-from lucidcam.storage import open_store
+from lucidcam.storage import digest_of, open_store
 from lucidcam.types import Prepared
 
 Tell = Callable[[int], None]
@@ -187,7 +186,7 @@ class Worker:
 
         def write(name: str, content: bytes) -> None:
             self.store.write(name, content)
-            files[name] = hashlib.blake2b(content, digest_size=12).hexdigest()
+            files[name] = digest_of(content)
 
         packable = [each.packable for each in found]
         for pack in self.packs if packable else ():
@@ -198,16 +197,19 @@ class Worker:
         if self.job.labels:
             write(f"labels/{unit.number:06d}.jsonl", lines(unit, found))
         write(f"index/{unit.number:06d}.parquet", encoded([each.row for each in found]))
+        failed = tuple((number, problem.name, problem.error) for number, problem in sorted(problems, key=lambda pair: pair[0]))
+        notes = (self.note, given_up(self.explainer.model), None if self.activations is None else self.activations.note)
         record = Record(
             number=unit.number,
             start=unit.start,
             samples=len(unit.samples),
             identity=unit.identity(),
+            usable=unit.identity({number for number, _, _ in failed}),
             images=shard.images,
             maps=len(found),
-            failures=tuple((number, problem.name, problem.error) for number, problem in sorted(problems, key=lambda pair: pair[0])),
+            failures=failed,
             files=files,
-            notes=tuple(f"explained {note}" for note in (self.note, given_up(self.explainer.model)) if note is not None),
+            notes=tuple(f"explained {note}" for note in notes if note is not None),
         )
         record.write(self.store)
         return record

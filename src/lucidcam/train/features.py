@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from lucidcam.engine.run import open_run
 from lucidcam.errors import DataError
-from lucidcam.progress import bar
+from lucidcam.fingerprints import architecture, steady
+from lucidcam.progress import bar, say
 from lucidcam.samples import Problem
-from lucidcam.storage import write_whole
+from lucidcam.storage import digest_of, sealed, unsealed, write_whole
 from lucidcam.train.labelled import Labelled
 from lucidcam.train.loading import Photos, steps_of
 from lucidcam.types import Model
@@ -85,9 +86,10 @@ def features_of(model: Model, data: Labelled, layer: str | None, folder: Path, p
     """
     steps = steps_of(model)
     asked = [each.identity() for each in data.samples]
-    key = hashlib.blake2b(repr((model.fingerprint(), layer or model.layer, repr(steps), asked)).encode(), digest_size=12).hexdigest()
+    made_from = (model.fingerprint(), architecture(model.module), layer or model.layer, steady(steps), asked)
+    key = hashlib.blake2b(repr(made_from).encode(), digest_size=12).hexdigest()
     path, told = folder / "features.npy", folder / "features.json"
-    state = _state(told, key, path)
+    state = _state(told, key, path, progress)
     if state is None or state["done"] < len(data):
         state = _made(model, data, layer or model.layer, path, told, key, state, progress)
     maps = np.load(path, mmap_mode="r")
@@ -98,13 +100,26 @@ def features_of(model: Model, data: Labelled, layer: str | None, folder: Path, p
     return Features(data.part(rows), maps, np.arange(len(rows)), state["layer"], problems)
 
 
-def _state(told: Path, key: str, path: Path) -> dict[str, Any] | None:
-    """What an earlier run noted, where it was about the same features."""
-    try:
-        state: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def _state(told: Path, key: str, path: Path, progress: bool | None) -> dict[str, Any] | None:
+    """What an earlier run noted, where it was about the same features, and these are as they were written."""
+    if not os.path.lexists(told):
         return None
-    return state if state.get("key") == key and path.is_file() else None
+    try:
+        state: dict[str, Any] = json.loads(unsealed(told.read_bytes()))
+        if state["key"] != key:
+            return None
+        if not state["rows"] or _digests(np.load(path, mmap_mode="r"), state["ends"]) == state["digests"]:
+            return state
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        pass
+    say(f"{path} or {told.name} is gone, or not as it was written: the features are made again", progress)
+    return None
+
+
+def _digests(maps: Maps, ends: Sequence[int]) -> list[str]:
+    """Of the rows between one note and the next."""
+    starts = [0, *ends[:-1]]
+    return [digest_of(np.ascontiguousarray(maps[start:end])) for start, end in zip(starts, ends, strict=True)]
 
 
 def _made(
@@ -119,8 +134,8 @@ def _made(
 ) -> dict[str, Any]:
     """Run the network over the photos that are left, and note every now and then how far it got."""
     photos = Photos(data, steps_of(model))
-    state = state or {"key": key, "done": 0, "rows": [], "problems": [], "layer": layer}
-    maps: Any = np.load(path, mmap_mode="r+") if state["done"] else None
+    state = state or {"key": key, "done": 0, "rows": [], "problems": [], "layer": layer, "ends": [], "digests": []}
+    maps: Any = np.load(path, mmap_mode="r+") if state["rows"] else None
     try:
         with bar(len(data), "features", progress) as advance:
             advance(state["done"])
@@ -137,7 +152,10 @@ def _made(
                 if state["done"] == len(data) or state["done"] % SAVED < AT_ONCE:
                     if maps is not None:
                         maps.flush()
-                    write_whole(told, json.dumps(state).encode())
+                        start_of_part = state["ends"][-1] if state["ends"] else 0
+                        state["digests"].append(digest_of(np.ascontiguousarray(maps[start_of_part : len(state["rows"])])))
+                        state["ends"].append(len(state["rows"]))
+                    write_whole(told, sealed(json.dumps(state).encode()))
                 advance(state["done"] - start)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}; mend that and run again, it goes on.") from error

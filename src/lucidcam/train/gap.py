@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from lucidcam.behaviour import behaviour
 from lucidcam.class_scores import OutputKind
 from lucidcam.errors import DataError, OptionError, unknown
-from lucidcam.fingerprints import fingerprint
+from lucidcam.fingerprints import fingerprint, steady
 from lucidcam.images import Window
 from lucidcam.metrics import State
 from lucidcam.metrics._localization import Located
@@ -139,7 +140,8 @@ def train_gap(
         "backbone": architecture or model.name,
         **{name: value for name, value in built.items() if name != "num_classes"},
         "starting weights": fingerprint(model.module),
-        "preprocess": repr(model.preprocess),
+        "code": behaviour(model.module),
+        "preprocess": steady(model.preprocess),
         "freeze": freeze,
         "sampling": sampling,
         "class_weights": class_weights,

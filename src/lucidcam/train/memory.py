@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lucidcam.data import ClassMap
 from lucidcam.errors import DataError, OptionError
+from lucidcam.fingerprints import architecture, steady
 from lucidcam.nn import Memory
 from lucidcam.nn.memory import FILE, Belongs, Loss, Losses, Read
 from lucidcam.samples import Problem
@@ -134,7 +135,8 @@ def train_memory(
         "model": model.name,
         "weights": before,
         "layer": layer or model.layer,
-        "preprocess": repr(steps_of(model)),
+        "architecture": architecture(model.module),
+        "preprocess": steady(steps_of(model)),
         **form,
         "loss": loss,
         "class_weights": class_weights,

@@ -14,7 +14,7 @@ from lucidcam import images, render
 from lucidcam.errors import InputError
 from lucidcam.nn import Memory
 from lucidcam.nn.memory import cosines
-from lucidcam.storage import write_whole
+from lucidcam.storage import replaced, write_whole
 from lucidcam.train.features import Features
 from lucidcam.train.labelled import Array
 
@@ -61,7 +61,8 @@ class Slots:
             ],
         }
         write_whole(folder / "slots.json", json.dumps(told, indent=2).encode() + b"\n")
-        _histogram(self).savefig(folder / "slots.png", dpi=120)
+        with replaced(folder / "slots.png") as place:
+            _histogram(self).savefig(place, format="png", dpi=120)
         sheet = self._sheet()
         if sheet is not None:
             sheet.save(folder / "slots-nearest.png")
