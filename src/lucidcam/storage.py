@@ -182,6 +182,18 @@ def parsed_json(text: str) -> Any:
         raise ValueError("it has a number of thousands of digits") from None
 
 
+_locks: set[int] = set()
+"""Files that this process holds as locks."""
+
+
+def let_go() -> None:
+    """Close the locks that a fork has of its parent: they would hold folders for longer than that lives."""
+    for file in _locks:
+        with suppress(OSError):
+            os.close(file)
+    _locks.clear()
+
+
 class Store(ABC):
     """A folder, here or elsewhere, of files that are written whole or not at all. Names have slashes, "index/000001.parquet"."""
 
@@ -305,9 +317,11 @@ class Folder(Store):
             return
         is_new = not self.root.exists()
         file = self._locked(fcntl)
+        _locks.add(file)
         try:
             yield
         finally:
+            _locks.discard(file)
             with suppress(OSError):
                 (self.root / LOCK).unlink()  # while it is held: who opened it meanwhile sees that it is gone, and makes another
             os.close(file)

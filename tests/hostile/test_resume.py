@@ -5,6 +5,8 @@ import json
 import os
 import random
 import shutil
+import signal
+import sys
 import types
 from contextlib import suppress
 
@@ -21,6 +23,7 @@ from lucidcam.errors import DataError, LucidcamError, OptionError
 from lucidcam.evaluation.journal import Journal, Part
 from lucidcam.fingerprints import steady
 from lucidcam.pipeline import crew
+from lucidcam.samples import Sample
 from lucidcam.storage import SETTINGS
 
 QUIET = {"progress": False}
@@ -376,3 +379,58 @@ def test_workers_that_end_before_they_are_ready(monkeypatch, codes, told):
     else:
         with pytest.raises(LucidcamError, match=told):
             list(crew.crew([None, None], iter(units), lambda _: None))
+
+
+class Killing:
+    """An image that ends the process that reads it."""
+
+    def __init__(self, name, end):
+        self.name, self.end = name, end
+
+    def read(self):
+        self.end()
+        return b""
+
+    def identity(self):
+        return self.name
+
+
+ENDS = {
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "a fault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "exit": lambda: os._exit(0),
+    "aborted": os.abort,
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="images are tried in forks on Linux alone")
+def test_images_that_kill_their_reader_are_failures(tmp_path):
+    root = photos(tmp_path / "photos", 3)
+    images = [*sorted(root.glob("*.png")), *(Sample(Deadly(name), name) for name in ENDS), *runs.images(2)]
+    images[0], images[3] = images[3], images[0]
+    results = lucidcam.run(runs.colours(), images, tmp_path / "out", unit=4, optimized=False, **QUIET)
+    assert [each["image"] for each in results.failures()] == list(ENDS)
+    assert all("died" in each["error"] for each in results.failures())
+    assert results.manifest["images"] == 5
+
+
+class Deadly(Killing):
+    """Travels to another process by its name alone."""
+
+    def __init__(self, name):
+        super().__init__(name, lambda: ENDS[name]())
+
+    def __reduce__(self):
+        return Deadly, (self.name,)
+
+
+def test_a_preprocessing_that_kills_is_survived_too(tmp_path):
+    def to_tensor(image):
+        if image.size == (31, 31):
+            os._exit(1)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+    model = lucidcam.wrap(runs.Colours(), to_tensor, runs.LABELS, layer="seen", frame="whole")
+    images = [*runs.images(2), np.zeros((31, 31, 3), np.uint8)]
+    results = lucidcam.run(model, images, tmp_path / "out", optimized=False, **QUIET)
+    assert [each["sample"] for each in results.failures()] == [2]

@@ -53,7 +53,7 @@ def crew(jobs: list[Job], units: Iterable[Unit], tell: Tell) -> Iterator[Record]
         DataError: when workers die at the same unit again and again.
     """
     if len(jobs) == 1:
-        with Worker(jobs[0]) as worker:
+        with Worker(jobs[0], alone=True) as worker:
             yield from worker(units, tell)
         return
     waiting: deque[Unit] = deque()

@@ -76,6 +76,12 @@ def read(job: Job, samples: Sequence[Sample | Problem]) -> Read:
     return Read.packed(found)
 
 
+def is_safe(job: Job, sample: Sample | Problem) -> bool:
+    """Whether reading it runs nothing but lucidcam's own steps on pixels in memory."""
+    pixels = isinstance(getattr(sample, "image", None), (np.ndarray, Tensor, Image.Image))
+    return isinstance(sample, Problem) or (pixels and type(job.model.preprocess) is Preprocess)
+
+
 def _recalled(tensors: Mapping[str, Tensor], told: Sequence[tuple[int, str, Mapping[str, Any]]]) -> dict[int, Prepared]:
     """Images of a cache by their place in the chunk."""
     return {i: Prepared(tensors[str(i)], NOWHERE, Frame(**{**frame, "box": tuple(frame["box"])}), name) for i, name, frame in told}

@@ -7,14 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from lucidcam import registry
 from lucidcam.engine.recall import recalling
 from lucidcam.evaluation.journal import Part
-from lucidcam.explainer import Explained, Ready
+from lucidcam.explainer import Explained, Ready, prepare
 from lucidcam.fingerprints import architecture
 from lucidcam.pipeline.cache import Activations, Cache
 from lucidcam.pipeline.hands import Hands, Task
@@ -24,7 +24,8 @@ from lucidcam.pipeline.labels import lines
 from lucidcam.pipeline.ledger import Record
 from lucidcam.pipeline.plan import Unit
 from lucidcam.pipeline.rows import encoded
-from lucidcam.pipeline.steps import Finished, Made, Read, finish, made, read
+from lucidcam.pipeline.steps import Finished, Made, Read, finish, is_safe, made, read
+from lucidcam.pipeline.trial import Trial
 from lucidcam.runner import given_up, optimized_if_possible
 from lucidcam.samples import Problem, Sample
 from lucidcam.storage import digest_of, open_store
@@ -83,12 +84,13 @@ class Worker:
 
     Args:
         job: what is done.
+        alone: nobody replaces this process, should an image kill it: images are tried beside it.
 
     Raises:
         LucidcamError: what is asked for is wrong, whatever the images.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, alone: bool = False) -> None:
         if job.threads is not None:
             torch.set_num_threads(job.threads)
         self.job = job
@@ -103,12 +105,18 @@ class Worker:
         self.activations = None if job.cache is None else Activations(Cache(job.cache), network)
         self.measure = measure(job, self.explainer.model, self.asking) if job.metrics else None
         self.hands = Hands(job.decoders, job.without_network())
+        self.trial: Trial | None = None
+        if alone and not job.decoders:
+            without = replace(job.without_network(), cache=None)
+            self.trial = Trial(lambda sample: prepare(without.model, sample))
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.hands.close()
+        if self.trial is not None:
+            self.trial.close()
 
     def __call__(self, units: Iterable[Unit], tell: Tell = lambda _: None, ready: Callable[[], bool] = lambda: True) -> Iterator[Record]:
         """Explain and write units; each record comes when all of its unit is written.
@@ -124,7 +132,7 @@ class Worker:
         with ThreadPoolExecutor(1) as writer:
             writing: deque[Future[Record]] = deque()
             chunks = _Chunks(units, self.job.images_at_once, ready)
-            for chunk, found in self.hands.ahead(read, chunks, self._salvaged, chunks.ready):
+            for chunk, found in self.hands.ahead(read, self._tried(chunks), self._salvaged, chunks.ready):
                 self._explain(chunk, found.unpacked())
                 tell(len(chunk.samples))
                 if chunk.last:
@@ -133,6 +141,16 @@ class Worker:
                     yield writing.popleft().result()
             while writing:
                 yield writing.popleft().result()
+
+    def _tried(self, chunks: Iterable[tuple[_Chunk, Samples]]) -> Iterator[tuple[_Chunk, Samples]]:
+        """Where this process reads the images itself: with problems in the place of those that would kill it."""
+        for chunk, samples in chunks:
+            doubtful = [i for i, each in enumerate(samples) if not is_safe(self.job, each)] if self.trial is not None else []
+            if self.trial is None or not doubtful:
+                yield chunk, samples
+                continue
+            alive = dict(zip(doubtful, self.trial.survivors([samples[i] for i in doubtful]), strict=True))
+            yield chunk, tuple(each if alive.get(i, True) else _deadly(each) for i, each in enumerate(samples))
 
     def _explain(self, chunk: _Chunk, prepared: Sequence[Prepared | Problem]) -> None:
         shard = chunk.shard
@@ -221,5 +239,9 @@ class Worker:
             try:
                 found += self.hands.alone(read, (each,)).unpacked()
             except BrokenProcessPool:
-                found.append(Problem(each.name, f"{each.name}: the process that read it died; look at the file."))
+                found.append(_deadly(each))
         return Read.packed(found)
+
+
+def _deadly(sample: Sample | Problem) -> Problem:
+    return Problem(sample.name, f"{sample.name}: the process that read it died; look at the file.")
