@@ -75,8 +75,8 @@ class OwnedFiles:
             if name not in self._listed and not self._is_claimed:
                 append_line(self.folder / LIST, name)
                 self._listed.add(name)
-        except OSError as error:
-            raise OptionError(f"cannot write to {str(self.folder)!r}: {error.strerror or error}.") from None
+        except (OSError, ValueError) as error:  # a name with a null character is a ValueError
+            raise OptionError(f"cannot write to {str(self.folder)!r}: {getattr(error, 'strerror', None) or error}.") from None
         return path
 
     def _check(self, name: str) -> None:
@@ -89,7 +89,7 @@ class OwnedFiles:
             )
 
     def _check_inside(self, path: Path) -> None:
-        if not is_inside(path.parent, self.folder):
+        if path.parent != self.folder and not is_inside(path.parent, self.folder):
             raise OptionError(f"{str(path.parent)!r} leads out of {str(self.folder)!r}; take that link away, or give another folder.")
 
 

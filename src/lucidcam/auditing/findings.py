@@ -21,7 +21,7 @@ from lucidcam.errors import DataError
 from lucidcam.explainer import PREDICTED
 from lucidcam.ownership import OwnedFiles
 from lucidcam.samples import Mask, Problem
-from lucidcam.storage import check_writable, write_whole
+from lucidcam.storage import check_writable, parsed_json, write_whole
 from lucidcam.wording import counted
 
 AUDIT = "audit.json"
@@ -294,7 +294,7 @@ def read(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(folder).expanduser() / AUDIT
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parsed_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{str(folder)!r} holds no audit: {AUDIT} cannot be read ({error}).") from None
     if not isinstance(found, dict) or "findings" not in found:

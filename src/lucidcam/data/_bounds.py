@@ -23,7 +23,11 @@ class Bounds:
     """
 
     roots: tuple[Path, ...]
+    _written: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
     _resolved: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_written", [os.path.abspath(root) for root in self.roots])  # noqa: PTH100
 
     def allow(self, path: Path) -> bool:
         """Whether a path lies in one of the folders: as it is written, `..` taken out, and with its links followed.
@@ -31,14 +35,15 @@ class Bounds:
         A path that is outside as it is written is not looked up on the disk, or on a server that it names.
         """
         written = os.path.abspath(path)  # noqa: PTH100 - resolve() would follow the links
-        if not any(_is_below(written, os.path.abspath(root)) or _is_below(written, self._real(str(root))) for root in self.roots):  # noqa: PTH100
+        real_roots = [self._real(str(root)) for root in self.roots]
+        if not any(_is_below(written, root) for root in (*self._written, *real_roots)):
             return False
         try:
             folder, name = os.path.split(written)
             real = os.path.realpath(written) if os.path.islink(written) else os.path.join(self._real(folder), name)  # noqa: PTH114, PTH118
         except ValueError:  # no file can have such a name
             return True
-        return any(_is_below(real, self._real(str(root))) for root in self.roots)
+        return any(_is_below(real, root) for root in real_roots)
 
     def exists(self, path: Path) -> bool:
         """Whether something is at a path; servers that it names are not asked."""

@@ -20,7 +20,7 @@ from lucidcam.errors import DataError, OptionError
 from lucidcam.fingerprints import architecture, steady
 from lucidcam.ownership import check_document
 from lucidcam.samples import Problem
-from lucidcam.storage import check_writable_file
+from lucidcam.storage import check_writable_file, parsed_json
 from lucidcam.types import Model
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ class Names:
         """
         path = Path(path).expanduser()
         try:
-            told: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            told: Mapping[str, Any] = parsed_json(path.read_text(encoding="utf-8"))
             if told["version"] != VERSION:
                 raise DataError(f"{path} is of another version of lucidcam: name the channels again.")
             rows = tuple(_read(row) for row in told["names"])

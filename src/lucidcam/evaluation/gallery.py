@@ -20,7 +20,7 @@ from lucidcam.evaluation.contenders import Contender, Judge, slug
 from lucidcam.evaluation.measure import Item, Measure
 from lucidcam.evaluation.report import Report
 from lucidcam.samples import Problem, Sample
-from lucidcam.storage import replaced, write_whole
+from lucidcam.storage import parsed_json, replaced, write_whole
 
 ENDS = 10
 """Images of each end of the ranking."""
@@ -115,7 +115,7 @@ def read_gallery(folder: Path) -> list[Shot]:
         DataError: the list of them is damaged, or of another version.
     """
     try:
-        return [_shot(each) for each in json.loads((folder / SHOTS).read_text(encoding="utf-8"))]
+        return [_shot(each) for each in parsed_json((folder / SHOTS).read_text(encoding="utf-8"))]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -129,9 +129,9 @@ def _shot(told: dict[str, Any]) -> Shot:
     """A shot as `shots.json` has it."""
     found = Shot(**{**told, "labels": tuple(told["labels"])})
     texts = (found.method, found.group, found.image, found.metric, found.against, found.shown, found.photo, found.picture, *found.labels)
-    wrong = next((each for each in texts if not isinstance(each, str)), None)
-    if wrong is not None:
-        raise TypeError(f"expected text; got {wrong!r}")
+    wrong = [each for each in texts if not isinstance(each, str)]
+    if wrong:
+        raise TypeError(f"expected text; got {str(wrong[0])[:60]}")
     return replace(found, value=float(found.value), theirs=None if found.theirs is None else float(found.theirs))
 
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lucidcam.errors import ModelError, OptionError, unknown
-from lucidcam.storage import write_whole
+from lucidcam.errors import ModelError, OptionError, first_line, unknown
+from lucidcam.storage import parsed_json, write_whole
 
 Loss = Literal["bce", "cross_entropy"]
 Read = Literal["query", "places"]
@@ -303,11 +303,14 @@ class Memory(nn.Module):
             raise ModelError(f"the memory {str(path)!r} cannot be read ({error}); copy it again, or train it anew.") from error
         if told.get("kind") != KIND:
             raise ModelError(f"{str(path)!r} is no memory of `lucidcam train memory`; is it a network's checkpoint (--model)?")
-        given: dict[str, Any] = json.loads(told["belongs"])
-        belongs = Belongs(**{**given, "labels": tuple(given["labels"]), "ids": tuple(given["ids"])})
-        slots, channels, *grid = tensors["spatial"].shape
-        memory = cls(slots, channels, tuple(grid), len(belongs.labels), float(told["temperature"]), told["read"], belongs)
-        memory.load_state_dict(tensors)
+        try:
+            given: dict[str, Any] = parsed_json(told["belongs"])
+            belongs = Belongs(**{**given, "labels": tuple(given["labels"]), "ids": tuple(given["ids"])})
+            slots, channels, *grid = tensors["spatial"].shape
+            memory = cls(slots, channels, tuple(grid), len(belongs.labels), float(told["temperature"]), told["read"], belongs)
+            memory.load_state_dict(tensors)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(f"the memory {str(path)!r} is damaged ({type(error).__name__}: {first_line(error)}); train it anew.") from None
         return memory.eval()
 
     def _scores(self, prepared: Tensor) -> Tensor:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from lucidcam.errors import DataError
 from lucidcam.explanation import Explanation
 from lucidcam.outputs._packs import Array, Pack, Packable, Read
 from lucidcam.registry import packs, writers
+
+LARGEST = 2**30
+"""Bytes of the maps of one unit at most, as they are in memory."""
 
 
 @writers.register("npz")
@@ -40,8 +45,24 @@ class NpzPack(Pack):
 
     def maps(self, read: Read, number: int) -> list[Array]:
         """See `Pack.maps`."""
-        with np.load(io.BytesIO(read(_path(number)))) as found:
+        content = io.BytesIO(read(_path(number)))
+        check_archive(content, _path(number))
+        with np.load(content) as found:
             return list(found["maps"]) if "maps" in found else [found[str(i)] for i in range(len(found.files))]
+
+
+def check_archive(content: IO[bytes], name: str) -> None:
+    """Refuse an archive whose arrays would take more memory than any unit's do, by what it declares.
+
+    Raises:
+        DataError: it declares more than `LARGEST`.
+        zipfile.BadZipFile: it is no archive.
+    """
+    with zipfile.ZipFile(content) as archive:
+        size = sum(each.file_size for each in archive.infolist())
+    content.seek(0)
+    if size > LARGEST:
+        raise DataError(f"{name} declares {size} bytes of maps; expected at most {LARGEST}: is it a file of lucidcam's?")
 
 
 def _path(number: int) -> str:

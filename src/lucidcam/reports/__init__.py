@@ -67,10 +67,12 @@ def page(result: Any, *, title: str | None = None, command: str | None = None, *
         OptionError: for a result that no report is made of, or an unknown option.
         DataError: for a folder without a result.
     """
+    from lucidcam.reports._files import reading
     from lucidcam.reports._made import section
 
     if isinstance(result, (str, os.PathLike)):
-        result = open_folder(result)
+        with reading(os.fspath(result), "a result"):  # whatever is damaged may be come upon only when it is drawn
+            return page(open_folder(result), title=title, command=command, **options)
     for name in kinds:
         kind = kinds[name]()
         if kind.fits(result):

@@ -30,7 +30,7 @@ def reading(place: object, what: str) -> Iterator[None]:
     except LucidcamError:
         raise
     except (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError, TypeError, ValueError, csv.Error) as error:
-        raise DataError(f"{place} cannot be read as {what}: {type(error).__name__}: {first_line(error)}; make it again.") from None
+        raise DataError(f"{place} cannot be read as {what}: {type(error).__name__}: {first_line(error)[:200]}; make it again.") from None
 
 
 def opened(place: str | Path) -> Image.Image | None:

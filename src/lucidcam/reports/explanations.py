@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from lucidcam.outputs.html.blocks import SIDE, reduced
 from lucidcam.reports._base import Kind, kinds
 from lucidcam.reports._files import opened, reading
 from lucidcam.reports._made import chance, of_model
+from lucidcam.storage import parsed_json
 from lucidcam.types import Model
 from lucidcam.wording import counted, listed, short
 
@@ -197,11 +197,18 @@ class Explanations(Kind):
     def read(self, folder: Path) -> Explained:
         """See `Kind.read`."""
         with reading(folder / self.file, "explanations"):
-            entries = [_checked(each) for each in json.loads((folder / self.file).read_text(encoding="utf-8"))]
+            entries = [_checked(each) for each in _entries(folder / self.file)]
         told = folder / "failures.json"
         with reading(told, "a list of failures"):
-            failures = [dict(each) for each in json.loads(told.read_text(encoding="utf-8"))] if told.is_file() else []
+            failures = [dict(each) for each in _entries(told)] if told.is_file() else []
         return Explained(entries, failures, folder)
+
+
+def _entries(path: Path) -> list[Any]:
+    found = parsed_json(path.read_text(encoding="utf-8"))
+    if not isinstance(found, list):
+        raise TypeError(f"expected a list; got a {type(found).__name__}")
+    return found
 
 
 def _checked(entry: dict[str, Any]) -> dict[str, Any]:

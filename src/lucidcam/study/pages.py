@@ -205,7 +205,10 @@ class _Site:
         if name not in self.names or not await self._known(request):
             raise self.errors.HTTPException(404)
         try:
-            content = await self.aside((self.pictures / name).read_bytes)
+            path = (self.pictures / name).resolve()
+            if not path.is_relative_to(self.pictures.resolve()):  # a link that leads out
+                raise OSError
+            content = await self.aside(path.read_bytes)
         except OSError:
             raise self.errors.HTTPException(404) from None
         kept = {"Cache-Control": "private, max-age=86400, immutable"}  # the name tells nothing, and no date is told

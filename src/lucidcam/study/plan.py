@@ -11,8 +11,8 @@ from math import ceil, comb
 from pathlib import Path
 from typing import Any, Literal
 
-from lucidcam.errors import OptionError
-from lucidcam.storage import write_whole
+from lucidcam.errors import OptionError, first_line
+from lucidcam.storage import parsed_json, write_whole
 
 PLAN = "plan.json"
 PICTURES = "pictures"
@@ -165,16 +165,36 @@ def read(folder: str | os.PathLike[str]) -> Plan:
     """
     path = Path(folder).expanduser() / PLAN
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parsed_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise OptionError(f"{path.parent} holds no study; make one with `lucidcam study make CONFIG.toml --out {path.parent}`.") from None
     except (OSError, ValueError) as error:
         raise OptionError(f"{path} cannot be read: {error}") from None
     if not isinstance(found, dict) or found.pop("version", None) != VERSION:
         raise OptionError(f"{path} is no plan of this version of lucidcam; make the study again.")
-    blocks = tuple(Block(**each) for each in found.pop("blocks"))
-    items = tuple(Item(**{name: _tuple(value) for name, value in each.items()}) for each in found.pop("items"))
-    return Plan(blocks=blocks, items=items, **{name: _tuple(value) for name, value in found.items()})
+    try:
+        blocks = tuple(Block(**each) for each in found.pop("blocks"))
+        items = tuple(Item(**{name: _tuple(value) for name, value in each.items()}) for each in found.pop("items"))
+        plan = Plan(blocks=blocks, items=items, **{name: _tuple(value) for name, value in found.items()})
+        _check(plan)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise OptionError(f"{path} is damaged ({type(error).__name__}: {first_line(error)}); make the study again.") from None
+    return plan
+
+
+def _check(plan: Plan) -> None:
+    """Raise where a plan holds what `make` does not write."""
+    for each in plan.blocks:
+        if each.kind not in ANSWERED or not all(isinstance(number, int) and number >= 0 for number in (each.items, each.checks)):
+            raise ValueError("a block is of no known kind, or counts no whole numbers")
+    for item in plan.items:
+        if item.kind not in ANSWERED or not isinstance(item.id, str) or not all(map(_is_name, (*item.pictures, item.photo))):
+            raise ValueError("an item is of no known kind, or has no id, or pictures outside of the study's folder")
+
+
+def _is_name(name: Any) -> bool:
+    """Whether something is the name of a file in the folder of pictures; "": there is none."""
+    return (isinstance(name, str) and name == Path(name).name.replace("\\", "").replace("\0", "")) or name == ""
 
 
 def _tuple(value: Any) -> Any:
