@@ -197,3 +197,36 @@ def test_what_is_made_in_inference_mode_works(method: str, target: str) -> None:
                 torch.testing.assert_close(attribute(module, x, method, question), wanted)
     assert x.is_inference()
     assert x.equal(images())
+
+
+# ---------------------------------------------------------------- what is no image, and weights that are no numbers
+
+
+IMAGES: dict[str, Callable[[], Tensor]] = {
+    "sparse": lambda: images().to_sparse(),
+    "nested": lambda: torch.nested.nested_tensor(list(images())),
+    "float8": lambda: images().to(torch.float8_e4m3fn),
+    "bytes": lambda: (255 * images()).byte(),
+    "quantised": lambda: torch.quantize_per_tensor(images(), 0.01, 0, torch.quint8),
+    "meta": lambda: images().to("meta"),
+    "NaN": lambda: images() * torch.nan,
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.parametrize("method", ["gradcam", "rise"])
+def test_what_is_no_image_is_refused(kind: str, method: str) -> None:
+    with pytest.raises(lucidcam.errors.InputError) as caught:
+        attribute(network(), IMAGES[kind](), method)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+@pytest.mark.parametrize("method", often(METHODS, ("gradcam", "eigencam", "rise")))
+def test_weights_that_are_no_numbers_are_refused(method: str, number: float) -> None:
+    net = network()
+    with torch.no_grad():
+        net[2].weight[0, 0, 0, 0] = number
+    with pytest.raises(lucidcam.LucidcamError) as caught:
+        attribute(net, images(), method)
+    assert "\n" not in str(caught.value)

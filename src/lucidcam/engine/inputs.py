@@ -71,6 +71,9 @@ class Inputs:
             )
         pairs = _by_key(args, kwargs)
         least = 2 if axes and len(axes) < 3 else 3
+        for item in pairs.values():
+            if isinstance(item, Tensor) and item.is_nested:
+                raise InputError("expected images of one size [B, C, H, W]; got a nested tensor: explain its images one by one.")
         key = next((k for k, item in pairs.items() if _is_image(item, least)), None) if explain_input is None else explain_input
         if key is None:
             shapes = ", ".join(_describe(item) for item in pairs.values())
@@ -82,6 +85,7 @@ class Inputs:
         if common is not None and (key in common or not all(isinstance(pairs.get(k), Tensor) for k in common)):
             others = ", ".join(repr(k) for k, item in pairs.items() if isinstance(item, Tensor) and k != key)
             raise InputError(f"shared={shared!r} must name tensors beside the explained image; there are {others or 'none'}.")
+        _check_kind(pairs[key])
         inputs = cls(args, kwargs, key, None if axes is None else _axes_of(axes, pairs[key]), common).map(_normal)
         _check(inputs.image)
         return inputs
@@ -213,6 +217,16 @@ def _describe(item: Any) -> str:
 def all_finite(tensor: Tensor) -> bool:
     """Whether no number is NaN or infinite. A finite sum says so at a twentieth of the cost; one that overflows is looked at closely."""
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _check_kind(image: Tensor) -> None:
+    if image.layout != torch.strided:
+        raise InputError(f"expected an ordinary tensor of images; got one of layout {str(image.layout)[6:]}: give image.to_dense().")
+    if image.dtype not in _PRECISIONS:
+        raise InputError(f"expected images in float16, bfloat16, float32 or float64; got {str(image.dtype)[6:]}: give image.float().")
 
 
 def _check(image: Tensor) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lucidcam.engine.inputs import all_finite
 from lucidcam.engine.run import Run
+from lucidcam.errors import ModelError
 from lucidcam.methods._base import CHANNELS, Method, register
 
 
@@ -50,6 +52,8 @@ def _principal(x: Tensor, activations: Tensor) -> Tensor:
     The Gram matrix of the shorter side has the same leading vectors as the whole and costs a fraction of its decomposition.
     """
     pixels = x.flatten(CHANNELS + 1)  # [B, T, C, n]
+    if not all_finite(pixels):
+        raise ModelError("the layer's activations or gradients are NaN or infinite: check the network's weights, or try float32.")
     channels, positions = pixels.shape[-2:]
     if positions <= channels:
         values, vectors = torch.linalg.eigh(pixels.transpose(-1, -2) @ pixels)
