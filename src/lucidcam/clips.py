@@ -19,6 +19,7 @@ from torch import Tensor
 from lucidcam import images
 from lucidcam.compat import import_optional
 from lucidcam.errors import InputError, first_line
+from lucidcam.rollback import closes_scopes
 from lucidcam.sources import Stored, is_url
 
 MAX_PIXELS = 1_000_000_000
@@ -143,6 +144,7 @@ def _of_still(source: Any, window: images.Window | None) -> Clip:
     return Clip(name, 1, lambda numbers: [frame] * len(numbers))
 
 
+@closes_scopes
 def _of_file(file: Path | io.BytesIO, name: str, window: images.Window | None) -> Clip:
     try:
         with images.quiet(), images.opened(file) as image:
@@ -152,6 +154,7 @@ def _of_file(file: Path | io.BytesIO, name: str, window: images.Window | None) -
             return _of_video(file, name)
         return _of_still(file if isinstance(file, Path) else file.getvalue(), window)  # says what is wrong with it
 
+    @closes_scopes
     def pick(numbers: Sequence[int]) -> list[Image.Image]:
         with images.quiet(), images.opened(file) as image:
             return _seek(image, [steps[number] for number in numbers], name, window)
@@ -178,6 +181,7 @@ def _steps(image: Image.Image) -> list[int]:
     return [number for number, duration in enumerate(durations) for _ in range(round(duration / shortest))]
 
 
+@closes_scopes
 def _seek(image: Image.Image, numbers: Sequence[int], name: str, window: images.Window | None) -> list[Image.Image]:
     _check_room(image.size, len(numbers), name)
     found: dict[int, Image.Image] = {}

@@ -13,12 +13,13 @@ import importlib.util
 import os
 import socket
 import sys
-import threading
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lucidcam.errors import MissingExtraError, ModelError, first_line
+from lucidcam.locks import new_lock
+from lucidcam.rollback import SavedWarnings, Scope, closes_scopes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +33,8 @@ _ROI_SCHEMA = (
     "(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, int sampling_ratio, bool aligned) -> Tensor"
 )
 _OPERATORS = {"nms": _SCHEMA, "qnms": _SCHEMA, "roi_align": _ROI_SCHEMA}
-_lock = threading.RLock()
-_downloading = threading.RLock()
+_lock = new_lock()
+_downloading = new_lock()
 _library: Any = None  # the schemas vanish with the Library object, so it lives as long as the process
 
 
@@ -134,19 +135,15 @@ def impatient_downloads() -> Iterator[None]:
 
     Local copies in the caches of torch and of the Hugging Face hub are used as ever.
     """
-    constants: Any = None
-    with _downloading:  # both settings belong to the process: one block at a time changes them back
+    with _downloading, Scope() as scope:  # both settings belong to the process: one block at a time changes them back
         before = socket.getdefaulttimeout()
+        scope.undo(socket.setdefaulttimeout, before)
         socket.setdefaulttimeout(PATIENCE if before is None else before)
         if "huggingface_hub" in sys.modules and not hub_reachable():
-            constants = importlib.import_module("huggingface_hub.constants")
-            offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-        try:
-            yield
-        finally:
-            socket.setdefaulttimeout(before)
-            if constants is not None:
-                constants.HF_HUB_OFFLINE = offline
+            constants: Any = importlib.import_module("huggingface_hub.constants")
+            scope.undo(setattr, constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
+            constants.HF_HUB_OFFLINE = True
+        yield
 
 
 def hub_reachable() -> bool:
@@ -164,9 +161,10 @@ def hub_reachable() -> bool:
         return False
 
 
+@closes_scopes
 def _import(name: str, extra: str, purpose: str) -> ModuleType:
     try:
-        with warnings.catch_warnings():
+        with SavedWarnings():
             # torchvision's image codecs are compiled too; lucidcam reads images with Pillow.
             warnings.filterwarnings("ignore", message="Failed to load image Python extension")
             return importlib.import_module(name)

@@ -9,7 +9,6 @@ import os
 import re
 import select
 import stat
-import threading
 import warnings
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -21,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from lucidcam.errors import InputError, OptionError
+from lucidcam.rollback import SharedChange, closes_scopes, restore_warning_filters, warning_filters
 from lucidcam.sources import Stored, is_url
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ _HIGH_BYTE = 63  # what is left of 14 bits where only the higher byte of 16 is r
 _ASK = "say which values are shown: window=(width, level), on the command line --window and --level"
 
 
+@closes_scopes
 def read(source: Any, window: Window | None = None) -> tuple[Image.Image, str]:
     """Read one picture.
 
@@ -131,6 +132,7 @@ def checked_window(window: Any) -> Window:
     return float(pair[0]), float(pair[1])
 
 
+@closes_scopes
 def size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return an image file's (width, height) as its header promises, EXIF orientation applied. Nothing is decoded.
 
@@ -165,6 +167,7 @@ def opened(file: Any) -> Image.Image:
     return Image.open(file, formats=FORMATS)
 
 
+@closes_scopes
 def read_grey(path: str | os.PathLike[str]) -> Image.Image:
     """Read a picture file as it is stored, in 8 bits of grey; for masks, where white means something.
 
@@ -301,6 +304,7 @@ def _read_bytes(data: bytes, name: str, window: Window | None) -> Image.Image:
     return _open(io.BytesIO(data), name, window, empty=not data)
 
 
+@closes_scopes
 def _open(file: Any, name: str, window: Window | None, *, empty: bool) -> Image.Image:
     if empty:
         raise InputError(f"expected an image; {name!r} is empty (0 bytes): copy or download it again.")
@@ -507,43 +511,17 @@ def _is_text(start: bytes) -> bool:
     return bool(text) and all(c.isprintable() or c.isspace() for c in text)
 
 
-class _Silence:
-    """Pillow's warnings, off while any thread is inside.
-
-    `warnings.catch_warnings` by itself is not safe among threads: the second one to enter would restore what the first
-    one had set.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.inside = 0
-        self.saved: warnings.catch_warnings[None] | None = None
-
-    def enter(self) -> None:
-        with self.lock:
-            if self.inside == 0:
-                self.saved = warnings.catch_warnings()
-                self.saved.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            self.inside += 1
-
-    def leave(self) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0 and self.saved is not None:
-                self.saved.__exit__(None, None, None)
-                self.saved = None
+def _silence() -> None:
+    warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-_silence = _Silence()
+# `warnings.catch_warnings` by itself is not safe among threads: the second one to enter would restore what the first one had set.
+_silenced = SharedChange(warning_filters, _silence, restore_warning_filters)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without Pillow's warnings, in all threads."""
-    _silence.enter()
-    try:
+    with _silenced.held():
         yield
-    finally:
-        _silence.leave()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from lucidcam.rollback import Scope
+
 MINUTE = 60.0
 """Seconds between two lines where there is no terminal."""
 
@@ -20,11 +22,10 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Tell a listener how far streams of forward passes are that run within the block, in this thread."""
-    token = _listener.set(listener)
-    try:
+    with Scope() as scope:
+        scope.undo_here(_listener.set, _listener.get())
+        _listener.set(listener)
         yield
-    finally:
-        _listener.reset(token)
 
 
 def listener() -> Listener | None:

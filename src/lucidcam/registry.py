@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from lucidcam.errors import OptionError, unknown
+from lucidcam.locks import new_lock
 
 T = TypeVar("T")
 K = TypeVar("K", bound=type[Any])
@@ -24,7 +24,7 @@ class Registry(Mapping[str, T]):
         self.kind = kind
         self._package = package
         self._things: dict[str, T] = {}
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._filled = False
 
     def register(self, name: str) -> Callable[[T], T]:

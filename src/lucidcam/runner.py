@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lucidcam.class_scores import ClassScores
 from lucidcam.engine import copies
-from lucidcam.engine.foreign import out_of_memory
+from lucidcam.engine.foreign import out_of_memory, says_nothing
 from lucidcam.engine.inputs import Inputs, Key, all_finite, images_among
 from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.mixing import MixingError
@@ -40,6 +40,7 @@ from lucidcam.fingerprints import stands_for
 from lucidcam.methods._base import Method
 from lucidcam.methods._pixel import PixelMethod
 from lucidcam.methods._wrap import augmented, fused, smoothed
+from lucidcam.rollback import closes_scopes, raised_by_handler
 from lucidcam.settings import Settings, resolve_method
 from lucidcam.targets import Classes, PredictedOrNone, Spoken, Target, as_target, by_word, local
 from lucidcam.targets._as import target_of_row
@@ -148,6 +149,7 @@ def attribute(
         return _attribute(module, inputs, chosen, settings, target, layer, said)
 
 
+@closes_scopes
 def _attribute(module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any, said: dict[str, Any]) -> Tensor:
     try:
         return _together(module, inputs, method, settings, target, layer, said)
@@ -161,6 +163,7 @@ def _attribute(module: nn.Module, inputs: Any, method: Method, settings: Setting
     return torch.cat(parts)
 
 
+@closes_scopes
 def _together(module: nn.Module, inputs: Any, method: Method, settings: Settings, target: Any, layer: Any, said: dict[str, Any]) -> Tensor:
     with _opened(module, inputs, method, settings, target, method.layer_of(module, layer), settings.class_scores(), **said) as run:
         found = compute(run, method, settings)
@@ -205,8 +208,12 @@ def together(
 
 
 def is_general(error: Exception) -> bool:
-    """Whether an error says that what is asked for is wrong, whatever the image: an option, a target, a library that is missing."""
-    return isinstance(error, (OptionError, TargetError, MissingExtraError)) and not isinstance(error, TargetNotFoundError)
+    """Whether an error says that what is asked for is wrong, whatever the image: an option, a target, a library that is missing.
+
+    So does one that a signal's handler raised, a timeout: it ends the work.
+    """
+    about_all = isinstance(error, (OptionError, TargetError, MissingExtraError)) and not isinstance(error, TargetNotFoundError)
+    return about_all or raised_by_handler(error)
 
 
 @contextmanager
@@ -235,6 +242,7 @@ def _one_channel(found: Tensor, method: Method) -> Tensor:
     return found.abs().amax(2) if method.reduce == "none" else method.reduced(found)
 
 
+@closes_scopes
 def explain(
     model: Model,
     images: Any,
@@ -367,7 +375,7 @@ def optimized_if_possible(model: Model, dtype: torch.dtype | None = None) -> tup
     except OptionError:
         raise
     except Exception as error:
-        if out_of_memory(error):
+        if says_nothing(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return model, f"on the network as it is, not on an optimised copy: {reason}"

@@ -15,6 +15,7 @@ from lucidcam.engine.run import open_run
 from lucidcam.errors import OptionError, unknown
 from lucidcam.perturb.baselines import BASELINES, baseline
 from lucidcam.perturb.imputation import impute
+from lucidcam.rollback import closes_scopes
 from lucidcam.samples import Mask
 from lucidcam.types import Model
 
@@ -79,6 +80,7 @@ class Prober:
     def __post_init__(self) -> None:
         check_fill(self.fill)
 
+    @closes_scopes
     def scores(self, images: Sequence[Tensor]) -> Scores:
         """What the network says of pre-processed images `[C, H, W]` of any sizes."""
         found: list[Tensor | None] = [None] * len(images)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lucidcam.cli._common import DEFAULT_LOADING, LoadOptions, ModelOption
+from lucidcam.rollback import closes_scopes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +50,7 @@ def layers(
     out.print(listing)
 
 
+@closes_scopes
 def _outputs(model: Model, images: Tensor) -> str:
     """What the outputs mean, as stated or found on one image, and how many classes they are of."""
     from lucidcam.engine.run import open_run

@@ -23,6 +23,7 @@ from lucidcam.engine.session import session
 from lucidcam.engine.trace import trace
 from lucidcam.errors import ModelError, OptionError
 from lucidcam.methods._base import Method
+from lucidcam.rollback import closes_scopes
 from lucidcam.runner import attribute, optimize
 from lucidcam.settings import resolve_method
 from lucidcam.types import Model
@@ -40,6 +41,7 @@ KINDS = ("activation", "gradient", "pixel", "perturbation")
 """Kinds of methods, the cheapest first."""
 
 
+@closes_scopes
 def bench(
     model: Model | nn.Module,
     images: Any = None,
@@ -148,6 +150,7 @@ class _Limited:
     seconds: float | None
     passes: Passes = field(default_factory=Passes)
 
+    @closes_scopes
     def __call__(self) -> object:
         with counted(self.module, self.seconds) as self.passes:
             return self.step()

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from lucidcam.costs.timing import Step
+from lucidcam.rollback import SavedWarnings, closes_scopes
 
 BLOCK = 65536
 """Bytes; freed memory of at least this size goes back to the system at once, so that the mark shows what is alive."""
@@ -84,11 +85,12 @@ def _peak_on_cuda(step: Step, device: torch.device) -> int:
     return found
 
 
+@closes_scopes
 def _in_child(base: Step, step: Step, seconds: float) -> int | None:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_measure, args=(theirs, base, step), daemon=True)
-    with warnings.catch_warnings():
+    with SavedWarnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch's threads are idle, and the child starts none
         child.start()
     theirs.close()

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from lucidcam.engine.session import add_hook
+from lucidcam.engine.session import hook_until
 from lucidcam.engine.trace import tensors_of
+from lucidcam.rollback import Scope
 
 
 class TimeOverError(Exception):
@@ -53,10 +54,9 @@ def counted(module: nn.Module, seconds: float | None = None) -> Iterator[Passes]
         if seconds is not None and found.calls > 1 and time.monotonic() - began > seconds:
             raise TimeOverError
 
-    handle = add_hook(module, hook)
-    try:
-        yield found
-    except TimeOverError:
-        found.stopped = True
-    finally:
-        handle.remove()
+    with Scope() as scope:
+        hook_until(scope, module, hook)
+        try:
+            yield found
+        except TimeOverError:
+            found.stopped = True

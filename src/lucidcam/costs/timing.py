@@ -12,6 +12,8 @@ from typing import Literal
 
 import torch
 
+from lucidcam.rollback import Scope, closes_scopes
+
 Step = Callable[[], object]
 Clock = Literal["wall", "cpu"]
 
@@ -68,6 +70,7 @@ class Stopwatch:
         self._finish()
         return now() - start
 
+    @closes_scopes
     def beside(self, base: Step, step: Step, repeats: int = 1) -> tuple[list[float], list[float]]:
         """Run base, step, base, step, …, base.
 
@@ -92,13 +95,13 @@ class Stopwatch:
 def old_objects_aside() -> Iterator[None]:
     """Within the block Python collects only garbage that is made there: looking at all modules again takes longer than a forward pass."""
     gc.collect()
-    gc.freeze()
-    try:
+    with Scope() as scope:
+        scope.undo(gc.unfreeze)
+        gc.freeze()
         yield
-    finally:
-        gc.unfreeze()
 
 
+@closes_scopes
 def paired(
     base: Step, steps: Mapping[str, tuple[Step, int]], clock: Clock, told: Callable[[str], None], warm: bool = True
 ) -> tuple[dict[str, Ratio], float]:

@@ -15,6 +15,7 @@ from PIL import Image
 from lucidcam import images, sources
 from lucidcam.compat import import_optional
 from lucidcam.errors import DataError, InputError, first_line
+from lucidcam.rollback import closes_scopes
 from lucidcam.samples import DegenerateError, Mask, Problem, Sample, composed
 from lucidcam.sources import Stored
 from lucidcam.storage import parsed_json
@@ -310,6 +311,7 @@ def _text_loader(yaml: Any) -> Any:
     return TextLoader
 
 
+@closes_scopes
 def read_values(path: Path) -> npt.NDArray[np.int64]:
     """Read a mask image's values `[H, W]`: palette indices, grey values, or the one value of equal colour channels.
 

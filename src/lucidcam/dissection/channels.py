@@ -26,6 +26,7 @@ from lucidcam.methods._channels import Channels as Masks
 from lucidcam.methods.cam import head_weights
 from lucidcam.metrics.sanity import spearman
 from lucidcam.perturb.baselines import baseline as replacing
+from lucidcam.rollback import closes_scopes
 from lucidcam.types import Frame, Model
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ class Channels:
         return sheets.png(self.picture())
 
 
+@closes_scopes
 def channels(
     model: Model,
     image: Any,

@@ -20,6 +20,7 @@ from lucidcam.engine.session import session
 from lucidcam.errors import DataError, ModelError, OptionError
 from lucidcam.explainer import prepare
 from lucidcam.progress import bar
+from lucidcam.rollback import closes_scopes
 from lucidcam.runner import named
 from lucidcam.samples import Problem, Sample
 from lucidcam.tasks import Prompts
@@ -88,6 +89,7 @@ def _batches(dataset: Dataset, clip: Model, kept: list[Sample | Problem]) -> Ite
         yield samples, torch.stack(tensors)
 
 
+@closes_scopes
 def _similarities(clip: Model, images: Tensor, prompts: list[str]) -> Tensor:
     """`[n, T]` of images `[n, C, h, w]`."""
     assert clip.task is not None

@@ -18,6 +18,7 @@ from lucidcam.engine.run import Run, open_run
 from lucidcam.errors import DataError, LayerError
 from lucidcam.explainer import prepare
 from lucidcam.progress import bar
+from lucidcam.rollback import closes_scopes
 from lucidcam.runner import on_any_image
 from lucidcam.samples import Problem, Sample
 from lucidcam.types import Model, Prepared
@@ -99,6 +100,7 @@ class Seen:
                 yield self._run(waiting)
                 advance(len(waiting))
 
+    @closes_scopes
     def _run(self, waiting: list[tuple[Sample, Prepared]]) -> tuple[list[Sample], list[Prepared], Tensor]:
         samples, prepared = [each for each, _ in waiting], [each for _, each in waiting]
         with on_any_image(self.model), _opened(self.model, torch.stack([each.tensor for each in prepared]), self.asked) as run:
@@ -111,6 +113,7 @@ class Seen:
         return samples, prepared, maps
 
 
+@closes_scopes
 def layer_of(model: Model, layer: Any = None) -> str:
     """The dotted name of the layer whose channels are named: as asked for, or the model's own, or the last spatial one."""
     with on_any_image(model), _opened(model, model.prepare(np.zeros((256, 256, 3), np.uint8))[0].tensor[None], layer) as run:

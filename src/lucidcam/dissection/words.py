@@ -19,6 +19,7 @@ from lucidcam.dissection.names import Names
 from lucidcam.dissection.naming import concepts
 from lucidcam.errors import LayerError, OptionError, unknown
 from lucidcam.methods._base import spatial_mean
+from lucidcam.rollback import closes_scopes
 from lucidcam.types import Frame, Model
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ class Words:
         return sheets.png(self.picture())
 
 
+@closes_scopes
 def words(
     model: Model,
     image: Any,

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from lucidcam.engine.capture import Done, ForceGrad, cut
-from lucidcam.engine.foreign import gradient, out_of_memory
+from lucidcam.engine.foreign import gradient, says_nothing
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.masked import alike
 from lucidcam.engine.matrices import ELSE, Catch, Plan, plan
 from lucidcam.engine.recording import depends_on
 from lucidcam.engine.scaling import differentiate_scaled, needs_scale
 from lucidcam.engine.session import hooks
+from lucidcam.engine.thread_state import no_inference
 from lucidcam.engine.trace import replace_first, run_forward
 from lucidcam.errors import ModelError
 
@@ -136,7 +137,7 @@ class Attention:
             with torch.set_grad_enabled(False), hooks([(layer.module, put)]), Catch(note), ForceGrad(started):
                 outputs = run_forward(self._module, self._inputs.rows(slice(0, 1) if self._inputs.alone else rows))
         except (RuntimeError, ValueError) as error:
-            if out_of_memory(error):
+            if says_nothing(error):
                 raise
             raise _apart(self._module) from error
         return self._read(outputs, rows), caught[0] if caught else None
@@ -177,7 +178,7 @@ def _attend(module: nn.Module, inputs: Inputs, read: Read, wants: Wants, known: 
             return matrix
         started.append(True)
         torch.set_grad_enabled(True)
-        with torch.inference_mode(False), torch.enable_grad():
+        with no_inference(), torch.enable_grad():
             if matrix.is_inference() or not matrix.requires_grad:
                 matrix = matrix.detach().clone().requires_grad_()
             raw[number] = matrix

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from lucidcam.engine.foreign import GradientError, gradient, holder_of, in_transform
 from lucidcam.engine.inputs import Inputs
@@ -23,6 +22,7 @@ from lucidcam.engine.recording import Waypoint, on_path
 from lucidcam.engine.scaling import differentiate_scaled, needs_scale
 from lucidcam.engine.session import Hook, hooks
 from lucidcam.engine.settle import layout_at
+from lucidcam.engine.thread_state import Mode, no_inference
 from lucidcam.engine.trace import Layer, first_tensor, replace_first, run_forward
 from lucidcam.errors import LayerError, ModelError
 
@@ -55,7 +55,7 @@ class Done:
     cuts: tuple[Cut, ...]
 
 
-class ForceGrad(TorchFunctionMode):
+class ForceGrad(Mode):
     """Runs every operation with gradients on, where the model itself turns them off.
 
     Args:
@@ -69,7 +69,7 @@ class ForceGrad(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not self.started or func is torch._C._set_grad_enabled:
             return func(*args, **(kwargs or {}))
-        with torch.inference_mode(False), torch.enable_grad():
+        with no_inference(), torch.enable_grad():
             return func(*args, **(kwargs or {}))
 
 
@@ -78,7 +78,7 @@ _PARTING = frozenset(
 )
 
 
-class Copies(TorchFunctionMode):
+class Copies(Mode):
     """Lets a network change in place what its backward pass needs, as detectors do that decode their boxes in place.
 
     What autograd saves is copied at once; the parts of a `split` or `unbind`, which autograd forbids to change in place, become views of
@@ -91,11 +91,11 @@ class Copies(TorchFunctionMode):
 
     def __enter__(self) -> Copies:
         self._saved.__enter__()
-        super().__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        super().__exit__(*error)
         self._saved.__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -159,7 +159,7 @@ def cut(
                 return None if known is None else replace_first(output, found.clone())  # what follows may work in place
             started.append(True)
             torch.set_grad_enabled(True)
-            with torch.inference_mode(False), torch.enable_grad():
+            with no_inference(), torch.enable_grad():
                 if found.is_inference() or not found.requires_grad:
                     found = found.detach().clone().requires_grad_()
                 kept[i] = found

@@ -10,27 +10,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch.utils.checkpoint as checkpointing
 
-_guard = threading.Lock()
+from lucidcam.rollback import Scope, SharedChange
+
 _here = threading.local()
-_originals: dict[str, Any] = {}
-_sessions = 0
 
 
-@contextmanager
-def without_checkpoints() -> Iterator[None]:
-    """Run what is checkpointed directly, in this thread."""
-    _install()
-    _here.depth = _depth() + 1
-    try:
-        yield
-    finally:
-        _here.depth -= 1
-        _remove()
+def set_checkpoints_aside(scope: Scope) -> None:
+    """Run what is checkpointed directly, in this thread, until a scope ends."""
+    _REPLACED.hold(scope)
+    depth = _depth()
+    scope.undo_here(setattr, _here, "depth", depth)
+    _here.depth = depth + 1
 
 
 def _depth() -> int:
@@ -66,25 +60,23 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-_REPLACEMENTS = {"CheckpointFunction": _Function, "_checkpoint_without_reentrant_generator": _Generator}
+_REPLACEMENTS: dict[str, Any] = {"CheckpointFunction": _Function, "_checkpoint_without_reentrant_generator": _Generator}
 
 
-def _install() -> None:
-    global _sessions
-    with _guard:
-        _sessions += 1
-        if _sessions == 1:
-            for name, replacement in _REPLACEMENTS.items():
-                if hasattr(checkpointing, name):  # else checkpoints stay what they are, and gradients through them are refused
-                    _originals[name] = getattr(checkpointing, name)
-                    setattr(checkpointing, name, replacement(_originals[name]))
+def _replaced() -> dict[str, Any]:
+    names = [name for name in _REPLACEMENTS if hasattr(checkpointing, name)]  # without them checkpoints stay, and gradients are refused
+    return {name: getattr(checkpointing, name) for name in names}
 
 
-def _remove() -> None:
-    global _sessions
-    with _guard:
-        _sessions -= 1
-        if not _sessions:
-            for name, original in _originals.items():
-                setattr(checkpointing, name, original)
-            _originals.clear()
+def _replace() -> None:
+    for name, original in _replaced().items():
+        if not isinstance(original, _REPLACEMENTS[name]):
+            setattr(checkpointing, name, _REPLACEMENTS[name](original))
+
+
+def _restore(originals: dict[str, Any]) -> None:
+    for name, original in originals.items():
+        setattr(checkpointing, name, original)
+
+
+_REPLACED = SharedChange(_replaced, _replace, _restore)

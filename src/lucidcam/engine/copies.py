@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 
 from torch import nn
 
-_guard = threading.Lock()
+from lucidcam.locks import leaf_lock
+
+_guard = leaf_lock()
 _originals: weakref.WeakKeyDictionary[nn.Module, nn.Module] = weakref.WeakKeyDictionary()
 _failures: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 

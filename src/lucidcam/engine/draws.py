@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +9,13 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from lucidcam.locks import leaf_lock
+from lucidcam.rollback import Scope
+
 SEED = 0
 """Of every pass of such a network."""
 
-_guard = threading.Lock()
+_guard = leaf_lock()
 _drawing: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
@@ -38,15 +40,19 @@ def repeated_draws(module: nn.Module, device: torch.device) -> Iterator[None]:
         return
     generators = [torch.default_generator, *_of_device(device)]
     before = [generator.get_state() for generator in generators]
-    fixed = [generator.manual_seed(SEED).get_state() for generator in generators]
-    try:
-        yield
-    finally:
-        drew = any(_bytes(a) != _bytes(generator.get_state()) for a, generator in zip(fixed, generators, strict=True))
+    with Scope() as scope:
         for state, generator in zip(before, generators, strict=True):
-            generator.set_state(state)
-        with _guard:
-            _drawing[module] = bool(known) or drew
+            scope.undo(generator.set_state, state)
+        fixed = [generator.manual_seed(SEED).get_state() for generator in generators]
+        is_complete = False
+        try:
+            yield
+            is_complete = True
+        finally:
+            drew = any(_bytes(a) != _bytes(generator.get_state()) for a, generator in zip(fixed, generators, strict=True))
+            if is_complete or drew:  # a pass that was interrupted may have been about to draw
+                with _guard:
+                    _drawing[module] = bool(known) or drew
 
 
 def _of_device(device: torch.device) -> list[torch.Generator]:

@@ -14,6 +14,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from lucidcam.errors import ModelError, first_line
+from lucidcam.rollback import raised_by_handler
 
 GRADIENT_FREE = "occlusion or rise, which need the scores alone"
 """What to use where no gradient flows and no layer is seen."""
@@ -29,6 +30,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate memory" in text
 
 
+def says_nothing(error: BaseException) -> bool:
+    """Whether an error says nothing about the network: the memory ended, or a signal's handler raised it (a timeout)."""
+    return out_of_memory(error) or raised_by_handler(error)
+
+
 def gradient(outputs: Any, inputs: Any, seeds: Any = None, **options: Any) -> tuple[Any, ...]:
     """`torch.autograd.grad`, whose refusals are a `GradientError`.
 
@@ -39,7 +45,7 @@ def gradient(outputs: Any, inputs: Any, seeds: Any = None, **options: Any) -> tu
         found: tuple[Any, ...] = torch.autograd.grad(outputs, inputs, seeds, **options)
         return found
     except RuntimeError as error:
-        if out_of_memory(error):
+        if says_nothing(error):
             raise
         raise GradientError(f"no gradient can be taken of this network ({reason_of(error)}); use {GRADIENT_FREE}.") from error
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from lucidcam.engine.pooling import matching, same
+from lucidcam.engine.thread_state import Mode
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class HeadHook:
             self.heads.append(Head(args[0], weight.flatten(1), bias if isinstance(bias, Tensor) else None, output.clone()))
 
 
-class HeadWatch(TorchFunctionMode):
+class HeadWatch(Mode):
     """Notes linear operations and 1×1 convolutions of a forward pass, functional or in modules.
 
     Args:

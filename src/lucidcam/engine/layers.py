@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from lucidcam.engine.capture import cut
-from lucidcam.engine.foreign import GRADIENT_FREE, gradient, hidden_part, out_of_memory
+from lucidcam.engine.foreign import GRADIENT_FREE, gradient, hidden_part, out_of_memory, says_nothing
 from lucidcam.engine.head import HeadWatch
 from lucidcam.engine.inputs import Inputs, Key
 from lucidcam.engine.session import plain, session
 from lucidcam.engine.settle import settled
 from lucidcam.engine.sharing import settled_inputs
+from lucidcam.engine.thread_state import no_inference
 from lucidcam.engine.trace import Call, Layer, Trace, example, remembered, signature, tensors_of, trace, with_axes
 from lucidcam.errors import LayerError, LucidcamError, unknown
+from lucidcam.rollback import closes_scopes, raised_by_handler
 from lucidcam.targets import logits
 
 LayerSpec = str | nn.Module
@@ -106,7 +108,7 @@ def _of_image(module: nn.Module, layer: Layer, inputs: Inputs) -> Layer:
     try:
         calls = trace(module, inputs).calls
     except Exception as error:  # which shows in the pass that is asked for
-        if out_of_memory(error) or inputs.others:
+        if says_nothing(error) or inputs.others:
             raise
         return layer
     own = [call for call in calls if call.name == layer.name]
@@ -233,6 +235,8 @@ def _larger(module: nn.Module, inputs: Inputs, branch: str, everywhere: bool) ->
             if _spatial(_within(trace(module, one.with_image(image)), branch), everywhere):
                 return tuple(image.shape[2:])
         except Exception as error:  # most networks refuse other sizes, each in its own way
+            if raised_by_handler(error):
+                raise
             if out_of_memory(error):
                 return None
     return None
@@ -261,6 +265,7 @@ def _spatial(seen: Trace, everywhere: bool) -> list[int]:
     return [i for i in maps if (layout := calls[i].layout) is not None and layout.complete] or maps
 
 
+@closes_scopes
 def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> dict[str, float]:
     """For each layer, which share of its places still counts: after its last attention, a ViT's class token sees no other token.
 
@@ -275,11 +280,11 @@ def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> dict[str, f
             done = cut(module, example(module, inputs), layers, gradients=True, copies=True)
         ends = [t for t in [*_scores(done.outputs), *watch.features()] if t.requires_grad]
         generator = torch.Generator().manual_seed(0)
-        with torch.inference_mode(False), torch.enable_grad():
+        with no_inference(), torch.enable_grad():
             projections = [(t * torch.randn(t.shape, generator=generator, dtype=torch.float32, device="cpu").to(t)).sum() for t in ends]
             grads = gradient(sum(projections[1:], projections[0]), [c.tensor for c in done.cuts], allow_unused=True) if ends else ()
     except Exception as error:  # the network ran before, without gradients: something in it refuses them
-        if out_of_memory(error):
+        if says_nothing(error):
             raise
         ends = []
     if not ends:
@@ -290,6 +295,7 @@ def _reached(module: nn.Module, inputs: Inputs, names: list[str]) -> dict[str, f
     }
 
 
+@closes_scopes
 def _reached_by_value(module: nn.Module, inputs: Inputs, layers: list[Layer]) -> dict[str, float]:
     """The same where no gradient flows: 1 for those whose outputs, changed at the places, change what the network returns, else 0."""
     one = example(module, inputs)
@@ -316,6 +322,7 @@ def _scores(outputs: Any) -> list[Tensor]:
         return [t for t in found if t.ndim == 2 and t.requires_grad] or found
 
 
+@closes_scopes
 def describe(
     module: nn.Module,
     inputs: Any = None,

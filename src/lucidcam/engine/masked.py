@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from lucidcam.engine.capture import Cut
-from lucidcam.engine.foreign import out_of_memory
+from lucidcam.engine.foreign import out_of_memory, says_nothing
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hooks
 from lucidcam.engine.trace import batch_of, replace_first, run_forward, tensors_of, trace
 from lucidcam.progress import listener
+from lucidcam.rollback import Scope
 
 SLOW = 2.0
 """Seconds after which a stream shows a progress bar."""
@@ -87,6 +88,12 @@ class Stream:
         hear, inside = listener(), self._inside
         self._inside = inside or count > 1  # one step alone tells nothing; what runs in it does
 
+        def end() -> None:
+            self._inside = inside
+            if bar is not None:
+                bar.stop()
+                self._bar = None
+
         def tell(done: int) -> None:
             nonlocal bar
             if hear is not None:
@@ -101,13 +108,9 @@ class Stream:
             if bar is not None:
                 bar.update(bar.task_ids[0], completed=done)
 
-        try:
+        with Scope() as scope:
+            scope.undo(end)
             yield tell
-        finally:
-            self._inside = inside
-            if bar is not None:
-                bar.stop()
-                self._bar = None
 
 
 class Substitute:
@@ -143,7 +146,7 @@ class Substitute:
             try:
                 self._copies = not self._agrees(one, layout.from_maps(torch.cat([layout.to_maps(tensor), maps]), tensor))
             except Exception as error:
-                if out_of_memory(error):
+                if says_nothing(error):
                     raise
                 self.fix_batch()
         return 1 if self._copies else self._lighter
@@ -180,7 +183,7 @@ class Substitute:
         try:
             got = tensors_of(self._forward(one, values, 1))
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            if out_of_memory(error):
+            if says_nothing(error):
                 raise
             return False
         expected = tensors_of(self._forward(one, values, 2))

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -19,13 +17,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout
 from lucidcam.engine.session import hooks, session
+from lucidcam.engine.thread_state import Mode
 from lucidcam.engine.trace import Layer, Trace, first_tensor, remembered, run_forward, signature, trace
 from lucidcam.errors import ModelError
+from lucidcam.rollback import closes_scopes
 
 Note = Callable[[int, Tensor], Tensor]
 """Told of each matrix `[…, queries, keys]` of a pass and its number; returns what the pass goes on with."""
@@ -36,7 +35,7 @@ LAST_TOKENS = 4
 """Layers after the last attention in which the tokens that are read may be found."""
 
 
-class Catch(TorchFunctionMode):
+class Catch(Mode):
     """Hands every attention matrix of a forward pass to `note`."""
 
     def __init__(self, note: Note) -> None:
@@ -270,6 +269,7 @@ def _same(output: Tensor | None, given: Tensor | None) -> bool:
     return output is given or (output is not None and given is not None and torch.equal(output, given))
 
 
+@closes_scopes
 def _watch(module: nn.Module, one: Inputs) -> tuple[list[tuple[int, ...]], list[_Call]]:
     """Shapes of all attention matrices of one image, and all calls of submodules, in the order in which they end."""
     shapes: list[tuple[int, ...]] = []
@@ -277,15 +277,13 @@ def _watch(module: nn.Module, one: Inputs) -> tuple[list[tuple[int, ...]], list[
     running: list[tuple[int, Tensor | None]] = []
     counts: dict[nn.Module, int] = {}
     names = {child: name for name, child in module.named_modules()}
-    thread = threading.get_ident()
 
     def note(_: int, matrix: Tensor) -> Tensor:
         shapes.append(tuple(matrix.shape))
         return matrix
 
     def begins(_: nn.Module, args: Any, kwargs: Any) -> None:
-        if threading.get_ident() == thread:
-            running.append((len(shapes), first_tensor([*args, *kwargs.values()])))
+        running.append((len(shapes), first_tensor([*args, *kwargs.values()])))
 
     def ends(child: nn.Module, _: Any, output: Any) -> None:
         start, given = running.pop()
@@ -295,10 +293,7 @@ def _watch(module: nn.Module, one: Inputs) -> tuple[list[tuple[int, ...]], list[
         place = Place(names[child], counts[child])
         calls.append(_Call(place, start, len(shapes), given if alone else None, found))
 
-    with session(module), ExitStack() as stack:
-        for child in names:
-            stack.callback(child.register_forward_pre_hook(begins, with_kwargs=True).remove)
-        stack.enter_context(hooks([(child, ends) for child in names]))
-        stack.enter_context(Catch(note))
+    before = [(child, begins) for child in names]
+    with session(module), hooks([(child, ends) for child in names], before, with_kwargs=True), Catch(note):
         run_forward(module, one)
     return shapes, calls

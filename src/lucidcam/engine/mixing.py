@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from lucidcam.engine.draws import draws_numbers
-from lucidcam.engine.foreign import out_of_memory
+from lucidcam.engine.foreign import says_nothing
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import session
 from lucidcam.engine.trace import batch_of, remembered, run_forward, signature, tensors_of
 from lucidcam.errors import ModelError
+from lucidcam.rollback import closes_scopes
 
 EQUAL = {torch.float64: 1e-10, torch.float32: 5e-6}
 """Largest difference, as a share of the largest value, of an image's outputs beside one image and another: the same operations ran."""
@@ -39,6 +40,7 @@ class MixingError(ModelError):
         self.inputs = inputs
 
 
+@closes_scopes
 def mixes(module: nn.Module, inputs: Inputs) -> bool:
     """Whether an image's outputs depend on what else is in the batch, or on random numbers. Remembered per module and input size."""
     cache, key = remembered(module, inputs), ("mixes", signature(inputs))
@@ -92,11 +94,11 @@ def _influenced(module: nn.Module, inputs: Inputs) -> bool:
         try:
             before = _part(among(image, strong), alone, last=False)
         except Exception as error:  # it checks the range of values, say
-            if out_of_memory(error):
+            if says_nothing(error):
                 raise
             before = _part(among(image, 0.5 * (image.flip(-1) + image.mean())), alone, last=False)
     except Exception as error:  # it takes no two; what is wrong with it shows in the pass that is asked for
-        if out_of_memory(error):
+        if says_nothing(error):
             raise
         return False
     return _differs(behind, before, alone)

@@ -18,15 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
-from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lucidcam.engine.copies import note_copy
-from lucidcam.engine.foreign import out_of_memory
+from lucidcam.engine.foreign import says_nothing
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hooks, plain, session
+from lucidcam.engine.thread_state import Mode
 from lucidcam.engine.trace import run_forward, tensors_of, trace
 from lucidcam.errors import ModelError, OptionError
+from lucidcam.rollback import closes_scopes
 from lucidcam.targets import kind_of
 
 LOOSE = {None: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -36,6 +37,7 @@ Conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+@closes_scopes
 def optimize(module: nn.Module, inputs: Any, dtype: torch.dtype | None = None, others: Sequence[Any] = ()) -> nn.Module:
     """Return a faster copy that gives the same outputs.
 
@@ -67,7 +69,7 @@ def optimize(module: nn.Module, inputs: Any, dtype: torch.dtype | None = None, o
         with session(private):
             differences = [_difference(_compared(private, example), outputs) for example, outputs in expected]
     except Exception as error:
-        if out_of_memory(error):
+        if says_nothing(error):
             raise
         reason = (str(error).splitlines() or [""])[0].rstrip(".")
         raise ModelError(
@@ -83,6 +85,7 @@ def optimize(module: nn.Module, inputs: Any, dtype: torch.dtype | None = None, o
     return private
 
 
+@closes_scopes
 def _faster(module: nn.Module, given: Inputs, dtype: torch.dtype | None) -> nn.Module:
     with session(module):
         private = copy.deepcopy(module)
@@ -112,7 +115,7 @@ def _suppressed() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if out_of_memory(error):
+        if says_nothing(error):
             raise
 
 
@@ -212,7 +215,7 @@ def _compared(module: nn.Module, inputs: Inputs) -> Tensor:
     return found[0]
 
 
-class _Pairs(TorchFunctionMode):
+class _Pairs(Mode):
     """Finds, by running the network, (convolution, normalisation) pairs that nothing comes between and nobody else reads."""
 
     def __init__(self) -> None:
@@ -230,6 +233,7 @@ class _Pairs(TorchFunctionMode):
         return output
 
     @classmethod
+    @closes_scopes
     def found(cls, module: nn.Module, inputs: Inputs) -> list[tuple[Any, Any]]:
         watch = cls()
         calls: dict[nn.Module, int] = {}

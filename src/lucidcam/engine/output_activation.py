@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import session
 from lucidcam.engine.trace import example, remembered, run_forward, signature, tensors_of
+from lucidcam.rollback import closes_scopes
 
 LINEAR_OPERATIONS = ("linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "addmv", "mv", "einsum")
 PROBABILITY_OPERATIONS = ("sigmoid", "hardsigmoid", "softmax", "safe_softmax", "special_expit", "special_ndtr")
@@ -216,6 +217,7 @@ class _Descent(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.values[id(tensor)] = values
 
 
+@closes_scopes
 def probability_outputs(module: nn.Module, inputs: Inputs) -> tuple[bool | None, ...]:
     """For each floating-point tensor among the outputs, whether no linear operation lies between it and a sigmoid or softmax.
 

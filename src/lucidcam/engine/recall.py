@@ -20,6 +20,7 @@ from lucidcam.engine.capture import Done, cut
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.masked import alike
 from lucidcam.engine.trace import Layer, remembered, tensors_of
+from lucidcam.rollback import Scope, raised_by_handler
 
 
 class Memory(Protocol):
@@ -47,11 +48,10 @@ _memory: ContextVar[Memory | None] = ContextVar("memory", default=None)
 @contextmanager
 def recalling(memory: Memory | None) -> Iterator[None]:
     """Let runs that are opened within, in this thread, ask a memory first, and tell it what they find."""
-    token = _memory.set(memory)
-    try:
+    with Scope() as scope:
+        scope.undo_here(_memory.set, _memory.get())
+        _memory.set(memory)
         yield
-    finally:
-        _memory.reset(token)
 
 
 def memory() -> Memory | None:
@@ -98,7 +98,9 @@ def carries_all(module: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> b
     done = cut(module, pair, layers, gradients=False)
     try:
         again = cut(module, pair, layers, gradients=False, known=[each.tensor for each in done.cuts])
-    except (RuntimeError, ValueError, IndexError, AssertionError):
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        if raised_by_handler(error):
+            raise
         return False
     got, expected = tensors_of(again.outputs), tensors_of(done.outputs)
     return len(got) == len(expected) and all(alike(one, other) for one, other in zip(got, expected, strict=True))

@@ -25,7 +25,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
-from torch.overrides import TorchFunctionMode
 
 from lucidcam.engine.foreign import gradient, hidden_part
 from lucidcam.engine.recording import (
@@ -46,6 +45,7 @@ from lucidcam.engine.recording import (
     recorded,
     topmost_layers,
 )
+from lucidcam.engine.thread_state import Mode
 from lucidcam.errors import RuleError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def refuse(module: nn.Module) -> None:
         raise RuleError(f"{where} is {kind}, which hides its operations from backprop rules: use the eager module.")
 
 
-class Rule(TorchFunctionMode):
+class Rule(Mode):
     """Base of the rules. One instance serves one forward at a time, in one thread; its `with` leaves nothing behind.
 
     Args:
@@ -85,11 +85,11 @@ class Rule(TorchFunctionMode):
 
     def __enter__(self) -> Self:
         self.fired, self._end = False, None
-        TorchFunctionMode.__enter__(self)  # type: ignore[no-untyped-call]
+        Mode.__enter__(self)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        TorchFunctionMode.__exit__(self, *error)  # type: ignore[no-untyped-call]
+        Mode.__exit__(self, *error)
         # Nodes are numbered as they are made: later ones are the target's (a difference of logits, say).
         self._end = torch._C._autograd._get_sequence_nr()
 

@@ -15,7 +15,7 @@ from lucidcam.engine import layers as layers_
 from lucidcam.engine.attention import Attention, Wants, attend
 from lucidcam.engine.capture import Copies, Done, ForceGrad, cut, follow, gradients_of
 from lucidcam.engine.copies import give_up, original_of
-from lucidcam.engine.foreign import GRADIENT_FREE, GradientError, gradient, out_of_memory, reason_of
+from lucidcam.engine.foreign import GRADIENT_FREE, GradientError, gradient, out_of_memory, reason_of, says_nothing
 from lucidcam.engine.head import Head, HeadHook, HeadWatch, head_of, owner
 from lucidcam.engine.inputs import Inputs, Key
 from lucidcam.engine.layers import LayerSpec
@@ -29,8 +29,10 @@ from lucidcam.engine.rules import Rule, refuse
 from lucidcam.engine.scaling import differentiate_scaled, needs_scale, without_autocast
 from lucidcam.engine.session import hooks, plain, session
 from lucidcam.engine.sharing import settled_inputs
+from lucidcam.engine.thread_state import Restored
 from lucidcam.engine.trace import ForeignError, Layer, batch_of, remembered, run_forward, tensors_of, trace
 from lucidcam.errors import LayerError, LucidcamError, ModelError, OptimizedCopyError, TargetError
+from lucidcam.rollback import closes_scopes, raised_by_handler
 from lucidcam.targets import Bound, Target, as_target, local, logits, sound
 
 T = TypeVar("T")
@@ -293,7 +295,7 @@ class Run:
                 scores = self._read(done.outputs)
                 gradients = gradients_of(scores, done.cuts)[0].detach()
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            if out_of_memory(error):
+            if says_nothing(error):
                 raise
             return None
         clean = self.clean_scores().detach()
@@ -336,7 +338,7 @@ class Run:
             if head is not None:
                 return head
         classes = trace(self.module, self.inputs).classes
-        with HeadWatch(classes) if classes is not None else nullcontext() as watch:
+        with Restored(), HeadWatch(classes) if classes is not None else nullcontext() as watch:
             done = self._pass.done[False] = cut(self.module, self.inputs, layers, gradients=False)
         head = None if watch is None else _head_in(watch.heads, done.outputs, self.inputs.batch)
         known["head"] = None if head is None else owner(self.module, head)
@@ -391,7 +393,7 @@ class Run:
                 return work()
             except Exception as error:
                 ours = isinstance(error, LucidcamError) and not isinstance(error, (GradientError, ForeignError))
-                if ours or out_of_memory(error):
+                if ours or says_nothing(error):
                     raise
                 refused = refused or error
                 self._pass.done.pop(True, None)
@@ -399,8 +401,8 @@ class Run:
         self._pass.copies = False
         try:
             self._chosen(self.bound, run_forward(self.module, self.inputs), None)
-        except Exception:
-            raise refused from None
+        except Exception as error:
+            raise error if raised_by_handler(error) else refused from None
         if isinstance(refused, GradientError):
             raise refused
         raise GradientError(
@@ -427,12 +429,12 @@ class Run:
         try:
             return run(image, rows)
         except Exception as error:
-            if out_of_memory(error) or len(image) == self.inputs.batch:
+            if says_nothing(error) or len(image) == self.inputs.batch:
                 raise
             try:  # it may be made for this many images: a traced program, or code that holds their number
                 found = in_batches(self.inputs.batch)
-            except Exception:
-                raise error from None
+            except Exception as other:
+                raise other if raised_by_handler(other) else error from None
             self._pass.batch = self.inputs.batch
             return found
 
@@ -508,14 +510,14 @@ class Run:
                 try:
                     return run(maps)
                 except Exception as error:
-                    if out_of_memory(error):
+                    if says_nothing(error):
                         raise
                     refused = error
                     above.fix_batch()
             try:
                 return _in_batches(lambda part: run(maps[part]), len(maps), above.batch or 1, maps.device)
-            except Exception:
-                if refused is None:
+            except Exception as error:
+                if refused is None or raised_by_handler(error):
                     raise
                 raise refused from None
 
@@ -560,7 +562,7 @@ class Run:
             force: keep gradients on where the model turns them off.
             below: start from the image; False: from the layer, which everything must go through.
         """
-        with torch.enable_grad(), rule or nullcontext(), ForceGrad() if force and below else nullcontext(), self._copying():
+        with Restored(), torch.enable_grad(), rule or nullcontext(), ForceGrad() if force and below else nullcontext(), self._copying():
             leaf = self.image.detach().clone().requires_grad_()
             end: Waypoint | None = Waypoint.of(leaf)
             inputs = self.inputs.with_image(leaf.clone())
@@ -688,7 +690,7 @@ def open_run(
                 _Pass(module, given, asked, found, by_default=not found, stated=stated or ClassScores(), memory=memory(), batch=batch),
             )
         except Exception as error:
-            if not out_of_memory(error) and _copy_fails(module, given, stream.batch):
+            if not says_nothing(error) and _copy_fails(module, given, stream.batch):
                 reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
                 give_up(module, reason)
                 raise OptimizedCopyError(
@@ -706,12 +708,15 @@ def _copy_fails(module: nn.Module, inputs: Inputs, count: int) -> bool:
     return any(_runs(original, example) and not _runs(module, example) for example in (inputs, masked))
 
 
+@closes_scopes
 def _runs(module: nn.Module, inputs: Inputs) -> bool:
     """Whether a module runs on inputs; memory that ends says nothing against it."""
     try:
         with session(module):
             run_forward(module, inputs)
     except Exception as error:
+        if raised_by_handler(error):
+            raise
         return out_of_memory(error)
     return True
 

@@ -15,6 +15,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from lucidcam.rollback import Scope
+
 Differentiate = Callable[[Tensor], Sequence["Tensor | None"]]
 """From scores `[B, T]` to their gradients `[B, T, ...]`, or None where nothing arrives."""
 
@@ -37,12 +39,11 @@ def without_autocast(device: str) -> Iterator[None]:
     if not torch.is_autocast_enabled(device):
         yield
         return
-    token = _suspended.set((device, torch.get_autocast_dtype(device)))
-    try:
+    with Scope() as scope:
+        scope.undo_here(_suspended.set, _suspended.get())
+        _suspended.set((device, torch.get_autocast_dtype(device)))
         with torch.autocast(device, enabled=False):
             yield
-    finally:
-        _suspended.reset(token)
 
 
 def with_autocast() -> AbstractContextManager[object]:

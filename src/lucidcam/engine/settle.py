@@ -15,6 +15,7 @@ from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout, is_plain, layout_of
 from lucidcam.engine.session import hooks, session
 from lucidcam.engine.trace import Call, Layer, Trace, batch_of, example, first_tensor, remembered, run_forward, signature, trace
+from lucidcam.rollback import closes_scopes
 
 TILES = {1: 4, 2: 3}
 """Into how many tiles per axis an image is cut, by its number of axes, to see where each token looks; with more axes, into two."""
@@ -52,6 +53,7 @@ def layout_at(module: nn.Module, inputs: Inputs, layer: Layer, shape: tuple[int,
     return None if call is None else call.layout
 
 
+@closes_scopes
 def _tried(module: nn.Module, inputs: Inputs, calls: tuple[Call, ...]) -> tuple[Call, ...]:
     """Change the image tile by tile, and see which tokens change: a layout is right where they lie as their tiles do."""
     one = example(module, inputs)

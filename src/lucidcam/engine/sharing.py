@@ -13,6 +13,7 @@ from lucidcam.engine.inputs import Inputs, Key
 from lucidcam.engine.session import session
 from lucidcam.engine.trace import batch_of, remembered, run_forward, signature, tensors_of, with_axes
 from lucidcam.errors import InputError, LucidcamError
+from lucidcam.rollback import closes_scopes
 
 MOST_TRIED = 4
 """Inputs of which every combination is tried; of more, only all and none."""
@@ -30,6 +31,7 @@ def settled_inputs(module: nn.Module, inputs: Inputs) -> Inputs:
     return with_axes(module, with_shared(module, inputs))
 
 
+@closes_scopes
 def with_shared(module: nn.Module, inputs: Inputs) -> Inputs:
     """The inputs with those that are common to all images: those that were said, or else by trial.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -11,18 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import BaseTorchFunctionMode, TorchFunctionMode
+from torch.overrides import BaseTorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lucidcam.engine.draws import repeated_draws
-from lucidcam.engine.foreign import fixed_batch, in_transform, is_foreign, out_of_memory, reason_of
+from lucidcam.engine.foreign import fixed_batch, in_transform, is_foreign, reason_of, says_nothing
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout, is_plain, layout_of
 from lucidcam.engine.lineage import COLOURS, RECURRENT, Lineage, Mark
 from lucidcam.engine.recording import walk_from
 from lucidcam.engine.scaling import with_autocast
 from lucidcam.engine.session import hooks, session
+from lucidcam.engine.thread_state import Mode
 from lucidcam.errors import InputError, LucidcamError, ModelError
+from lucidcam.locks import leaf_lock
+from lucidcam.rollback import SharedChange, closes_scopes, raised_by_handler
 from lucidcam.targets import dense, logits, part
 from lucidcam.targets import tensors_of as tensors_of
 
@@ -179,15 +181,15 @@ def _traced(module: nn.Module, inputs: Inputs) -> Trace:
     try:
         return _trace(module, inputs)
     except Exception as error:
-        if out_of_memory(error) or inputs.batch == 1 or batch_of(module, inputs) is not None:
+        if says_nothing(error) or inputs.batch == 1 or batch_of(module, inputs) is not None:
             raise
         fixed = remembered(module, inputs).setdefault("fixed", set())
         fixed.add(inputs.batch)
         try:
             return _trace(module, inputs)
-        except Exception:
+        except Exception as other:
             fixed.discard(inputs.batch)
-            raise error from None
+            raise other if raised_by_handler(other) else error from None
 
 
 def with_axes(module: nn.Module, inputs: Inputs) -> Inputs:
@@ -211,7 +213,7 @@ def with_axes(module: nn.Module, inputs: Inputs) -> Inputs:
         seen = trace(module, inputs)
         axes, problem = seen.axes, seen.problem
     except Exception as error:  # a program for so many images, say; what else may be wrong shows in the pass that is asked for
-        if out_of_memory(error):
+        if says_nothing(error):
             raise
         axes, problem = None, ""
     if axes is None and not problem and (_has_colours_elsewhere(shape) if len(shape) > 3 else shape[1] > shape[2]):
@@ -230,7 +232,7 @@ def _has_colours_elsewhere(shape: tuple[int, ...]) -> bool:
     return shape[1] > COLOURS and sum(length in (1, 3, COLOURS) for length in shape[2:]) == 1
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(Mode):
     """Notes pooling, convolution, linear and attention operations, functional or in modules, and follows maps through all of them."""
 
     def __init__(self, inputs: Inputs) -> None:
@@ -300,6 +302,7 @@ def batch_of(module: nn.Module, inputs: Inputs) -> int | None:
     return inputs.batch if exported is None and inputs.batch in remembered(module, inputs).get("fixed", ()) else exported
 
 
+@closes_scopes
 def _trace(module: nn.Module, inputs: Inputs) -> Trace:
     one = example(module, inputs)
     names = {child: name for name, child in module.named_modules()}
@@ -368,6 +371,7 @@ def _by_shape(shape: tuple[int, ...], inputs: Inputs, module: nn.Module) -> Layo
     return layout_of(shape, inputs, module) if len(inputs.size) > 1 or is_plain(shape, inputs, module) else None
 
 
+@closes_scopes
 def _of_image(module: nn.Module, one: Inputs, calls: list[Call], kept: list[Tensor | None]) -> list[Call]:
     """Which calls change with the image: those that do not hold no map of it. The module is run once more, on noise in its place."""
     image = one.image
@@ -382,7 +386,7 @@ def _of_image(module: nn.Module, one: Inputs, calls: list[Call], kept: list[Tens
             same = before is not None and after is not None and _same(before, after)
             found.append(replace(call, depends=False, layout=None, candidates=()) if same else call)
 
-    with session(module), hooks([(child, compare) for child in names]), BaseTorchFunctionMode():  # on the ways that the watched pass took
+    with session(module), hooks([(child, compare) for child in names]), _Unwatched():  # on the ways that the watched pass took
         run_forward(module, one.with_image(other))
     return found if len(found) == len(calls) else calls  # another way through the network: nothing can be compared
 
@@ -438,7 +442,7 @@ def run_forward(module: nn.Module, inputs: Inputs) -> Any:
         ):
             outputs = module(*handed.args, **handed.kwargs)
     except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
-        if isinstance(error, LucidcamError) or out_of_memory(error):
+        if isinstance(error, LucidcamError) or says_nothing(error):
             raise
         text = str(error).splitlines()[0].rstrip(".") if str(error) else ""
         if type(error) in (RuntimeError, TypeError, ValueError, AssertionError) and any(part in text for part in ABOUT_SHAPES):
@@ -466,7 +470,15 @@ class ForeignError(ModelError):
 def _differentiable(module: nn.Module, inputs: Inputs) -> AbstractContextManager[None]:
     """Recurrent layers as torch writes them out: those of cuDNN have no gradient in evaluation mode."""
     recurrent = inputs.raw.is_cuda and any(isinstance(child, nn.RNNBase) for child in module.modules())
-    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+    return _NO_CUDNN.held() if recurrent else nullcontext()
+
+
+def _without_cudnn() -> None:
+    torch._C._set_cudnn_enabled(False)
+
+
+# As `torch.backends.cudnn.flags(enabled=False)`, which is not safe among threads.
+_NO_CUDNN = SharedChange(torch._C._get_cudnn_enabled, _without_cudnn, torch._C._set_cudnn_enabled)
 
 
 def _mend_norms(outputs: Any) -> None:
@@ -486,7 +498,11 @@ def _restrided(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...
     return gradients if first is None else (first.as_strided(first.shape, (first.numel(), *first.stride()[1:])), *gradients[1:])
 
 
-class _InOrder(TorchFunctionMode):
+class _Unwatched(Mode, BaseTorchFunctionMode):
+    """Changes nothing; torch takes the ways that it takes under any mode."""
+
+
+class _InOrder(Mode):
     """Where a module draws all of n things without putting any back (ViLT its patches), that is some order of them: here, their own."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -529,7 +545,7 @@ def replace_first(output: Any, tensor: Tensor) -> Any:
 
 
 _memory: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()
-_guard = threading.Lock()
+_guard = leaf_lock()
 
 
 def remembered(module: nn.Module, inputs: Inputs, forget: bool = False) -> dict[Any, Any]:

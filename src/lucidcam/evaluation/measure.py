@@ -17,6 +17,7 @@ from lucidcam.evaluation.contenders import Contender, Judge
 from lucidcam.evaluation.journal import Part
 from lucidcam.explainer import check_general, prepare
 from lucidcam.metrics import Batch, Comparative, FaithfulnessMetric, LocalizationMetric, Located, MosaicMetric, Record
+from lucidcam.rollback import closes_scopes
 from lucidcam.runner import together
 from lucidcam.samples import Problem, Sample
 from lucidcam.types import Model, Prepared
@@ -136,6 +137,7 @@ class Measure:
             return Problem(sample.name, f"{sample.name}: {what}, and the target is the label.")
         return Item(fitted, prepared, known, next(iter(known.values())) if self.target == "label" else self.target)
 
+    @closes_scopes
     def class_shown(self, judge: Judge, item: Item, inputs: Tensor) -> int:
         """The class to draw: the first that is marked in the image where localisation is judged, else the one that was asked for."""
         marked = [item.classes[each.label] for each in item.sample.objects if each.label in item.classes]
@@ -146,6 +148,7 @@ class Measure:
         with open_run(self.model.module, inputs, progress=False, stated=self.model.class_scores) as run:
             return int(run.class_scores().predicted(run.class_columns()))
 
+    @closes_scopes
     def _measured(self, items: Sequence[Item], advance: Callable[[float], None]) -> Part:
         inputs = torch.stack([item.prepared.tensor for item in items]).to(self.model.device, self.model.dtype)
         with open_run(self.model.module, inputs, progress=False, stated=self.model.class_scores) as run:

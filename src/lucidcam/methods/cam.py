@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from lucidcam.engine.capture import Copies, Cut, gradients_of
-from lucidcam.engine.foreign import out_of_memory
+from lucidcam.engine.foreign import says_nothing
 from lucidcam.engine.head import Head
 from lucidcam.engine.pooling import Pool, matching, maximum, mean, same, tolerance, total
 from lucidcam.engine.run import Run
+from lucidcam.engine.thread_state import Mode, Restored
 from lucidcam.errors import LucidcamError, ModelError, TargetError
 from lucidcam.methods._base import CHANNELS, Method, register, weighted_sum
 from lucidcam.targets import logits
@@ -240,14 +240,14 @@ def _fit(run: Run, row: int, activations: Tensor, read: Read) -> _Affine | None:
     others = _contrasts(positive, signed)
     sums = _Sums(positive)
     try:
-        with sums:
+        with Restored(), sums:
             done = run.replaced(row, positive, gradients=True)
         with torch.enable_grad():
             scores = read(done.outputs)
             weight = _summed_gradients(scores, done.cuts[0], positive)
         expected = [read(run.replaced(row, other).outputs) for other in others]
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, LucidcamError) as error:
-        if out_of_memory(error):
+        if says_nothing(error):
             raise
         return None
     if not bool(weight.any()):
@@ -270,7 +270,7 @@ def _summed_gradients(scores: Tensor, cut: Cut, like: Tensor) -> Tensor:
     return torch.cat([total(part.to(like.dtype)) for part in parts])
 
 
-class _Sums(TorchFunctionMode):
+class _Sums(Mode):
     """Watches whether the network sums activations over the grid (Zhou et al.: `F_k = Σ_xy f_k`) or averages them.
 
     Attributes:
@@ -322,6 +322,6 @@ def _scores(run: Run, maps: Tensor, read: Read) -> Tensor | None:
     try:
         return read(run.replaced(0, maps).outputs)
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError, LucidcamError) as error:
-        if out_of_memory(error):
+        if says_nothing(error):
             raise
         return None

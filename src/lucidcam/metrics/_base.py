@@ -24,6 +24,7 @@ from lucidcam.class_scores import THRESHOLD, ClassScores, OutputKind
 from lucidcam.engine.mixing import MixingError
 from lucidcam.engine.run import Run, open_run
 from lucidcam.errors import InputError
+from lucidcam.rollback import closes_scopes
 from lucidcam.targets._as import target_of_row
 
 Array = npt.NDArray[np.float64]
@@ -178,6 +179,7 @@ class FaithfulnessMetric(Metric):
     def measure(self, batch: Batch) -> Tensor:
         """Return one record per image, `[B, K]`: independent of the other images of the batch."""
 
+    @closes_scopes
     def __call__(
         self,
         module: torch.nn.Module,
@@ -233,6 +235,7 @@ class FaithfulnessMetric(Metric):
         single = self.compute(np.ones((1, len(values))), values.numpy()[None])
         return {name: torch.from_numpy(np.asarray(figure)) for name, figure in single.items()}
 
+    @closes_scopes
     def _records(
         self,
         module: torch.nn.Module,

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from lucidcam import maps
 from lucidcam.class_scores import ClassScores, OutputKind
-from lucidcam.engine.foreign import out_of_memory
+from lucidcam.engine.foreign import says_nothing
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.run import open_run
 from lucidcam.engine.trace import remembered
 from lucidcam.errors import InputError, OptionError
 from lucidcam.metrics._base import Figure, MosaicMetric, register
+from lucidcam.rollback import closes_scopes
 from lucidcam.targets import logits
 
 
@@ -102,6 +103,7 @@ class GridPointingGame(MosaicMetric):
             shares.append(torch.where(everything > 0, each[top:bottom, left:right].sum() / everything, torch.zeros_like(everything)))
         return 100 * torch.stack(shares)[:, None]
 
+    @closes_scopes
     def __call__(
         self,
         module: nn.Module,
@@ -150,6 +152,7 @@ def _resized(image: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(image[None], size=tuple(size), mode="bilinear", align_corners=False, antialias=True)[0]
 
 
+@closes_scopes
 def _takes(module: nn.Module, image: Tensor) -> bool:
     """Whether a network takes an image of this size; asked once per size."""
     known = remembered(module, Inputs.of(image[None]))
@@ -160,7 +163,7 @@ def _takes(module: nn.Module, image: Tensor) -> bool:
                 logits(run.outputs(), 1)
             known[size] = True
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-            if out_of_memory(error):
+            if says_nothing(error):
                 raise
             known[size] = False
     return bool(known[size])

@@ -11,17 +11,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from lucidcam import maps
 from lucidcam.compat import import_optional
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.run import open_run
 from lucidcam.engine.session import session
+from lucidcam.engine.thread_state import Mode
 from lucidcam.engine.trace import run_forward
 from lucidcam.errors import InputError, ModelError, OptionError
 from lucidcam.metrics._base import Array, Batch, Curve, FaithfulnessMetric, Figure, divide, register
 from lucidcam.metrics._random import draws
+from lucidcam.rollback import Scope, closes_scopes
 
 CELL = 16
 """Pixels along the sides of a cell of the histograms of gradients."""
@@ -129,7 +130,7 @@ class Sanity(FaithfulnessMetric):
 # ------------------------------------------------------------------------------------------------------------- randomised networks
 
 
-class _Uses(TorchFunctionMode):
+class _Uses(Mode):
     """Notes when parameters are last handed to an operation."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
@@ -150,6 +151,7 @@ class _Uses(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@closes_scopes
 def layers(module: nn.Module, inputs: Inputs) -> list[Layer]:
     """The parameters of each module that has some, from the last used module to the first.
 
@@ -177,6 +179,7 @@ def grouped(found: Sequence[Layer], stages: int) -> list[Sequence[Layer]]:
     return [found[start:end] for start, end in pairwise(ends)]
 
 
+@closes_scopes
 def randomised(module: nn.Module, found: Sequence[Layer], how: str, seed: int) -> dict[str, Tensor]:
     """Random values for the tensors of layers, by name; the module is left with some of them."""
     values: dict[str, Tensor] = {}
@@ -188,7 +191,10 @@ def randomised(module: nn.Module, found: Sequence[Layer], how: str, seed: int) -
             values |= {name: _normal(tensors[name], draws(seed, name)) for name in layer}
             continue
         devices = {tensors[name].device for name in layer if tensors[name].is_cuda}
-        with torch.random.fork_rng(list(devices)):
+        with Scope() as scope:
+            scope.undo(torch.set_rng_state, torch.get_rng_state())
+            for device in devices:
+                scope.undo(torch.cuda.set_rng_state, torch.cuda.get_rng_state(device), device)
             torch.manual_seed(draws(seed, layer[0]).initial_seed())
             reset()
         values |= {name: tensor.detach().clone() for name, tensor in tensors.items() if _owner(name) == _owner(layer[0])}
@@ -210,6 +216,7 @@ def _owner(name: str) -> str:
     return name.rpartition(".")[0]
 
 
+@closes_scopes
 def _explained(batch: Batch, copy: nn.Module) -> Tensor:
     """The method's maps of the same images and classes on another network, `[B, h, w]`; NaN where its numbers overflow."""
     run = batch.run

@@ -24,6 +24,7 @@ from lucidcam.models._formats import HEAD, foreign_format, is_safetensors
 from lucidcam.nn import GAPNetwork
 from lucidcam.preprocess import Preprocess, Probed
 from lucidcam.registry import sources
+from lucidcam.rollback import SavedWarnings, closes_scopes
 from lucidcam.types import Model
 
 if TYPE_CHECKING:
@@ -180,9 +181,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise _damaged(path, error) from error
 
 
+@closes_scopes
 def _read_torch(path: Path) -> Any:
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:  # a file: of a path, torch would trust the suffix
+        with SavedWarnings(), path.open("rb") as file:  # a file: of a path, torch would trust the suffix
             warnings.simplefilter("ignore")  # torch warns of old pickle protocols before it raises
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

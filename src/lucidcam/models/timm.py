@@ -8,10 +8,12 @@ from lucidcam.compat import impatient_downloads, import_timm
 from lucidcam.errors import ModelError, OptionError, first_line, unknown
 from lucidcam.preprocess import Probed, from_timm
 from lucidcam.registry import sources
+from lucidcam.rollback import closes_scopes
 from lucidcam.types import Model
 
 
 @sources.register("timm")
+@closes_scopes
 def load(name: str, *, pretrained: bool = True, **options: Any) -> Model:
     """Load a model of timm.
 

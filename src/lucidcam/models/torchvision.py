@@ -14,6 +14,7 @@ from lucidcam.errors import LucidcamError, ModelError, OptionError, first_line, 
 from lucidcam.models._video import video_classifier
 from lucidcam.preprocess import Clips, Preprocess, Probed, from_torchvision
 from lucidcam.registry import sources
+from lucidcam.rollback import SavedWarnings, closes_scopes
 from lucidcam.tasks import Detections, Segments
 from lucidcam.types import Model, Task
 
@@ -25,6 +26,7 @@ STRIDE = {"resnet": 8, "mobilenet": 16}
 
 
 @sources.register("torchvision")
+@closes_scopes
 def load(name: str, *, pretrained: bool = True, weights: str = "DEFAULT", **options: Any) -> Model:
     """Load a model of torchvision.
 
@@ -52,7 +54,7 @@ def load(name: str, *, pretrained: bool = True, weights: str = "DEFAULT", **opti
     if family in BACKBONED and not pretrained:
         options.setdefault("weights_backbone", None)
     try:
-        with impatient_downloads(), warnings.catch_warnings():
+        with impatient_downloads(), SavedWarnings():
             # GoogLeNet and Inception announce a change of their random initialisation
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchvision\.")
             module = models.get_model(name, weights=chosen if pretrained else None, **options)

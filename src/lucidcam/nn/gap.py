@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from lucidcam.engine import layers
 from lucidcam.engine.inputs import Inputs
-from lucidcam.engine.session import hooks, session
+from lucidcam.engine.session import hook_until, hooks, session
 from lucidcam.engine.settle import layout_at
 from lucidcam.engine.sharing import settled_inputs
 from lucidcam.engine.trace import first_tensor, run_forward
 from lucidcam.errors import LayerError, OptionError, unknown
+from lucidcam.rollback import Scope, closes_scopes
 
 Pooling = Literal["gap", "gmp", "lse"]
 SHARPNESS = 5.0
@@ -40,6 +41,7 @@ class Trunk(nn.Module):
         LayerError: the layer does not exist, does not run, or holds no spatial map.
     """
 
+    @closes_scopes
     def __init__(self, module: nn.Module, at: str | None, inputs: Any) -> None:
         super().__init__()
         self.module = copy.deepcopy(module)
@@ -65,15 +67,15 @@ class Trunk(nn.Module):
         assert tensor is not None
         return self._layout.to_maps(tensor)
 
+    @closes_scopes
     def _cut(self, run: Any) -> Any:
         """What the layer gives. The hook comes last, so that whoever watches the layer has seen its output."""
-        handle = self.module.get_submodule(self.at).register_forward_hook(_reached)
-        try:
-            run()
-        except _Reached as reached:
-            return reached.output
-        finally:
-            handle.remove()
+        with Scope() as scope:
+            hook_until(scope, self.module.get_submodule(self.at), _reached)
+            try:
+                run()
+            except _Reached as reached:
+                return reached.output
         raise LayerError(f"the layer {self.at!r} does not run; choose one that does (lucidcam layers).")
 
 

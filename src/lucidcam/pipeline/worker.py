@@ -26,6 +26,7 @@ from lucidcam.pipeline.plan import Unit
 from lucidcam.pipeline.rows import encoded
 from lucidcam.pipeline.steps import Finished, Made, Read, finish, is_safe, made, read
 from lucidcam.pipeline.trial import Trial
+from lucidcam.rollback import closes_scopes
 from lucidcam.runner import given_up, optimized_if_possible
 from lucidcam.samples import Problem, Sample
 from lucidcam.storage import digest_of, open_store
@@ -152,6 +153,7 @@ class Worker:
             alive = dict(zip(doubtful, self.trial.survivors([samples[i] for i in doubtful]), strict=True))
             yield chunk, tuple(each if alive.get(i, True) else _deadly(each) for i, each in enumerate(samples))
 
+    @closes_scopes
     def _explain(self, chunk: _Chunk, prepared: Sequence[Prepared | Problem]) -> None:
         shard = chunk.shard
         ready: list[Ready] = []

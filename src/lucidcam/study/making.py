@@ -22,6 +22,7 @@ from lucidcam.engine.run import open_run
 from lucidcam.errors import DataError, LayerError, LucidcamError, MissingExtraError, ModelError, OptionError, RuleError
 from lucidcam.explanation import Explanation
 from lucidcam.progress import bar
+from lucidcam.rollback import closes_scopes
 from lucidcam.runner import explain
 from lucidcam.samples import Sample
 from lucidcam.settings import resolve_method
@@ -333,6 +334,7 @@ class _Workshop:
             self.problems.append(str(error))
 
 
+@closes_scopes
 def predicted(model: Model, prepared: Prepared) -> tuple[int, float]:
     """The class that a model gives an image, and its probability."""
     inputs = prepared.tensor[None].to(model.device, model.dtype)

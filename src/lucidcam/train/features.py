@@ -19,6 +19,7 @@ from lucidcam.engine.run import open_run
 from lucidcam.errors import DataError
 from lucidcam.fingerprints import architecture, steady
 from lucidcam.progress import bar, say
+from lucidcam.rollback import closes_scopes
 from lucidcam.samples import Problem
 from lucidcam.storage import digest_of, sealed, unsealed, write_whole
 from lucidcam.train.labelled import Labelled
@@ -171,6 +172,7 @@ def _empty(path: Path, shape: tuple[int, ...]) -> Any:
     return maps
 
 
+@closes_scopes
 def _activations(model: Model, inputs: Tensor, layer: str | None) -> tuple[npt.NDArray[np.float32], str]:
     with open_run(model.module, inputs.to(model.device, model.dtype), layer=layer, progress=False, stated=model.class_scores) as run:
         found = run.capture().activations[:, 0]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lucidcam.errors import DataError, ModelError, OptionError, first_line, unknown
+from lucidcam.rollback import SavedWarnings, closes_scopes
 from lucidcam.storage import workplace
 from lucidcam.train._lightning import Callback, leads, lightning
 
@@ -180,6 +181,7 @@ def folder_of(out: Path, settings: Mapping[str, Any], training: Training, what: 
         yield
 
 
+@closes_scopes
 def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, what: str) -> Fitted:
     """Train, or go on with what a killed training left in the folder.
 
@@ -202,7 +204,7 @@ def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, w
         _say(training, f"{what}: trained to its end before; --restart begins anew")
     else:
         task.train()  # Lightning leaves modules in the mode they come in, and loaded networks come in evaluation mode
-        with warnings.catch_warnings():
+        with SavedWarnings():
             warnings.simplefilter("ignore")  # Lightning's advice about workers, intervals and folders that are not empty
             trainer = _trainer(training, out, folder, what)
             try:

@@ -16,6 +16,7 @@ from lucidcam.metrics._base import Batch, FaithfulnessMetric, explainer
 from lucidcam.metrics.average_drop import AverageDrop, IncreaseInConfidence
 from lucidcam.metrics.deletion import Deletion, Insertion
 from lucidcam.progress import Listener, listening
+from lucidcam.rollback import closes_scopes
 from lucidcam.types import Model, Prepared
 
 STEPS = 56
@@ -41,6 +42,7 @@ class Verdict:
     curve: tuple[float, ...] = ()
 
 
+@closes_scopes
 def judge(model: Model, prepared: Prepared, one: Explanation, tell: Listener, steps: int = STEPS) -> list[Verdict]:
     """Average drop, increase in confidence, deletion and insertion of one map.
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lucidcam import images
 from lucidcam.errors import InputError
+from lucidcam.rollback import SavedWarnings, closes_scopes
 from lucidcam.web.limits import Limits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
@@ -107,9 +108,10 @@ def small(image: Image.Image, side: int = SHOWN_SIDE) -> Image.Image:
     )
 
 
+@closes_scopes
 def _check(content: bytes, name: str, limits: Limits) -> None:
     expected = f"expected a photo (JPEG, PNG, WebP, TIFF or BMP); {name}"
-    with warnings.catch_warnings():
+    with SavedWarnings():
         warnings.simplefilter("ignore")  # sizes are checked here
         try:
             with Image.open(BytesIO(content), formats=FORMATS) as image:

@@ -16,6 +16,7 @@ from lucidcam.maps import in_photo, normalise
 from lucidcam.methods._base import over_grid, spatial_mean
 from lucidcam.methods.elementwise import XGradCAM
 from lucidcam.methods.gradcam_plus_plus import GradCAMPlusPlus
+from lucidcam.rollback import closes_scopes
 from lucidcam.types import Model, Prepared
 
 Terms = Callable[[Capture], Tensor]
@@ -157,6 +158,7 @@ def _with(at: Pixel, **changes: Any) -> Pixel:
     return replace(at, **changes)
 
 
+@closes_scopes
 def _terms(model: Model, prepared: Prepared, one: Explanation, target: Any) -> tuple[Tensor, Tensor] | str:
     """What each channel adds, and its activations, `[C, h, w]` each; or why that cannot be told."""
     if one.method not in TERMS:

@@ -23,6 +23,7 @@ from lucidcam.engine.settle import settled
 from lucidcam.errors import LucidcamError, ModelError, OptionError, unknown
 from lucidcam.explanation import Explanation
 from lucidcam.progress import Listener, listening
+from lucidcam.rollback import closes_scopes
 from lucidcam.runner import explain
 from lucidcam.settings import resolve_method
 from lucidcam.targets import Classes, Contrast, Several
@@ -229,6 +230,7 @@ class Studio:
             self._seen.put((digest, served.name), seen)
         return replace(seen, prepared=replace(seen.prepared, name=upload.shown_name))
 
+    @closes_scopes
     def top(self, seen: Seen, served: Served, count: int = 5) -> list[Score]:
         """The classes of highest score, best first."""
         model = served.model
@@ -240,6 +242,7 @@ class Studio:
                 Score(class_id, model.label(class_id), float(values[class_id])) for class_id in scores.order(columns)[0, :count].tolist()
             ]
 
+    @closes_scopes
     def explain(
         self, seen: Seen, served: Served, layer: float, method: str, options: Mapping[str, Any], targets: Sequence[Any], tell: Listener
     ) -> list[Explanation]:

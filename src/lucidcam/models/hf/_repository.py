@@ -12,6 +12,7 @@ from lucidcam.compat import impatient_downloads
 from lucidcam.errors import ModelError, OptionError, first_line
 from lucidcam.models.hf._pictures import preprocessing
 from lucidcam.preprocess import Preprocess, Probed
+from lucidcam.rollback import closes_scopes
 
 WHERE = ("revision", "subfolder", "cache_dir", "token")
 
@@ -81,6 +82,7 @@ class Repository:
             )
         return module.eval()
 
+    @closes_scopes
     def pictures(self, config: Any, everything: bool = False) -> Any:
         """From photo to input: what the user gave, or the repository's image processor; see `preprocessing`.
 
@@ -100,6 +102,7 @@ class Repository:
         found: Preprocess | Probed = preprocessing(processor, config, everything)
         return found
 
+    @closes_scopes
     def words(self) -> Any:
         """Its tokenizer.
 
@@ -121,6 +124,7 @@ class Repository:
             raise ModelError(f"the tokenizer of {f'hf:{name}'!r} does not tell which words its tokens are of: it needs a tokenizer.json.")
         return found
 
+    @closes_scopes
     def _got(self, read: Any) -> Any:
         try:
             with impatient_downloads():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lucidcam.engine.session import session
 from lucidcam.errors import TargetError
+from lucidcam.rollback import closes_scopes
 from lucidcam.tasks import Written
 
 MOST_NEW_TOKENS = 20
@@ -110,6 +111,7 @@ class Writes:
     module: nn.Module
     tokenizer: Any
 
+    @closes_scopes
     def __call__(self, images: Tensor, **inputs: Tensor) -> str:
         """Return the text for one image `[1, C, h, w]`."""
         at = next(self.module.parameters()).device

@@ -14,6 +14,7 @@ from lucidcam.engine.session import session
 from lucidcam.errors import OptionError
 from lucidcam.models.hf._repository import Repository
 from lucidcam.models.hf._texts import check_length
+from lucidcam.rollback import closes_scopes
 from lucidcam.tasks import Prompts
 from lucidcam.types import Model
 
@@ -104,6 +105,7 @@ class Texts:
     padding: str
     most: int
 
+    @closes_scopes
     def __call__(self, texts: list[str]) -> Tensor:
         """Return embeddings `[T, D]`.
 
