@@ -23,7 +23,7 @@ from lucidcam.engine.mixing import MixingError
 from lucidcam.engine.optimize import optimize as optimized_copy
 from lucidcam.engine.run import Run, open_run
 from lucidcam.engine.session import session
-from lucidcam.engine.trace import batch_of
+from lucidcam.engine.trace import batch_of, tensors_of
 from lucidcam.errors import (
     LucidcamError,
     MissingExtraError,
@@ -448,9 +448,12 @@ def _parts(run: Run, method: Method) -> Iterator[slice]:
     if method.kind not in ("gradient", "pixel") or (method.kind == "gradient" and method.layered == "never"):
         yield slice(None)
         return
-    each = 4 * (run.graph_size() if method.kind == "gradient" else run.image.numel())
+    if method.kind == "gradient":  # all targets of a part at once: each has gradients at the outputs, too, and a row of a square of seeds
+        numbers = max(run.graph_size(), sum(tensor.numel() for tensor in tensors_of(run.outputs())))
+    else:
+        numbers = run.image.numel()
     count = run.count
-    size = max(1, GRADIENT_BYTES // max(1, each))
+    size = max(1, min(GRADIENT_BYTES // max(1, 4 * numbers), math.isqrt(GRADIENT_BYTES // 4)))
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
@@ -508,11 +511,13 @@ def _note_zeros(run: Run, method: Method, maps: Tensor) -> None:
     if method.ranged:
         return
     peak, low = maps.flatten(2).amax(-1), maps.flatten(2).amin(-1)
+    places: dict[str, Tensor] = {}
     for i, t in (peak <= 0).nonzero().tolist():
         kind = "zero everywhere" if float(low[i, t]) == 0 else "nowhere positive"
-        here = torch.zeros_like(peak, dtype=torch.bool)
-        here[i, t] = True
-        run.note(f"the map is {kind}: {method.reason_for_zero(run, i, t)}", here)
+        reason = method.reason_for_zero(run.only(slice(t, t + 1)), i, 0)  # one target's: of many, its gradients alone
+        places.setdefault(f"the map is {kind}: {reason}", torch.zeros_like(peak, dtype=torch.bool))[i, t] = True
+    for text, where in places.items():
+        run.note(text, where)
 
 
 def _fixed_batch(model: Model, prepared: Sequence[Prepared]) -> int | None:

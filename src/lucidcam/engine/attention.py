@@ -210,10 +210,12 @@ def _attend(module: nn.Module, inputs: Inputs, read: Read, wants: Wants, known: 
     )
 
 
-def _columns(scores: Tensor) -> tuple[Tensor, ...]:
-    """The scores `[B, 1]` of each target."""
-    with torch.enable_grad():
-        return tuple(column.unsqueeze(1) for column in scores.unbind(1))
+def _columns(scores: Tensor) -> Iterator[Tensor]:
+    """The scores `[B, 1]` of each target, one by one (see `foreign.totals`)."""
+    for i in range(scores.shape[1]):
+        with torch.enable_grad():
+            column = scores[:, i : i + 1]
+        yield column
 
 
 def _grad(column: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:

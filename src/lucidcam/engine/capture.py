@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lucidcam.engine.foreign import GradientError, gradient, holder_of, in_transform
+from lucidcam.engine.foreign import GradientError, gradient, holder_of, in_transform, totals
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout
 from lucidcam.engine.recording import Waypoint, on_path
@@ -285,17 +285,17 @@ def gradients_of(scores: Tensor, cuts: Sequence[Cut]) -> list[Tensor]:
 def _stacked(scores: Tensor, tensors: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradients `[B, T, ...]` at each tensor as it is laid out; None where nothing arrives."""
     count = scores.shape[1]
-    with torch.enable_grad():
-        totals = scores.sum(0)
     if count == 1:
-        rows = [gradient(totals[0], tensors, retain_graph=True, allow_unused=True)]
+        rows = [gradient(total, tensors, retain_graph=True, allow_unused=True) for total in totals(scores)]
     else:
-        seeds = torch.eye(count, dtype=totals.dtype, device=totals.device)
+        seeds = torch.eye(count, dtype=scores.dtype, device=scores.device)
+        with torch.enable_grad():
+            summed = scores.sum(0)
         try:
-            batched = gradient(totals, tensors, seeds, retain_graph=True, allow_unused=True, is_grads_batched=True)
+            batched = gradient(summed, tensors, seeds, retain_graph=True, allow_unused=True, is_grads_batched=True)
             return [None if g is None else g.transpose(0, 1) for g in batched]
         except GradientError:  # an operation without a batching rule: one backward pass per target
-            rows = [gradient(total, tensors, retain_graph=True, allow_unused=True) for total in totals]
+            rows = [gradient(total, tensors, retain_graph=True, allow_unused=True) for total in totals(scores)]
     stacked: list[Tensor | None] = []
     for i, tensor in enumerate(tensors):
         grads = [row[i] for row in rows]

@@ -6,7 +6,7 @@ All of it is recognised by its type, before anything runs, so that a method eith
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,19 @@ def gradient(outputs: Any, inputs: Any, seeds: Any = None, **options: Any) -> tu
         if says_nothing(error):
             raise
         raise GradientError(f"no gradient can be taken of this network ({reason_of(error)}); use {GRADIENT_FREE}.") from error
+
+
+def totals(scores: Tensor) -> Iterator[Tensor]:
+    """The sum over images of each target's scores `[B, T]`: images do not see each other, so its gradient holds every image's own.
+
+    They are taken one by one. Had `unbind` made them, each one's gradient would begin with a tensor for every other: T² of them.
+    """
+    for i in range(scores.shape[1]):
+        with torch.enable_grad():
+            if i == 0:
+                summed = scores.sum(0)
+            total = summed[i]
+        yield total
 
 
 def in_transform(tensor: Tensor) -> bool:

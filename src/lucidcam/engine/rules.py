@@ -133,7 +133,9 @@ class Rule(Mode):
         try:
             # Our backwards call torch functions as well: inside the `with` block, those must not be recorded again.
             with torch._C.DisableTorchFunction():
-                for seed in torch.eye(scores.shape[1], device=scores.device, dtype=scores.dtype):
+                for target in range(scores.shape[1]):
+                    seed = scores.new_zeros(scores.shape[1])
+                    seed[target] = 1
                     seeds = seed.expand_as(scores)
                     parts = iter(gradient(scores, edges, seeds, retain_graph=True, allow_unused=True))
                     column = [torch.zeros_like(point.tensor) for point in points]

@@ -15,7 +15,7 @@ from lucidcam.engine import layers as layers_
 from lucidcam.engine.attention import Attention, Wants, attend
 from lucidcam.engine.capture import Copies, Done, ForceGrad, cut, follow, gradients_of
 from lucidcam.engine.copies import give_up, original_of
-from lucidcam.engine.foreign import GRADIENT_FREE, GradientError, gradient, out_of_memory, reason_of, says_nothing
+from lucidcam.engine.foreign import GRADIENT_FREE, GradientError, gradient, out_of_memory, reason_of, says_nothing, totals
 from lucidcam.engine.head import Head, HeadHook, HeadWatch, head_of, owner
 from lucidcam.engine.inputs import Inputs, Key
 from lucidcam.engine.layers import LayerSpec
@@ -39,6 +39,9 @@ T = TypeVar("T")
 
 CPU_NUMBERS = 2**20
 """Numbers in a batch of masked images on a CPU."""
+
+MASKED_NUMBERS = 2**26
+"""Numbers in a batch of masked images at most, unless a single image has more: 256 MB in float32; four times as many on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -584,9 +587,7 @@ class Run:
             def differentiate(scores: Tensor) -> list[Tensor]:
                 if rule is not None:
                     return rule.backward(scores, [start])
-                with torch.enable_grad():
-                    totals = scores.sum(0)
-                return [torch.stack([gradient(total, leaf, retain_graph=True)[0] for total in totals], dim=1)]
+                return [torch.stack([gradient(total, leaf, retain_graph=True)[0] for total in totals(scores)], dim=1)]
 
             if needs_scale(leaf, start.tensor, *tensors_of(outputs)[:1]):
                 found = differentiate_scaled(scores, differentiate)[0]
@@ -727,8 +728,14 @@ def _is_image(tensor: Tensor, image: Tensor) -> bool:
 
 
 def _batch(image: Tensor) -> int:
-    """Masked images at a time: many on a GPU; on a CPU about a million numbers, beyond which memory traffic costs more than it saves."""
-    return 128 if image.device.type != "cpu" else max(4, min(256, CPU_NUMBERS // image[0].numel()))
+    """Masked images at a time: on a GPU many; on a CPU about a million numbers, beyond which memory traffic costs more than it saves.
+
+    On a CPU they are at least four, unless these have more than `MASKED_NUMBERS`.
+    """
+    numbers = image[0].numel()
+    if image.device.type != "cpu":
+        return max(1, min(128, 4 * MASKED_NUMBERS // numbers))
+    return max(1, min(4, MASKED_NUMBERS // numbers), min(256, CPU_NUMBERS // numbers))
 
 
 def _head_in(heads: Sequence[Head], outputs: Any, batch: int) -> Head | None:

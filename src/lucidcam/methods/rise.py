@@ -13,10 +13,13 @@ from lucidcam.engine.run import Run
 from lucidcam.errors import OptionError
 from lucidcam.methods._base import Method, register
 from lucidcam.perturb.baselines import baseline
-from lucidcam.perturb.masks import rise_masks
+from lucidcam.perturb.masks import RiseMasks
 
 BLOCK = 64
 """Masks are drawn this many at a time, so that the batch size does not change them."""
+
+MASK_BYTES = 2**28
+"""Masks that are enlarged together take at most this: all of a block up to a million pixels, four of 4096²."""
 
 
 @register("rise")
@@ -73,22 +76,25 @@ class RISE(Method):
         squares = total.new_zeros(batch, run.count)  # Σ_i ‖f_i (M_i − mean of M_i)‖²
         counts = total.new_zeros(batch, 1)
         error = total.new_ones(batch, run.count)
+        together = max(1, min(BLOCK, MASK_BYTES // (4 * prod(size))))
         for number in run.stream.steps(-(-self.masks // BLOCK)):
             open_ = ((error > self.tolerance).any(1) | (not self.tolerance)).nonzero()[:, 0]
             if not len(open_):
                 break
             count = min(BLOCK, self.masks - number * BLOCK)
-            masks = rise_masks(BLOCK, size, self.cells, self.keep, generator)[:count].to(run.image)
+            drawn = RiseMasks.draw(BLOCK, size, self.cells, self.keep, generator)
+            for start in range(0, count, together):
+                masks = drawn.enlarged(slice(start, min(start + together, count))).to(run.image)
 
-            def make(part: slice, masks: Tensor = masks, open_: Tensor = open_) -> tuple[Tensor, Tensor]:
-                flat = torch.arange(part.start, part.stop, device=masks.device)
-                rows, which = open_[flat % len(open_)], flat // len(open_)
-                return torch.lerp(empty[rows], run.image[rows], masks[which]), rows
+                def make(part: slice, masks: Tensor = masks, open_: Tensor = open_) -> tuple[Tensor, Tensor]:
+                    flat = torch.arange(part.start, part.stop, device=masks.device)
+                    rows, which = open_[flat % len(open_)], flat // len(open_)
+                    return torch.lerp(empty[rows], run.image[rows], masks[which]), rows
 
-            scores = asked.masked(count * len(open_), make).reshape(count, len(open_), run.count).to(wide)
-            flat = masks.flatten(1).to(wide)
-            total[open_] += torch.einsum("nbt,np->btp", scores, flat)
-            squares[open_] += torch.einsum("nbt,n->bt", scores.square(), (flat - flat.mean(1, keepdim=True)).square().sum(1))
+                scores = asked.masked(len(masks) * len(open_), make).reshape(len(masks), len(open_), run.count).to(wide)
+                flat = masks.flatten(1).to(wide)
+                total[open_] += torch.einsum("nbt,np->btp", scores, flat)
+                squares[open_] += torch.einsum("nbt,n->bt", scores.square(), (flat - flat.mean(1, keepdim=True)).square_().sum(1))
             counts[open_] += count
             error[open_] = _error(total[open_], squares[open_], counts[open_])
         run.note_error(error)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from lucidcam.engine.foreign import totals
 from lucidcam.errors import ModelError, OptionError, first_line, unknown
 from lucidcam.storage import parsed_json, write_whole
 
@@ -252,7 +253,7 @@ class Memory(nn.Module):
         """
         with torch.enable_grad():
             asked = self.prepared(features).requires_grad_()
-            scores = self._scores(asked).gather(1, classes).sum(0)
+            scores = totals(self._scores(asked).gather(1, classes))
             found = torch.stack([torch.autograd.grad(score, asked, retain_graph=True)[0] for score in scores], dim=1)
         return torch.einsum("ij,bti...->btj...", self.whitening, found)
 
