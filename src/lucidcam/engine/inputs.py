@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class Inputs:
             `[B, C, *spatial]` is meant.
         shared: keys of the tensors that are common to all images, so that no row of them belongs to one image alone; None: nobody has
             said or tried, and a tensor with as many rows as there are images has one for each.
+        memory: what is remembered of the module that the inputs are for, while a run is open (`engine.module_memory`).
     """
 
     args: tuple[Any, ...]
@@ -38,6 +39,7 @@ class Inputs:
     key: Key
     axes: tuple[int, int | None] | None = None
     shared: frozenset[Key] | None = None
+    memory: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, value: Any, explain_input: Key | None = None, axes: str | None = None, shared: Key | Sequence[Key] | None = None) -> Inputs:

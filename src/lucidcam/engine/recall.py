@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lucidcam.engine.capture import Done, cut
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.masked import alike
-from lucidcam.engine.trace import Layer, remembered, tensors_of
+from lucidcam.engine.trace import Layer, remembered, signature, tensors_of
 from lucidcam.rollback import Scope, raised_by_handler
 
 
@@ -66,7 +66,7 @@ def recalled(memory: Memory, module: nn.Module, inputs: Inputs, layers: Sequence
     memory is not asked.
     """
     places = tuple(f"{layer.name}#{layer.call}" for layer in layers)
-    usable: dict[tuple[str, ...], bool] = remembered(module, inputs).setdefault("recall", {})
+    usable: dict[tuple[str, ...], bool] = remembered(module, inputs).setdefault(("recall", signature(inputs)), {})
     if inputs.batch < 2 or not usable.get(places, True):
         return cut(module, inputs, layers, gradients)
     key = _key(inputs, places)

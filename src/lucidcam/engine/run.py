@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lucidcam.class_scores import ClassScores, ScoreReader
 from lucidcam.engine import layers as layers_
 from lucidcam.engine.attention import Attention, Wants, attend
+from lucidcam.engine.call_order import CallOrder, noted_calls
 from lucidcam.engine.capture import Copies, Done, ForceGrad, cut, follow, gradients_of
 from lucidcam.engine.copies import give_up, original_of
 from lucidcam.engine.foreign import GRADIENT_FREE, GradientError, gradient, out_of_memory, reason_of, says_nothing, totals
@@ -21,6 +22,7 @@ from lucidcam.engine.inputs import Inputs, Key
 from lucidcam.engine.layers import LayerSpec
 from lucidcam.engine.masked import Stream, Substitute
 from lucidcam.engine.mixing import check_apart, mixes
+from lucidcam.engine.module_memory import ModuleMemory, memory_of, remembered, signature
 from lucidcam.engine.output_activation import is_probability_output
 from lucidcam.engine.pooling import same
 from lucidcam.engine.recall import Memory, carries_all, memory, recalled
@@ -30,7 +32,7 @@ from lucidcam.engine.scaling import differentiate_scaled, needs_scale, without_a
 from lucidcam.engine.session import hooks, plain, session
 from lucidcam.engine.sharing import settled_inputs
 from lucidcam.engine.thread_state import Restored
-from lucidcam.engine.trace import ForeignError, Layer, batch_of, remembered, run_forward, tensors_of, trace
+from lucidcam.engine.trace import ForeignError, Layer, batch_of, run_forward, tensors_of, trace
 from lucidcam.errors import LayerError, LucidcamError, ModelError, OptimizedCopyError, TargetError
 from lucidcam.rollback import closes_scopes, raised_by_handler
 from lucidcam.targets import Bound, Target, as_target, local, logits, sound
@@ -90,9 +92,10 @@ class _Pass:
 
     module: nn.Module
     inputs: Inputs
+    original: Inputs
     asked: Target
+    specs: tuple[LayerSpec, ...]
     layers: tuple[Layer, ...]
-    by_default: bool
     stated: ClassScores = field(default_factory=ClassScores)
     bound: Bound | None = None
     done: dict[bool, Done] = field(default_factory=dict)
@@ -101,6 +104,14 @@ class _Pass:
     copies: bool = False
     batch: int | None = None
     mixing: bool | None = None
+
+    recalls: bool = False
+    compared: bool = False
+
+    @property
+    def by_default(self) -> bool:
+        """Whether no layer was named."""
+        return not self.specs
 
     def apart(self) -> bool:
         """Whether masked images must go through the module one by one."""
@@ -116,7 +127,7 @@ class _Pass:
     def choose_layer(self) -> tuple[Layer, ...]:
         """The layers; where none was named, the default one from now on."""
         if not self.layers:
-            self.layers = (layers_.default(self.module, self.inputs, everywhere=self.local),)
+            self.layers = self.resolved()
         return self.layers
 
     def outputs(self) -> Any:
@@ -134,13 +145,70 @@ class _Pass:
 
     def _cut(self, gradients: bool) -> Done:
         try:
-            return self._run(gradients)
-        except LayerError as error:  # the way through the network may have changed since it was traced
-            remembered(self.module, self.inputs, forget=True)
-            if not self.by_default:
-                raise LayerError(f"{error}{layers_.suggestion(self.module, self.inputs)}") from None
-            self.layers = (layers_.default(self.module, self.inputs, everywhere=self.local),)
-            return self._run(gradients)
+            return self.clean(lambda: self._run(gradients))
+        except LayerError as error:
+            hint = "" if self.by_default else layers_.suggestion(self.module, self.inputs)
+            raise LayerError(f"{error}{hint}") from None
+
+    def clean(self, work: Callable[[], T]) -> T:
+        """Make a pass over the clean images; where it shows that what was remembered is no longer so, forget that and make it again.
+
+        Args:
+            work: the pass, which asks for the layers itself.
+        """
+        if self.compared or self.memory is not None:
+            return work()
+        self.compared = True
+        memory, key = memory_of(self.module, self.inputs), ("calls", signature(self.inputs))
+        try:
+            while True:
+                known: CallOrder | None = memory.findings.get(key)
+                problem: LayerError | None = None
+                with noted_calls(self.module) as ended:
+                    try:
+                        result = work()
+                    except LayerError as error:
+                        problem = error
+                order = CallOrder.of(self.module, ended, self.inputs)
+                outdated = self.recalls if problem is not None else known is not None and not known.agrees(order)
+                apart = problem is not None or (known is None and not self._goes_as_traced(order))
+                if outdated:
+                    self._look_again(memory)
+                elif apart and order.batch > 1 and not memory.together:
+                    self._look_again(memory, together=True)
+                elif problem is not None:
+                    raise problem
+                else:
+                    memory.findings[key] = order
+                    return result
+        except LayerError:
+            memory.forget()
+            raise
+
+    def _look_again(self, memory: ModuleMemory, together: bool = False) -> None:
+        """Forget what was remembered, and find it out again."""
+        self.recalls = False
+        memory.forget()
+        memory.together = together
+        inputs = settled_inputs(self.module, self.original)
+        if (inputs.axes, inputs.shared) != (self.inputs.axes, self.inputs.shared):
+            raise ModelError(
+                f"this {type(self.module).__name__} reads its inputs in another way than at the last call (a setting outside of it was "
+                "changed?): explain again, or say axes= and shared=."
+            )
+        if self.layers:
+            self.layers = self.resolved()
+
+    def _goes_as_traced(self, order: CallOrder) -> bool:
+        """Whether all images together go the way of the one that was traced."""
+        known = memory_of(self.module, self.inputs).findings.get(("trace", signature(self.inputs)))
+        return known is None or order.goes_by(self.module, [call.name for call in known.calls])
+
+    def resolved(self) -> tuple[Layer, ...]:
+        """The layers that were named, or the default one."""
+        if self.by_default:
+            return (layers_.default(self.module, self.inputs, everywhere=self.local),)
+        return tuple(layers_.resolve(self.module, spec, self.inputs, self.local) for spec in self.specs)
 
     def _run(self, gradients: bool) -> Done:
         if self.memory is not None and not self.copies:
@@ -149,7 +217,9 @@ class _Pass:
 
     def cut_by_force(self) -> Done:
         """The same where the model turns gradients off by itself."""
-        kept = self.done[True] = cut(self.module, self.inputs, self.layers, gradients=True, force=True, copies=self.copies)
+        kept = self.done[True] = self.clean(
+            lambda: cut(self.module, self.inputs, self.layers, gradients=True, force=True, copies=self.copies)
+        )
         return kept
 
     def bind(self, outputs: Any) -> Bound:
@@ -279,7 +349,7 @@ class Run:
         if self.named_layers or not bool(plain_capture.activations.min() < 0):
             return plain_capture
         known = remembered(self.module, self.inputs)
-        key = ("a ReLU follows", self.layer.name)
+        key = ("a ReLU follows", self.layer.name, self.layer.call, signature(self.inputs))
         rectified = self._rectified() if known.get(key, True) else None
         known[key] = rectified is not None
         return rectified or plain_capture
@@ -316,7 +386,7 @@ class Run:
         def read(outputs: Any, rows: Tensor | None) -> Tensor:
             return self._read(outputs) if rows is None else sound(self._chosen(self.bound, outputs, rows))
 
-        found = self._differentiated(lambda: attend(self.module, self.inputs, read, wants, self._pass.copies))
+        found = self._differentiated(lambda: self._pass.clean(lambda: attend(self.module, self.inputs, read, wants, self._pass.copies)))
         self._pass.done.setdefault(False, Done(found.outputs, ()))
         return found
 
@@ -330,8 +400,11 @@ class Run:
 
         That is decided by value. None: no one operation gives them, or the outputs hold no class scores.
         """
-        layers = self._pass.choose_layer()
-        known = remembered(self.module, self.inputs)
+        self._pass.choose_layer()
+        return self._pass.clean(self._head)
+
+    def _head(self) -> Head | None:
+        layers, known = self._pass.layers, remembered(self.module, self.inputs)
         name = known.get("head")
         if name:
             hook = HeadHook(self.module.get_submodule(name))
@@ -543,11 +616,11 @@ class Run:
             return self.capture(gradients=True).gradients
         if rule is not None:
             refuse(self.module)
-        found = self._differentiated(lambda: self._backpropagated(rule, to_layer, force=False))
+        found = self._differentiated(lambda: self._pass.clean(lambda: self._backpropagated(rule, to_layer, force=False)))
         if found is None:
-            found = self._differentiated(lambda: self._backpropagated(rule, to_layer, force=True))
+            found = self._differentiated(lambda: self._pass.clean(lambda: self._backpropagated(rule, to_layer, force=True)))
         if found is None and to_layer and carries_all(self.module, self.inputs, (self.layer,)):
-            found = self._differentiated(lambda: self._backpropagated(rule, to_layer, force=True, below=False))
+            found = self._differentiated(lambda: self._pass.clean(lambda: self._backpropagated(rule, to_layer, force=True, below=False)))
         if found is None:
             end = f"the layer {self.layer.name!r}, or that on the image," if to_layer else "the image"
             raise ModelError(
@@ -666,7 +739,9 @@ def open_run(
     """
     module = plain(module)
     with session(module), ExitStack() as stack:
-        given = Inputs.of(inputs, explain_input, axes, shared)
+        known = ModuleMemory.of(module)
+        recalls = bool(known.findings)
+        given = original = replace(Inputs.of(inputs, explain_input, axes, shared), memory=known)
         stack.enter_context(without_autocast(given.image.device.type))
         batch = batch_of(module, given)
         if batch not in (None, given.batch):
@@ -688,8 +763,20 @@ def open_run(
                 given,
                 stream,
                 seed,
-                _Pass(module, given, asked, found, by_default=not found, stated=stated or ClassScores(), memory=memory(), batch=batch),
+                _Pass(
+                    module,
+                    given,
+                    original,
+                    asked,
+                    tuple(specs),
+                    found,
+                    stated=stated or ClassScores(),
+                    memory=memory(),
+                    batch=batch,
+                    recalls=recalls,
+                ),
             )
+            known.settle()
         except Exception as error:
             if not says_nothing(error) and _copy_fails(module, given, stream.batch):
                 reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

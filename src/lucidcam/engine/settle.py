@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout, is_plain, layout_of
 from lucidcam.engine.session import hooks, session
-from lucidcam.engine.trace import Call, Layer, Trace, batch_of, example, first_tensor, remembered, run_forward, signature, trace
+from lucidcam.engine.trace import Call, Layer, Trace, example, first_tensor, remembered, run_forward, signature, trace
 from lucidcam.rollback import closes_scopes
 
 TILES = {1: 4, 2: 3}
@@ -36,8 +36,6 @@ def layout_at(module: nn.Module, inputs: Inputs, layer: Layer, shape: tuple[int,
     if len(shape) > 3 and not inputs.others and is_plain(shape, inputs, layer.module):
         return layout_of(shape, inputs, layer.module)
 
-    rows = batch_of(module, inputs) or 1
-
     def found(seen: Trace) -> Call | None:
         calls = [c for c in seen.calls if c.name == layer.name]
         number = len(calls) - 1 if layer.call is None else layer.call
@@ -45,7 +43,7 @@ def layout_at(module: nn.Module, inputs: Inputs, layer: Layer, shape: tuple[int,
         if call is None or call.shape is None:
             return None
         at = 0 if call.layout is None else call.layout.batch_axis
-        return call if shape == tuple(n // rows * inputs.batch if i == at else n for i, n in enumerate(call.shape)) else None
+        return call if shape == tuple(n // seen.batch * inputs.batch if i == at else n for i, n in enumerate(call.shape)) else None
 
     call = found(trace(module, inputs))
     if call is not None and call.candidates:

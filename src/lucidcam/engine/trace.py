@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from math import prod
@@ -18,6 +17,9 @@ from lucidcam.engine.foreign import fixed_batch, in_transform, is_foreign, reaso
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout, is_plain, layout_of
 from lucidcam.engine.lineage import COLOURS, RECURRENT, Lineage, Mark
+from lucidcam.engine.module_memory import memory_of as memory_of
+from lucidcam.engine.module_memory import remembered as remembered
+from lucidcam.engine.module_memory import signature as signature
 from lucidcam.engine.recording import walk_from
 from lucidcam.engine.scaling import with_autocast
 from lucidcam.engine.session import hooks, session
@@ -89,6 +91,7 @@ class Trace:
         everywhere: how many scores it gives for each place or query: classes, or features of a network without a head.
         axes: the image's, as for `Inputs`; None: nothing with weights was seen to read it.
         problem: why they cannot be told; empty: nothing speaks against them.
+        batch: images that went in.
     """
 
     calls: tuple[Call, ...]
@@ -97,6 +100,7 @@ class Trace:
     everywhere: int | None = None
     axes: tuple[int, int | None] | None = None
     problem: str = ""
+    batch: int = 1
 
     def branch(self, name: str) -> Trace:
         """What happened while the submodule `name` ran."""
@@ -163,7 +167,7 @@ class Layer:
 
 
 def trace(module: nn.Module, inputs: Inputs) -> Trace:
-    """Run the module once on the first image and record its calls. Remembered per module and input size."""
+    """Run the module once on the first image and record its calls. Remembered per module and inputs, see `module_memory.signature`."""
     cache, key = remembered(module, inputs), ("trace", signature(inputs))
     if key not in cache:
         cache[key] = _traced(module, inputs)
@@ -183,12 +187,12 @@ def _traced(module: nn.Module, inputs: Inputs) -> Trace:
     except Exception as error:
         if says_nothing(error) or inputs.batch == 1 or batch_of(module, inputs) is not None:
             raise
-        fixed = remembered(module, inputs).setdefault("fixed", set())
-        fixed.add(inputs.batch)
+        memory = memory_of(module, inputs)
+        memory.fixed.add(inputs.batch)
         try:
             return _trace(module, inputs)
         except Exception as other:
-            fixed.discard(inputs.batch)
+            memory.fixed.discard(inputs.batch)
             raise other if raised_by_handler(other) else error from None
 
 
@@ -291,7 +295,9 @@ class _Watch(Mode):
 
 
 def example(module: nn.Module, inputs: Inputs) -> Inputs:
-    """The first image, or as many as a module takes that was made for a fixed number."""
+    """The first image, or as many as a module takes that was made for a fixed number, or all where one takes another way than several."""
+    if memory_of(module, inputs).together:
+        return inputs
     return inputs.rows(slice(0, batch_of(module, inputs) or 1))
 
 
@@ -299,7 +305,7 @@ def batch_of(module: nn.Module, inputs: Inputs) -> int | None:
     """How many images a module takes at a time, as an exported program says or a trial has shown; None: any number."""
     names = [*range(len(inputs.args)), *inputs.kwargs]
     exported = fixed_batch(module, [*inputs.args, *inputs.kwargs.values()], names.index(inputs.key))
-    return inputs.batch if exported is None and inputs.batch in remembered(module, inputs).get("fixed", ()) else exported
+    return inputs.batch if exported is None and inputs.batch in memory_of(module, inputs).fixed else exported
 
 
 @closes_scopes
@@ -357,7 +363,7 @@ def _trace(module: nn.Module, inputs: Inputs) -> Trace:
     branches = watch.added - watch.used
     calls = [replace(call, branch=i in branches) for i, call in enumerate(calls)]
     axes = lineage.inputs.axes if lineage.read else None
-    return Trace(tuple(calls), tuple(watch.events), *_classes(outputs, one.batch), axes=axes, problem=lineage.problem)
+    return Trace(tuple(calls), tuple(watch.events), *_classes(outputs, one.batch), axes=axes, problem=lineage.problem, batch=one.batch)
 
 
 def _tensors_in(values: Any) -> list[Tensor]:
@@ -542,30 +548,3 @@ def replace_first(output: Any, tensor: Tensor) -> Any:
     if isinstance(output, tuple) and hasattr(output, "_fields"):
         return type(output)(tensor, *rest)
     return type(output)((tensor, *rest))
-
-
-_memory: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()
-_guard = leaf_lock()
-
-
-def remembered(module: nn.Module, inputs: Inputs, forget: bool = False) -> dict[Any, Any]:
-    """What is remembered of a module, forgotten when one of its submodules is exchanged."""
-    parts = tuple((name, id(child)) for name, child in module.named_modules())
-    with _guard:
-        cache = _memory.setdefault(module, {})
-        if forget or cache.get("parts") != parts:
-            cache.clear()
-            cache["parts"] = parts
-        if len(cache) > 32:  # inputs of ever new sizes
-            for key in list(cache)[1:17]:
-                del cache[key]
-        return cache
-
-
-def signature(inputs: Inputs) -> tuple[Any, ...]:
-    """What of the inputs decides which layers run, and what of them is the image: shapes without the batch, and types."""
-    batch = 0 if inputs.axes is None else inputs.axes[0]
-    image = tuple(n for i, n in enumerate(inputs.raw.shape) if i != batch)
-    others = [value for key, value in inputs.by_key.items() if key != inputs.key]
-    shapes = tuple(tuple(value.shape[1:]) if isinstance(value, Tensor) else type(value).__name__ for value in others)
-    return inputs.key, inputs.axes, image, shapes
