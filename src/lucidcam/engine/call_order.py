@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules import module as of_modules
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from lucidcam.engine.inputs import Inputs
@@ -47,6 +48,46 @@ def noted_calls(module: nn.Module) -> Iterator[list[Ended]]:
         stack.callback(handle.remove)
         of_modules._global_forward_hooks[handle.id] = note
         yield ended
+
+
+@contextmanager
+def noted_changes(modules: Sequence[nn.Module]) -> Iterator[list[nn.Module]]:
+    """Note which modules have forward hooks that change what goes in or comes out, rather than look on.
+
+    Args:
+        modules: those with hooks.
+    """
+    thread = threading.get_ident()
+    changed: list[nn.Module] = []
+    before: list[Any] = []
+
+    def first(part: nn.Module, *values: Any) -> None:
+        if threading.get_ident() == thread:
+            before.append(_marked(values))
+
+    def last(part: nn.Module, *values: Any) -> None:
+        if threading.get_ident() == thread and before and before.pop() != _marked(values):
+            changed.append(part)
+
+    def first_output(part: nn.Module, _: Any, output: Any) -> None:
+        first(part, output)
+
+    def last_output(part: nn.Module, _: Any, output: Any) -> None:
+        last(part, output)
+
+    with ExitStack() as stack:
+        for part in modules:
+            stack.callback(part.register_forward_pre_hook(first, prepend=True, with_kwargs=True).remove)
+            stack.callback(part.register_forward_pre_hook(last, with_kwargs=True).remove)
+            stack.callback(part.register_forward_hook(first_output, prepend=True).remove)
+            stack.callback(part.register_forward_hook(last_output).remove)
+        yield changed
+
+
+def _marked(values: Any) -> list[tuple[int, int]]:
+    """The very objects among values, and how often tensors were changed; the values live while this is compared."""
+    leaves = tree_leaves(values)
+    return [(id(leaf), -1 if not isinstance(leaf, Tensor) or leaf.is_inference() else leaf._version) for leaf in leaves]
 
 
 @dataclass(frozen=True)

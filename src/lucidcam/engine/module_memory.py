@@ -33,6 +33,7 @@ class ModuleMemory:
         findings: by what they are about.
         fixed: numbers of images that the module takes and no other, as trials have shown.
         together: whether all images are traced together, because one alone takes another way.
+        hooked: submodules with hooks that were added since the findings were made.
     """
 
     def __init__(self, module: nn.Module, set_by_forward: set[Slot]) -> None:
@@ -40,23 +41,33 @@ class ModuleMemory:
         self.findings: dict[Any, Any] = {}
         self.fixed: set[int] = set()
         self.together = False
+        self.hooked: list[weakref.ref[nn.Module]] = []
         self._set_by_forward = set_by_forward
         self._steady = False
         self._state = ModuleState(module, set_by_forward)
 
     @classmethod
-    def of(cls, module: nn.Module) -> ModuleMemory:
-        """The memory of a module, which is empty if the module was changed since."""
+    def of(cls, module: nn.Module, looks: bool = False) -> ModuleMemory:
+        """The memory of a module, which is empty if the module was changed since.
+
+        Args:
+            module: the module.
+            looks: whoever asks looks whether forward hooks that were added (`hooked`) change anything.
+        """
         known = _memories.get(module)
-        if known is None or not known._state.holds():
+        hooked: list[nn.Module] = []
+        if known is None or (known.hooked and not looks) or not known._state.holds(hooked if looks else None):
             known = _memories[module] = cls(module, set() if known is None else known._set_by_forward)
+        elif hooked:
+            known.hooked = [*known.hooked, *map(weakref.ref, hooked)]
+            known._steady, known._state = False, ModuleState(module, known._set_by_forward)
         return known
 
     def forget(self) -> None:
         """Forget everything."""
         self.findings.clear()
         self.fixed.clear()
-        self.together = False
+        self.together, self.hooked = False, []
 
     def settle(self) -> None:
         """Take over what the module's own forward passes changed since the memory was asked for: buffers, attributes, counters.
@@ -81,12 +92,12 @@ class ModuleMemory:
 _memories: weakref.WeakKeyDictionary[nn.Module, ModuleMemory] = weakref.WeakKeyDictionary()
 
 
-def memory_of(module: nn.Module, inputs: Inputs) -> ModuleMemory:
-    """The memory that a run on these inputs works with, or else that of the module as it is now."""
+def memory_of(module: nn.Module, inputs: Inputs, looks: bool = False) -> ModuleMemory:
+    """The memory that a run on these inputs works with, or else that of the module as it is now; `looks` as for `ModuleMemory.of`."""
     known = inputs.memory
     if isinstance(known, ModuleMemory) and known.module() is module:
         return known
-    return ModuleMemory.of(module)
+    return ModuleMemory.of(module, looks)
 
 
 def remembered(module: nn.Module, inputs: Inputs, forget: bool = False) -> dict[Any, Any]:

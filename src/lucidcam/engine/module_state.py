@@ -206,9 +206,9 @@ class _Part:
         self.module, self.kind, self.size = weakref.ref(module), weakref.ref(type(module)), len(own)
         aside = [name for part, name in forms_only if part == itself]
         self.attributes = _Names([(name, value) for name, value in own.items() if name not in _NO_ATTRIBUTES], describe, DEPTH, aside)
-        children = module._modules
-        self.names = tuple(children)
-        self.children = [None if child is None else weakref.ref(child) for child in children.values()]
+        children = list(module._modules.items())
+        self.names = [name for name, _ in children]
+        self.children = [None if child is None else weakref.ref(child) for _, child in children]
         parameters, buffers = _stores(module)
         self.parameters = [(name, None if tensor is None else TensorState.of(tensor)) for name, tensor in parameters.items()]
         self.buffers = _Names(buffers.items(), describe, DEPTH, aside)
@@ -223,11 +223,11 @@ class _Part:
         if len(own) != self.size or not self.attributes.hold(own, describe):
             return False
         children = module._modules
-        if self.names or children:
-            if self.names != tuple(children):
+        if self.names or len(children):
+            if len(children) != len(self.names):
                 return False
-            for child, reference in zip(children.values(), self.children):
-                if child is not (None if reference is None else reference()):
+            for (name, child), known, reference in zip(children.items(), self.names, self.children):
+                if name != known or child is not (None if reference is None else reference()):
                     return False
         parameters, buffers = _stores(module)
         if len(parameters) != len(self.parameters) or len(buffers) != len(self.buffers):
@@ -237,7 +237,13 @@ class _Part:
                 return False
         if buffers and not self.buffers.hold(buffers, describe):
             return False
-        return _hooks(own, describe) == self.hooks
+        hooks = _hooks(own, describe)
+        if hooks == self.hooks:
+            return True
+        if describe.hooked is None or not _added(self.hooks, hooks):
+            return False
+        describe.hooked.append(module)
+        return True
 
 
 def _form(value: Any) -> Any:
@@ -251,12 +257,25 @@ def _stores(module: nn.Module) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     return module._parameters, module._buffers
 
 
-def _hooks(own: dict[str, Any], describe: Description) -> tuple[Any, ...]:
-    """The hooks that others have registered."""
-    if not any(own.get(name) for name in _HOOKS):
+Hooks = tuple[tuple[Any, ...], ...]
+
+
+def _hooks(own: dict[str, Any], describe: Description) -> Hooks:
+    """The hooks that others have registered, by kind."""
+    if not (own.get(_HOOKS[0]) or own.get(_HOOKS[1]) or own.get(_HOOKS[2]) or own.get(_HOOKS[3])):
         return ()
-    every = [hook for name in _HOOKS for hook in (own.get(name) or {}).values()]
-    return tuple(describe(hook) for hook in every if not str(getattr(hook, "__module__", "")).startswith(_ENGINE))
+    kinds = [[hook for hook in (own.get(name) or {}).values() if not _is_of_engine(hook)] for name in _HOOKS]
+    return tuple(tuple(map(describe, kind)) for kind in kinds) if any(kinds) else ()
+
+
+def _is_of_engine(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith(_ENGINE)
+
+
+def _added(before: Hooks, after: Hooks) -> bool:
+    """Whether forward hooks were added, and nothing else was changed."""
+    pairs = list(zip(before or ((),) * len(_HOOKS), after, strict=False))
+    return len(pairs) == len(_HOOKS) and all(new[: len(old)] == old for old, new in pairs) and all(old == new for old, new in pairs[2:])
 
 
 class _Function:
@@ -356,9 +375,11 @@ class Description:
     Attributes:
         modules: those that were met among attributes, closures and globals.
         functions: those that were met likewise.
+        hooked: where forward hooks were added; None: those are changes as others are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hooked: list[nn.Module] | None = None) -> None:
+        self.hooked = hooked
         self.modules: list[nn.Module] = []
         self.functions: list[types.FunctionType] = []
         self._seen: dict[int, Any] = {}  # keeps them alive meanwhile, so that no address is used again
@@ -463,9 +484,13 @@ class ModuleState:
             describe.modules.clear()
             describe.functions.clear()
 
-    def holds(self) -> bool:
-        """Whether nothing was changed since."""
-        describe = Description()
+    def holds(self, hooked: list[nn.Module] | None = None) -> bool:
+        """Whether nothing was changed since.
+
+        Args:
+            hooked: takes the submodules to which forward hooks were added, which may do no more than look on; None: those are changes.
+        """
+        describe = Description(hooked)
         try:
             for check in self.checks:
                 if not check.holds(describe):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lucidcam.class_scores import ClassScores, ScoreReader
 from lucidcam.engine import layers as layers_
 from lucidcam.engine.attention import Attention, Wants, attend
-from lucidcam.engine.call_order import CallOrder, noted_calls
+from lucidcam.engine.call_order import CallOrder, noted_calls, noted_changes
 from lucidcam.engine.capture import Copies, Done, ForceGrad, cut, follow, gradients_of
 from lucidcam.engine.copies import give_up, original_of
 from lucidcam.engine.foreign import GRADIENT_FREE, GradientError, gradient, out_of_memory, reason_of, says_nothing, totals
@@ -104,7 +104,6 @@ class _Pass:
     copies: bool = False
     batch: int | None = None
     mixing: bool | None = None
-
     recalls: bool = False
     compared: bool = False
 
@@ -164,13 +163,14 @@ class _Pass:
             while True:
                 known: CallOrder | None = memory.findings.get(key)
                 problem: LayerError | None = None
-                with noted_calls(self.module) as ended:
+                hooked = [part for part in (reference() for reference in memory.hooked) if part is not None]
+                with noted_calls(self.module) as ended, noted_changes(hooked) as changed:
                     try:
                         result = work()
                     except LayerError as error:
                         problem = error
                 order = CallOrder.of(self.module, ended, self.inputs)
-                outdated = self.recalls if problem is not None else known is not None and not known.agrees(order)
+                outdated = self.recalls if problem is not None else bool(changed) or (known is not None and not known.agrees(order))
                 apart = problem is not None or (known is None and not self._goes_as_traced(order))
                 if outdated:
                     self._look_again(memory)
@@ -179,7 +179,7 @@ class _Pass:
                 elif problem is not None:
                     raise problem
                 else:
-                    memory.findings[key] = order
+                    memory.findings[key], memory.hooked = order, []
                     return result
         except LayerError:
             memory.forget()
@@ -739,7 +739,7 @@ def open_run(
     """
     module = plain(module)
     with session(module), ExitStack() as stack:
-        known = ModuleMemory.of(module)
+        known = ModuleMemory.of(module, looks=True)
         recalls = bool(known.findings)
         given = original = replace(Inputs.of(inputs, explain_input, axes, shared), memory=known)
         stack.enter_context(without_autocast(given.image.device.type))

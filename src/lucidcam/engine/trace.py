@@ -305,7 +305,7 @@ def batch_of(module: nn.Module, inputs: Inputs) -> int | None:
     """How many images a module takes at a time, as an exported program says or a trial has shown; None: any number."""
     names = [*range(len(inputs.args)), *inputs.kwargs]
     exported = fixed_batch(module, [*inputs.args, *inputs.kwargs.values()], names.index(inputs.key))
-    return inputs.batch if exported is None and inputs.batch in memory_of(module, inputs).fixed else exported
+    return inputs.batch if exported is None and inputs.batch in memory_of(module, inputs, looks=True).fixed else exported
 
 
 @closes_scopes
