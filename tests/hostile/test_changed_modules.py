@@ -388,7 +388,7 @@ def check(kind, methods, before):
 
 OFTEN = {  # the ways to change a network that are tried in every run of the tests, the others among the slow ones
     *("same address", "class", "flag", "number", "text", "None", "list in place", "dict in place", "set in place", "settings"),
-    *("settings, inside", "tensor", "tensor in place", "tensor, .data", "tensor, numpy", "buffer", "buffer, .data", "method", "forward"),
+    *("settings, inside", "tensor", "tensor, .data", "tensor, numpy", "buffer, .data", "method", "forward"),
     *("forward, partial", "class's forward", "class's method", "class's attribute", "global", "global, inside", "function", "closure"),
     *("load_state_dict", "hidden, inside", "hook on the head", "hook removed", "softmax", "sigmoid", "old weight norm", "weight, numpy"),
 }
@@ -474,7 +474,7 @@ def test_a_way_that_depends_on_the_images(kind):
     got = answers(net, second, methods)
     same(got, answers(fresh, second, methods))
     alone = [lucidcam.attribute(fresh, each[None], "gradcam", target=1) for each in second]
-    torch.testing.assert_close(got["gradcam"], torch.cat(alone), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(got["gradcam"], torch.cat(alone), rtol=1e-3, atol=1e-4)
 
 
 class Attends(nn.Module):
