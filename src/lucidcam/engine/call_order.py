@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.module_state import Identity
+from lucidcam.engine.thread_state import Restored
 from lucidcam.targets import tensors_of
 
 FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
@@ -43,9 +44,9 @@ def noted_calls(module: nn.Module) -> Iterator[list[Ended]]:
             else:
                 ended.append((part, output.shape if isinstance(output, Tensor) else None))
 
-    with ExitStack() as stack:
+    with Restored() as undone:
         handle = RemovableHandle(of_modules._global_forward_hooks)
-        stack.callback(handle.remove)
+        undone.undo(handle.remove)
         of_modules._global_forward_hooks[handle.id] = note
         yield ended
 

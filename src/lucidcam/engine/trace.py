@@ -25,7 +25,6 @@ from lucidcam.engine.scaling import with_autocast
 from lucidcam.engine.session import hooks, session
 from lucidcam.engine.thread_state import Mode
 from lucidcam.errors import InputError, LucidcamError, ModelError
-from lucidcam.locks import leaf_lock
 from lucidcam.rollback import SharedChange, closes_scopes, raised_by_handler
 from lucidcam.targets import dense, logits, part
 from lucidcam.targets import tensors_of as tensors_of
