@@ -21,7 +21,7 @@ from interrupts import CORE, PLACES, Interrupt, Late, Steps, differences, equal,
 from torch import Tensor, nn
 
 import lucidcam
-from lucidcam.engine import trace as tracing
+from lucidcam.engine import module_memory
 from lucidcam.rollback import Scope, SharedChange, closes_scopes
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals of POSIX")
@@ -94,7 +94,7 @@ def _made(name: str) -> tuple[nn.Module, Callable[[], Any]]:
 
 
 def _forget(net: nn.Module) -> None:
-    tracing._memory.pop(net, None)
+    module_memory._memories.pop(net, None)
 
 
 def _residues(name: str, size: int, places: tuple[str, ...], again: bool, cold: bool) -> tuple[int, list[str]]:

@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lucidcam.rollback import raised_by_handler
+
 PLAIN = frozenset(
     (int, float, complex, bool, str, bytes, type(None), type(...), range, torch.dtype, torch.device, torch.layout, torch.memory_format)
 )
@@ -495,7 +497,9 @@ class ModuleState:
             for check in self.checks:
                 if not check.holds(describe):
                     return False
-        except Exception:  # values that cannot be compared are others
+        except Exception as error:  # values that cannot be compared are others
+            if raised_by_handler(error):
+                raise
             return False
         return True
 
