@@ -679,7 +679,7 @@ def test_a_damaged_run_is_told(ran, tmp_path, name):
     place = shutil.copytree(ran[0] / "out", tmp_path / "run")
     whole = (place / name).read_bytes()
     (place / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=f"{name.split('/')[0]}.* cannot be read as"):
+    with pytest.raises(DataError, match=f"{name.split('/')[0]}.* is gone, or not as it was written"):
         lucidcam.report(place, tmp_path / "r.html")
 
 

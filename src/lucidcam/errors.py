@@ -54,6 +54,10 @@ class DataError(LucidcamError, ValueError):
     """A data set that cannot be read, has nothing usable, or lacks what was asked for (classes, boxes, masks)."""
 
 
+class DamagedFileError(DataError):
+    """A file of results that is gone, or does not hold what was written to it."""
+
+
 class RuleError(LucidcamError, RuntimeError):
     """A network that a backpropagation rule (guided, deconvnet, excitation) is not defined for."""
 

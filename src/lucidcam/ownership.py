@@ -71,6 +71,8 @@ class OwnedFiles:
         try:
             if path.is_symlink():
                 path.unlink()
+            elif path.is_dir():
+                path.rmdir()  # an empty one, in the place of a file of ours, holds nothing of anyone's
             path.parent.mkdir(parents=True, exist_ok=True)
             if name not in self._listed and not self._is_claimed:
                 append_line(self.folder / LIST, name)

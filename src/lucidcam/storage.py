@@ -63,11 +63,7 @@ def replaced(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     try:
         yield temporary
-        try:
-            temporary.replace(path)
-        except IsADirectoryError:
-            path.rmdir()  # an empty one holds nothing of anyone's
-            temporary.replace(path)
+        temporary.replace(path)
     except OSError as error:
         raise _unwritable(str(path), error) from error
     finally:
@@ -261,6 +257,8 @@ class Folder(Store):
         path = self.root / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()  # an empty one, in the place of a file of ours, holds nothing of anyone's
         except OSError as error:
             raise _unwritable(str(path), error) from error
         write_whole(path, content)

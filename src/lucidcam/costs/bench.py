@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -19,8 +19,10 @@ from lucidcam.costs.report import FORWARD, Cost, Costs, check_place
 from lucidcam.costs.subject import Subject, reason, subject
 from lucidcam.costs.timing import Ratio, Step, Stopwatch, old_objects_aside
 from lucidcam.engine.inputs import Inputs
+from lucidcam.engine.mixing import mixes
+from lucidcam.engine.module_memory import ModuleMemory
 from lucidcam.engine.session import session
-from lucidcam.engine.trace import trace
+from lucidcam.engine.trace import trace, with_axes
 from lucidcam.errors import ModelError, OptionError
 from lucidcam.methods._base import Method
 from lucidcam.rollback import closes_scopes
@@ -97,7 +99,6 @@ def bench(
         check_place(out)
     about = subject(model, images, batch)
     with session(about.module), old_objects_aside():
-        trace(about.module, Inputs.of(about.batch(1)))
         meter = _Meter(about, about.module, repeats, time_limit, memory and measurable(about.inputs.device))
         passes = [meter]
         rows: list[Cost] = []
@@ -109,6 +110,7 @@ def bench(
             except ModelError as error:
                 notes.append(f"measured on the network as it is alone: {error}")
         for each in passes:
+            _find_out(each.module, about.batch(1))
             rows += each.forwards(batch)
             for label, method, options in contenders:
                 if told is not None:
@@ -233,6 +235,15 @@ class _Meter:
             forwards=passes.rows / len(inputs),
             stopped=passes.stopped,
         )
+
+
+def _find_out(module: nn.Module, inputs: Tensor) -> None:
+    """What is found out about a network once, whatever the method, is no cost of the first of them."""
+    memory = ModuleMemory.of(module)
+    known = with_axes(module, replace(Inputs.of(inputs), memory=memory))
+    trace(module, known)
+    mixes(module, known)
+    memory.settle()
 
 
 def _forward(module: nn.Module, inputs: Tensor) -> object:

@@ -29,6 +29,8 @@ PLAIN = frozenset(
     (int, float, complex, bool, str, bytes, type(None), type(...), range, torch.dtype, torch.device, torch.layout, torch.memory_format)
 )
 """Types whose values are compared as they are."""
+COUNTS = frozenset((int, float))
+"""Types of values that a forward pass may count with."""
 DEPTH = 5
 """Objects in objects that are looked into."""
 MOST = 5000
@@ -155,7 +157,9 @@ class _Names:
         self.inside: list[tuple[str, Any, int]] = []
         for name, value in items:
             kind = type(value)
-            if kind in PLAIN or (kind is tuple and set(map(type, value)) <= PLAIN):
+            if kind in COUNTS and name in aside:
+                self.forms.append((name, _form(value)))
+            elif kind in PLAIN or (kind is tuple and set(map(type, value)) <= PLAIN):
                 self.plain[name] = value
             elif name in aside:
                 self.forms.append((name, _form(value)))
@@ -185,10 +189,10 @@ class _Names:
         return all(_form(values[name]) == form for name, form in self.forms)
 
     def changing(self, before: _Names | None) -> set[str]:
-        """Names of tensors, containers and objects that are others than before."""
+        """Names of tensors, containers, objects and numbers that are others than before."""
         old = {} if before is None else {**before.plain, **{name: token for name, token, _ in before.inside}}
         here = {
-            **{name: value for name, value in self.plain.items() if type(value) not in PLAIN},
+            **{name: value for name, value in self.plain.items() if type(value) not in PLAIN or type(value) in COUNTS},
             **{name: token for name, token, _ in self.inside},
         }
         return {name for name, value in here.items() if name not in old or type(old[name]) is not type(value) or old[name] != value}

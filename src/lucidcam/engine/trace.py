@@ -511,11 +511,13 @@ class _InOrder(Mode):
     """Where a module draws all of n things without putting any back (ViLT its patches), that is some order of them: here, their own."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") != "multinomial":
-            return output
-        given = dict(zip(("input", "num_samples", "replacement"), args), **(kwargs or {}))
-        return output if output.shape != given["input"].shape or given.get("replacement") else output.sort(-1).values
+        if getattr(func, "__name__", "") == "multinomial":
+            values = dict(zip(("input", "num_samples", "replacement"), args), **(kwargs or {}))
+            weights = values["input"]
+            every = values["num_samples"] == weights.shape[-1] and not values.get("replacement") and "out" not in values
+            if every and bool((weights > 0).all()):  # nothing is drawn, so the network counts as one that draws nothing
+                return torch.arange(weights.shape[-1], device=weights.device).expand(weights.shape).clone()
+        return func(*args, **(kwargs or {}))
 
 
 def _has_words(inputs: Inputs) -> bool:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from lucidcam import registry
-from lucidcam.errors import DataError
+from lucidcam.errors import DamagedFileError, DataError
 from lucidcam.evaluation import Report
 from lucidcam.outputs._packs import Array
 from lucidcam.pipeline import ledger
@@ -117,8 +117,8 @@ class Results:
 
         return read
 
-    def _damaged(self, name: str) -> DataError:
-        return DataError(f"{name} in {self.store} is gone, or not as it was written: run it again, which does what is damaged anew.")
+    def _damaged(self, name: str) -> DamagedFileError:
+        return DamagedFileError(f"{name} in {self.store} is gone, or not as it was written: run it again, which does what is damaged anew.")
 
     def _maps_of(self, number: int) -> list[Array]:
         for name in self.manifest["settings"]["write"]:

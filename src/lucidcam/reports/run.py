@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from lucidcam import maps, registry, render
-from lucidcam.errors import DataError, LucidcamError, OptionError
+from lucidcam.errors import DamagedFileError, DataError, LucidcamError, OptionError
 from lucidcam.evaluation import Report
 from lucidcam.explanation import Explanation
 from lucidcam.outputs.html import Cell, Facts, Fold, Gallery, Page, Part, Section, Shot, Table, Text
@@ -250,11 +250,11 @@ class _Look:
     def _map(self, number: int, row: dict[str, Any], photo: Image.Image | None) -> Image.Image | None:
         try:
             raw = self._results.map(number)
+        except (DamagedFileError, BadZipFile, EOFError, LookupError, OSError, ValueError):
+            self.told.add("Some maps cannot be read any more; the boxes of the index are drawn instead.")
+            return _boxed(photo, row)
         except DataError:
             self.told.add("The run kept no maps; the boxes of its index are drawn instead.")
-            return _boxed(photo, row)
-        except (BadZipFile, EOFError, LookupError, OSError, ValueError):
-            self.told.add("Some maps cannot be read any more; the boxes of the index are drawn instead.")
             return _boxed(photo, row)
         frame = self._frame(row)
         if photo is not None and frame is not None:
