@@ -175,6 +175,8 @@ def test_a_budget_bounds_the_passes_and_is_told(monkeypatch):
     counted = []
     forward = net.forward
     monkeypatch.setattr(net, "forward", lambda x: counted.append(len(x)) or forward(x))
+    lucidcam.channels(wrapped, PHOTO, 2, budget=4)  # the forward is another one, about which all is found out anew
+    counted.clear()
     part = lucidcam.channels(wrapped, PHOTO, 2, top=3, budget=4)
     assert part.passes == len(part.run) == 4
     # One for the gradients, one for the head, one for the baseline, and the masks; layers are known from the call before.

@@ -245,7 +245,7 @@ def test_activations_are_recalled(tmp_path: Path) -> None:
         net[0].weight += 1
     seen.clear()
     lucidcam.run(model, runs.images(12), tmp_path / "third", method="layercam", cache=tmp_path / "cache", **asked)
-    assert seen[0] == 4  # other weights: nothing is known of them
+    assert [images for images in seen if images > 2] == [4, 4, 4]  # other weights: nothing is known of them
 
 
 def test_activations_are_not_recalled_where_branches_meet(tmp_path: Path) -> None:
