@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import importlib.util
 import json
 import os
@@ -207,6 +208,15 @@ def test_forwards_are_those_the_network_counts(method, options, inputs):
     costs = quick(net, inputs, [(method, options)])
     assert costs.rows[-1].images == 2
     assert costs.rows[-1].forwards == expected
+
+
+def test_old_objects_stay_aside_for_as_long_as_anyone_wants():
+    assert not gc.get_freeze_count()
+    with timing.old_objects_aside():
+        with timing.old_objects_aside():
+            pass
+        assert gc.get_freeze_count()
+    assert not gc.get_freeze_count()
 
 
 def test_the_ratio_is_that_of_the_passes(inputs, clock):

@@ -94,6 +94,9 @@ class Stopwatch:
 @contextmanager
 def old_objects_aside() -> Iterator[None]:
     """Within the block Python collects only garbage that is made there: looking at all modules again takes longer than a forward pass."""
+    if gc.get_freeze_count():  # a block around this one has put them aside, or the user
+        yield
+        return
     gc.collect()
     with Scope() as scope:
         scope.undo(gc.unfreeze)
