@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from lucidcam import maps, registry, render
+from lucidcam import images, maps, registry, render
 from lucidcam.errors import OptionError, unknown
 from lucidcam.ownership import check_not_input
 from lucidcam.types import Frame
+
+LARGEST_WHOLE = 20_000_000
+"""Pixels of photos whose maps are made whole to be measured and drawn; those of larger ones come band by band."""
+
+LARGEST_DRAWN = 60_000_000
+"""Pixels of photos that are drawn in their own size; pictures of larger ones have `DRAWN` at most."""
+
+DRAWN = 16_000_000
+"""Pixels of the pictures of photos that are larger than `LARGEST_DRAWN`: a half of each of the photo's sides, or a third, and so on."""
+
+LEAST_SAMPLED = 2_000_000
+"""Pixels of a large photo, at least, that choose which signed value its colours show as full."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +121,62 @@ class Explanation:
         """Signed colours around mid-grey, in the original image's size, for methods that have them (`pixels` with three colours)."""
         if self.pixels is None or self.pixels.shape[0] != 3:
             return None
-        colours = np.stack([maps.in_photo(p, self.frame) for p in self.pixels], axis=-1)
-        return render.signed_rgb(colours, None if self.scale is None else self.scale.magnitude)
+        peak = None if self.scale is None else self.scale.magnitude
+        if self.size[0] * self.size[1] <= LARGEST_WHOLE and peak is None:
+            return render.signed_rgb(self._colours(self.frame))
+        whole = Image.new("RGB", self.size[::-1])
+        for band in images.bands(whole.size):
+            colours = self._colours(self.frame, (band[1], band[3]))
+            whole.paste(render.signed_rgb(colours, self._magnitude if peak is None else peak), band[:2])
+        return whole
+
+    @cached_property
+    def peak(self) -> float:
+        """The value that the heatmap shows as 1: the map's own maximum in the photo, or what it shares with others."""
+        if self.scale is not None:
+            return self.scale.high
+        return max(float(np.maximum(self._values((band[1], band[3])), 0).max(initial=0.0)) for band in images.bands(self.size[::-1]))
+
+    def bands(self) -> Iterator[tuple[int, maps.Array]]:
+        """The heatmap, each band of rows after the number of its first; of large photos the whole of it is never made."""
+        if "heatmap" in self.__dict__ or self.size[0] * self.size[1] <= (LARGEST_WHOLE if self.scale is None else images.BAND):
+            yield 0, self.heatmap
+            return
+        for band in images.bands(self.size[::-1]):
+            yield band[1], maps.normalise(self._values((band[1], band[3])), self.peak)
+
+    def map_bands(self) -> Iterator[tuple[int, maps.Array]]:
+        """The map in the photo's size, each band of rows after the number of its first."""
+        return ((band[1], maps.in_photo(self.raw, self.frame, (band[1], band[3]))) for band in images.bands(self.size[::-1]))
+
+    def _values(self, rows: tuple[int, int]) -> maps.Array:
+        """Rows of the map that the heatmap is a share of."""
+        raw = self.raw if not self.ranged else self.raw - (float(self.raw.min()) if self.scale is None else self.scale.low)
+        return maps.in_photo(raw, self.frame, rows)
+
+    def reduced(self) -> Explanation:
+        """The explanation to be drawn: of the photo in a smaller size where that has more than `LARGEST_DRAWN` pixels, else itself."""
+        height, width = self.size
+        if height * width <= LARGEST_DRAWN or self.image.size != (width, height):
+            return self
+        factor = math.isqrt((height * width - 1) // DRAWN) + 1
+        image = self.image if self.image.mode == "RGB" else self.image.convert("RGB")
+        scale = self.scale or Scale(float(self.raw.min()), self.peak, None if self.pixels is None else self._magnitude)
+        return replace(self, image=image.reduce(factor), frame=_divided(self.frame, factor), scale=scale)
+
+    def resized_box(self, box: maps.Box, size: tuple[int, int]) -> maps.Box:
+        """A box (xyxy) in the photo as it was in another size (H, W), in this one's pixels, outwards to whole ones."""
+        y, x = (own / other for own, other in zip(self.size, size, strict=True))
+        return math.floor(box[0] * x), math.floor(box[1] * y), math.ceil(box[2] * x), math.ceil(box[3] * y)
+
+    @cached_property
+    def _magnitude(self) -> float:
+        """The signed value that the colours of a large photo show as full: that of the photo in a smaller size."""
+        return render.signed_peak(self._colours(_divided(self.frame, math.isqrt(self.size[0] * self.size[1] // LEAST_SAMPLED) or 1)))
+
+    def _colours(self, frame: Frame, rows: tuple[int, int] | None = None) -> npt.NDArray[np.float32]:
+        assert self.pixels is not None
+        return np.stack([maps.in_photo(p, frame, rows) for p in self.pixels], axis=-1)
 
     def overlay(self, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
         """Blend the coloured heatmap over the image; what the network did not see (outside its centre crop) is left as it is.
@@ -117,11 +185,14 @@ class Explanation:
             colormap: any matplotlib colormap; perceptual ones read best (turbo, viridis, magma).
             alpha: share of the heatmap, 0 to 1.
         """
-        blended = render.overlay(self.image, self.heatmap, colormap, alpha)
         left, top, right, bottom = (round(side) for side in self.frame.box)
-        box = (max(left, 0), max(top, 0), min(right, self.image.width), min(bottom, self.image.height))
+        left, top, right, bottom = max(left, 0), max(top, 0), min(right, self.image.width), min(bottom, self.image.height)
         whole = self.image.convert("RGB")
-        whole.paste(blended.crop(box), box[:2])
+        for first, heatmap in self.bands():
+            box = left, max(top, first), right, min(bottom, first + len(heatmap))
+            if box[1] < box[3]:
+                rows = heatmap[box[1] - first : box[3] - first, left:right]
+                whole.paste(render.overlay(whole.crop(box), rows, colormap, alpha), box[:2])
         return whole
 
     def picture(self, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
@@ -134,7 +205,7 @@ class Explanation:
         Args:
             threshold: 0.2 in the CAM paper, 0.15 in Grad-CAM's.
         """
-        return maps.boxes(self.heatmap, threshold)
+        return [region.box for region in maps.regions_of_bands(self.bands(), threshold)]
 
     def boxed(self, threshold: float = 0.2, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
         """The overlay with the boxes drawn."""
@@ -193,3 +264,11 @@ class Explanation:
         buffer = io.BytesIO()
         self.picture().save(buffer, format="PNG")
         return buffer.getvalue()
+
+
+def _divided(frame: Frame, factor: int) -> Frame:
+    """Where the input lies in the photo once each of its pixels is the mean of `factor` × `factor`; the last ones of fewer."""
+    width, height = -(-frame.width // factor), -(-frame.height // factor)
+    x, y = width / frame.width, height / frame.height
+    left, top, right, bottom = frame.box
+    return replace(frame, width=width, height=height, box=(left * x, top * y, right * x, bottom * y))

@@ -38,6 +38,9 @@ MAX_BYTES = 1_000_000_000
 PIPE_WAIT = 2
 """Seconds that a pipe may take until something is written to it."""
 
+BAND = 1_000_000
+"""Pixels of a large picture that are worked on together, where steps between take memory of their own."""
+
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 """Formats that are opened, by their content whatever the name. Pillow knows others, some of which start programs (EPS: Ghostscript).
 An MPO file is a JPEG with more behind it."""
@@ -237,6 +240,17 @@ def _in_glob(pattern: str) -> list[Path]:
     return sorted(dict.fromkeys(found), key=natural)
 
 
+def bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """The boxes (xyxy) of bands of rows of about `BAND` pixels that cover a picture of `size` (width, height), from above.
+
+    >>> list(bands((250_000, 9)))
+    [(0, 0, 250000, 4), (0, 4, 250000, 8), (0, 8, 250000, 9)]
+    """
+    width, height = size
+    rows = max(1, BAND // max(1, width))
+    return ((0, top, width, min(top + rows, height)) for top in range(0, height, rows))
+
+
 def natural(path: PurePath) -> list[Any]:
     """The key of natural order: 2 before 10, case aside."""
     parts = (re.split(r"(\d+)", part.casefold()) for part in path.parts)
@@ -311,7 +325,7 @@ def _open(file: Any, name: str, window: Window | None, *, empty: bool) -> Image.
     with quiet():
         try:
             with opened(file) as image:
-                return _decode(image, name, window)
+                return _decode(image, name, window, owned=True)
         except InputError:
             raise
         except Image.DecompressionBombError as error:
@@ -326,8 +340,8 @@ def _open(file: Any, name: str, window: Window | None, *, empty: bool) -> Image.
             raise _damaged(name, error) from error
 
 
-def _decode(image: Image.Image, name: str, window: Window | None) -> Image.Image:
-    """Check the size that the header promises, decode, and convert."""
+def _decode(image: Image.Image, name: str, window: Window | None, owned: bool = False) -> Image.Image:
+    """Check the size that the header promises, decode, and convert; `owned`: nobody else has the picture, so that it need not be copied."""
     width, height = image.size
     if image.format not in (None, "MPO", *FORMATS) and getattr(image, "tile", None):
         raise InputError(
@@ -338,7 +352,7 @@ def _decode(image: Image.Image, name: str, window: Window | None) -> Image.Image
         coding = str(getattr(image, "tile", [])[:1])  # gone when it is loaded
         image.load()
         turn = _UPRIGHT.get(_orientation(image))
-        rgb = _to_rgb(image, name, window, coding)
+        rgb = _to_rgb(image, name, window, coding, owned)
     except InputError:
         raise
     except Exception as error:
@@ -353,7 +367,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image, name: str, window: Window | None, coding: str) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str, window: Window | None, coding: str, owned: bool) -> Image.Image:
     mode = image.mode
     if mode == "F" or mode == "I" or mode.startswith("I;16") or (window is not None and mode in ("1", "L")):
         return _from_array(*_grey(image, name, window, coding))
@@ -367,10 +381,15 @@ def _to_rgb(image: Image.Image, name: str, window: Window | None, coding: str) -
         if mode in ("LA", "La") and window is not None:
             grey, alpha = image.convert("LA").split()
             image = Image.merge("LA", (Image.fromarray(_windowed(np.asarray(grey), name, window)), alpha))
-        return _on_white(image.convert("RGBA"))
-    # The copy has nothing of the file left: no EXIF tag that would turn it a second time.
-    rgb = image.copy() if mode == "RGB" else image.convert("RGB")
-    return Image.frombytes("RGB", rgb.size, rgb.tobytes()) if rgb.info or rgb.getexif() else rgb
+        return _on_white(image)
+    if mode != "RGB":
+        rgb = image.convert("RGB")
+    elif owned and hasattr(image, "_new"):
+        rgb = image._new(image.im)  # a plain image of the same pixels: a copy of a large photo would take as much again
+    else:
+        rgb = image.copy()
+    rgb.info = {}  # nothing of the file is left: no EXIF tag that would turn it a second time
+    return rgb
 
 
 def _grey(image: Image.Image, name: str, window: Window | None, coding: str) -> tuple[Any, str, Window | None, int | None]:
@@ -395,8 +414,12 @@ def _grey(image: Image.Image, name: str, window: Window | None, coding: str) -> 
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+    """A picture of any mode with transparency, as RGB; band by band, since the steps between would take several times the picture."""
+    flat = Image.new("RGB", image.size)
+    for band in bands(image.size):
+        part = image.crop(band).convert("RGBA")
+        flat.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert("RGB"), band[:2])
+    return flat
 
 
 def _tensor_to_array(tensor: Tensor) -> np.ndarray[Any, Any]:

@@ -5,6 +5,7 @@ Arrays here are NumPy `[H, W]`, float32, the map of one image and target.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -45,10 +46,19 @@ def resize(raw: Tensor, size: tuple[int, ...], mode: Mode = "bilinear") -> Tenso
     return values.to(raw.dtype)
 
 
-def _stretched(values: Tensor, axis: int, length: int, mode: Mode) -> Tensor:
-    """Resize one axis, counted from the end, to `length` cells."""
+def _resized_rows(values: Tensor, size: tuple[int, int], mode: Mode, rows: tuple[int, int]) -> Tensor:
+    """What `resize` makes of a map `[h, w]`, of it some rows only."""
+    if rows == (0, size[0]):
+        return resize(values, size, mode)
+    if values.shape[-1] != size[1]:
+        values = _stretched(values, -1, size[1], mode)
+    return values[slice(*rows)] if values.shape[-2] == size[0] else _stretched(values, -2, size[0], mode, slice(*rows))
+
+
+def _stretched(values: Tensor, axis: int, length: int, mode: Mode, part: slice = slice(None)) -> Tensor:
+    """Resize one axis, counted from the end, to `length` cells; `part`: only these are made."""
     count = values.shape[axis]
-    place = (torch.arange(length, dtype=torch.float64, device="cpu") + 0.5) * (count / length) - 0.5
+    place = (torch.arange(length, dtype=torch.float64, device="cpu")[part] + 0.5) * (count / length) - 0.5
     if mode == "bilinear":
         place = place.clamp(0, count - 1)
     below = place.floor()
@@ -74,7 +84,13 @@ def _cubic(distance: Tensor) -> Tensor:
     return torch.where(distance < 1, near, BICUBIC * far)
 
 
-def finish(raw: Tensor, size: tuple[int, int], box: tuple[float, float, float, float] | None = None, mode: Mode = "bilinear") -> Array:
+def finish(
+    raw: Tensor,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float] | None = None,
+    mode: Mode = "bilinear",
+    rows: tuple[int, int] | None = None,
+) -> Array:
     """Bring a raw map to the original image's size.
 
     Args:
@@ -82,22 +98,28 @@ def finish(raw: Tensor, size: tuple[int, int], box: tuple[float, float, float, f
         size: (H, W) of the original image.
         box: (left, top, right, bottom) in original pixels of what the network saw; None: all of it. What it did not see is 0.
         mode: of the resizing.
+        rows: the first of the rows that are wanted, and the one after the last; None: all.
     """
     height, width = size
+    first, last = rows or (0, height)
     left, top, right, bottom = box or (0.0, 0.0, float(width), float(height))
     x0, y0, x1, y1 = round(left), round(top), round(right), round(bottom)
-    seen = resize(raw.detach().float().cpu(), (max(1, y1 - y0), max(1, x1 - x0)), mode).numpy()
+    high, wide = max(1, y1 - y0), max(1, x1 - x0)
+    top, bottom = (min(max(side - y0, 0), high) for side in (first, last))
+    seen = _resized_rows(raw.detach().float().cpu(), (high, wide), mode, (top, bottom)).numpy()
     if (x0, y0, x1, y1) == (0, 0, width, height):
         return np.ascontiguousarray(seen, dtype=np.float32)
-    whole = np.zeros((height, width), np.float32)
-    inside = (slice(max(y0, 0), min(y1, height)), slice(max(x0, 0), min(x1, width)))
-    whole[inside] = seen[inside[0].start - y0 : inside[0].stop - y0, inside[1].start - x0 : inside[1].stop - x0]
+    whole = np.zeros((last - first, width), np.float32)
+    inside = (slice(max(y0, first), min(y1, last)), slice(max(x0, 0), min(x1, width)))
+    if inside[0].start < inside[0].stop:
+        part = seen[inside[0].start - y0 - top : inside[0].stop - y0 - top, inside[1].start - x0 : inside[1].stop - x0]
+        whole[inside[0].start - first : inside[0].stop - first, inside[1]] = part
     return whole
 
 
-def in_photo(raw: Tensor, frame: Frame) -> Array:
+def in_photo(raw: Tensor, frame: Frame, rows: tuple[int, int] | None = None) -> Array:
     """Bring a raw map `[h, w]`, which lies as the network's input does, to the original image's size and orientation; see `finish`."""
-    return finish(frame.upright(raw), (frame.height, frame.width), frame.box)
+    return finish(frame.upright(raw), (frame.height, frame.width), frame.box, rows=rows)
 
 
 def normalise(values: Array, peak: float | None = None) -> Array:
@@ -174,16 +196,24 @@ def components(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
 
 
 def _runs(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], ...]:
-    """Rows taken apart into runs of true pixels: row, start, stop and the number of its 8-connected component, from 0, of each run.
+    """Rows taken apart into runs of true pixels: row, start, stop and the number of its 8-connected component, from 0, of each run."""
+    return _united(*_runs_of_rows(mask), mask.shape[1])
 
-    Runs that touch in neighbouring rows are united.
-    """
+
+def _runs_of_rows(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Row, start and stop of the runs of true pixels."""
     padded = np.pad(mask, ((0, 0), (1, 1)))
     before, here = padded[:, :-1], padded[:, 1:]
     rows, starts = np.divmod(np.flatnonzero(here & ~before), mask.shape[1] + 1)  # on flat arrays: ten times as fast as on rows
-    stops = np.flatnonzero(before & ~here) % (mask.shape[1] + 1)
+    return rows, starts, np.flatnonzero(before & ~here) % (mask.shape[1] + 1)
+
+
+def _united(
+    rows: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64], columns: int
+) -> tuple[npt.NDArray[np.int64], ...]:
+    """Runs with the number of their component: those that touch in neighbouring rows are united."""
     # Places in one long line of rows: a run touches those of the row above that start no later than it ends, and end no earlier.
-    width = mask.shape[1] + 2
+    width = columns + 2
     above = (rows - 1) * width
     first = np.searchsorted(rows * width + stops, above + starts, "left")
     last = np.searchsorted(rows * width + starts, above + stops, "right")
@@ -209,7 +239,18 @@ def regions(heatmap: Array, level: float = 0.2) -> list[Region]:
         heatmap: `[H, W]` in [0, 1].
         level: fraction of the maximum.
     """
-    rows, starts, stops, which = _runs(threshold(heatmap, level))
+    return regions_of_bands([(0, heatmap)], level)
+
+
+def regions_of_bands(bands: Iterable[tuple[int, Array]], level: float) -> list[Region]:
+    """See `regions`; the heatmap comes in bands, each after the number of its first row."""
+    columns, several = 0, []
+    for top, band in bands:
+        columns = band.shape[1]
+        rows, starts, stops = _runs_of_rows(threshold(band, level))
+        several.append((rows + top, starts, stops))
+    rows, starts, stops = (np.concatenate(each) for each in zip(*several, strict=True))
+    rows, starts, stops, which = _united(rows, starts, stops, columns)
     found = []
     order = np.argsort(which, kind="stable")
     for runs in np.split(order, np.flatnonzero(np.diff(which[order])) + 1) if len(order) else []:

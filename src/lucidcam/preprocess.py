@@ -108,7 +108,8 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the network's input `[C, h, w]`, float32, of a PIL image of any mode."""
-        image = image.convert("L" if self.channels == "L" else "RGB")
+        mode = "L" if self.channels == "L" else "RGB"
+        image = image if image.mode == mode else image.convert(mode)  # which would copy a large photo
         resized, crop = self._geometry(image.size)
         if resized[0] * resized[1] > LARGEST_RESIZED:
             image, crop = _resized_part(image, resized, crop, INTERPOLATIONS[self.interpolation])

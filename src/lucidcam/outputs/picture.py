@@ -22,8 +22,14 @@ from lucidcam.registry import packs, writers
 @writers.register("tiff")
 @writers.register("bmp")
 def write(explanation: Explanation, path: Path, *, colormap: str = "turbo", alpha: float = 0.5, boxes: Sequence[Box] = ()) -> None:
-    """Write the method's picture in the original image's size, with boxes (xyxy) if given; Pillow chooses the encoder by the suffix."""
-    picture = explanation.picture(colormap, alpha)
+    """Write the method's picture, with boxes (xyxy) if given; Pillow chooses the encoder by the suffix.
+
+    It has the original image's size; of images of more than `lucidcam.explanation.LARGEST_DRAWN` pixels it is smaller, see
+    `Explanation.reduced`.
+    """
+    small = explanation.reduced()
+    picture = small.picture(colormap, alpha)
+    boxes = [small.resized_box(box, explanation.size) for box in boxes] if small is not explanation else boxes
     (render.draw_boxes(picture, boxes) if boxes else picture).save(path)
 
 

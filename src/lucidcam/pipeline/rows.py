@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from lucidcam import maps
 from lucidcam.compat import import_optional
-from lucidcam.explanation import Explanation
+from lucidcam.explanation import LARGEST_WHOLE, Explanation
 from lucidcam.samples import Object
 
 COLUMNS = {
@@ -47,6 +48,8 @@ def row_of(explanation: Explanation, sample: int, label: str, marked: Sequence[O
         marked: the things of this class that are marked in the image.
         threshold: of the box, a share of the map's maximum.
     """
+    if explanation.size[0] * explanation.size[1] > LARGEST_WHOLE:
+        return _row_of_large(explanation, sample, label, marked, threshold)
     heatmap, whole = explanation.heatmap, explanation.map
     height, width = heatmap.shape
     regions = maps.regions(heatmap, threshold)
@@ -81,6 +84,53 @@ def row_of(explanation: Explanation, sample: int, label: str, marked: Sequence[O
     }
 
 
+def _row_of_large(explanation: Explanation, sample: int, label: str, marked: Sequence[Object], threshold: float) -> dict[str, Any]:
+    """See `row_of`; the map is measured band by band, since the whole of it would take several times the photo's memory."""
+    height, width = explanation.size
+    regions = maps.regions_of_bands(explanation.bands(), threshold)
+    box = regions[0].box if regions else None
+    boxes = [each.box for each in marked if each.box is not None]
+    down, across = np.zeros(height), np.zeros(width)
+    highest, place = -1.0, 0
+    in_box = in_boxes = 0.0
+    for top, band in explanation.bands():
+        rows = slice(top, top + len(band))
+        down[rows], across = band.sum(1, dtype=np.float64), across + band.sum(0, dtype=np.float64)
+        if float(band.max()) > highest:
+            highest, place = float(band.max()), top * width + int(band.argmax())
+        in_box += _inside(band, [box], top) if box is not None else 0.0
+        in_boxes += _inside(band, boxes, top) if boxes else 0.0
+    low, peak, positive, negative = math.inf, -math.inf, 0.0, 0.0
+    for _, band in explanation.map_bands():
+        low, peak = min(low, float(band.min())), max(peak, float(band.max()))
+        positive += float(np.maximum(band, 0).sum(dtype=np.float64))
+        negative += float(np.minimum(band, 0).sum(dtype=np.float64))
+    total = float(across.sum())
+    seen = total > 0
+    return {
+        "sample": sample,
+        "image": explanation.name,
+        "width": width,
+        "height": height,
+        "label": label,
+        "target": explanation.target,
+        "score": explanation.score,
+        "probability": explanation.probability,
+        "box": None if box is None else list(box),
+        "box_energy": in_box / total if box is not None and seen else None,
+        "energy": positive / (height * width),
+        "negative": negative / (height * width),
+        "peak": peak,
+        "peak_x": place % width if seen else None,
+        "peak_y": place // width if seen else None,
+        "centre_x": float(across @ (np.arange(width) + 0.5)) / total if seen else None,
+        "centre_y": float(down @ (np.arange(height) + 0.5)) / total if seen else None,
+        "area": sum(each.area for each in regions) / (height * width),
+        "inside": in_boxes / total if boxes and seen else None,
+        "error": explanation.error,
+    }
+
+
 def encoded(rows: Sequence[dict[str, Any]]) -> bytes:
     """Rows as a Parquet file; the same rows give the same bytes."""
     arrow = import_optional("pyarrow", "run", "the index of a run")
@@ -101,9 +151,9 @@ def decoded(contents: Iterable[bytes]) -> Any:
     return arrow.concat_tables([file.read(use_threads=False) for file in files])
 
 
-def _inside(heatmap: maps.Array, boxes: Sequence[tuple[float, float, float, float]]) -> float:
-    """What lies in any of some boxes, counted once."""
-    cut = [tuple(max(round(side), 0) for side in box) for box in boxes]
+def _inside(heatmap: maps.Array, boxes: Sequence[tuple[float, float, float, float]], above: int = 0) -> float:
+    """What lies in any of some boxes, counted once; of a heatmap without so many rows `above`."""
+    cut = [tuple(max(round(side) - shift, 0) for side, shift in zip(box, (0, above, 0, above), strict=True)) for box in boxes]
     if len(cut) == 1:
         [(left, top, right, bottom)] = cut
         return float(heatmap[top:bottom, left:right].sum(dtype=np.float64))

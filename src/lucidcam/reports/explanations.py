@@ -14,6 +14,7 @@ from PIL import Image
 
 from lucidcam.errors import OptionError
 from lucidcam.explanation import Explanation
+from lucidcam.images import bands
 from lucidcam.outputs.html import Cell, Facts, Fold, Gallery, Page, Part, Section, Shot, Table, Text
 from lucidcam.outputs.html.blocks import SIDE, reduced
 from lucidcam.reports._base import Kind, kinds
@@ -121,8 +122,9 @@ class Gathered:
             # A copy: the maps in full size that it makes for itself are forgotten with it.
             own = replace(each, name=self._name_of(each))
             if self._is_shown(own.name):
-                picture = own.picture(**self._look)  # type: ignore[arg-type]
-                self.seen.append(Seen(own.to_dict(), reduced(own.image, self._side), reduced(picture, self._side)))
+                small = own.reduced()
+                picture = small.picture(**self._look)  # type: ignore[arg-type]
+                self.seen.append(Seen(own.to_dict(), reduced(small.image, self._side), reduced(picture, self._side)))
             else:
                 self.seen.append(Seen(own.to_dict()))
 
@@ -237,7 +239,10 @@ def _gathered(result: Explanation | Sequence[Explanation] | Explained, images: i
 
 def _pixels(image: Image.Image) -> tuple[Any, ...]:
     """What tells an image from another of its name."""
-    return image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+    digest = hashlib.blake2b(digest_size=16)
+    for band in bands(image.size):
+        digest.update(image.crop(band).tobytes())
+    return image.size, digest.digest()
 
 
 def _opened(place: str | Path, side: int) -> Image.Image | None:

@@ -255,7 +255,7 @@ class Page:
 def reduced(picture: Image.Image, side: int = SIDE) -> Image.Image:
     """A picture as RGB with its longer side at most `side` pixels; never enlarged, the caller's is left as it is."""
     factor = side / max(picture.size)
-    small = picture.convert("RGB")  # a picture of another mode, a palette's, cannot be reduced smoothly
     if factor >= 1:
-        return small
-    return small.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), Image.Resampling.LANCZOS)
+        return picture.convert("RGB")
+    large = picture if picture.mode == "RGB" else picture.convert("RGB")  # of another mode, a palette's, it cannot be reduced smoothly
+    return large.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), Image.Resampling.LANCZOS)

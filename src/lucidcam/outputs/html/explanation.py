@@ -24,8 +24,9 @@ def page(explanation: Explanation, colormap: str = "turbo", alpha: float = 0.5) 
     name = Path(explanation.name).name
     chance = f" with probability {explanation.probability:.3f}" if explanation.probability is not None else ""
     lead = f"{explanation.method} at {explanation.layer}: where the network sees “{explanation.label}”{chance}."
+    small = explanation.reduced()
     shot = Shot(
-        (explanation.image, explanation.picture(colormap, alpha)),
+        (small.image, small.picture(colormap, alpha)),
         name,
         f"{name}: {explanation.label}",
         labels=("photo", explanation.method),
