@@ -1,7 +1,7 @@
 """Images are read in a process beside this one first: what kills that one is a bad file, and does not end the run.
 
 The process is a fork of this one, so that it has all that reading takes, also what was defined in a notebook. What it reads it throws away;
-only whether it lives counts. Where a system cannot fork in this way, or a GPU is at work, which forks cannot use, nothing is tried.
+only whether it lives counts. It works on the next images while this one explains those before. Where a system cannot fork in this way, or a GPU is at work, which forks cannot use, nothing is tried.
 """
 
 from __future__ import annotations
@@ -36,30 +36,47 @@ class Trial:
         self.is_possible = sys.platform == "linux" and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         self._process: int | None = None
         self._pipe: Connection | None = None
+        self._pieces: list[Any] = []
+        self._alive: list[bool] = []
 
-    def survivors(self, pieces: Sequence[Any]) -> list[bool]:
-        """Whether each piece leaves the process alive that works on it; True where that cannot be tried."""
-        found: list[bool] = []
-        while self.is_possible and len(found) < len(pieces):
-            try:
-                content = pickle.dumps(list(pieces[len(found) :]))
-            except NOT_SENT:
-                break
+    def begin(self, pieces: Sequence[Any]) -> None:
+        """Let the process work on pieces, while this one does something else; `survivors` tells what came of it."""
+        self._pieces, self._alive = list(pieces), []
+        self._send()
+
+    def survivors(self) -> list[bool]:
+        """Whether each piece that was begun leaves the process alive that works on it; True where that cannot be tried."""
+        while self.is_possible and len(self._alive) < len(self._pieces):
             try:
                 if self._pipe is None:
-                    self._begin()
-                assert self._pipe is not None
-                self._pipe.send_bytes(content)
-                while len(found) < len(pieces):
-                    self._pipe.recv_bytes()
-                    found.append(True)
+                    raise EOFError
+                self._pipe.recv_bytes()
+                self._alive.append(True)
             except (EOFError, OSError):
-                if self._pipe is None:  # it could not begin
-                    self.is_possible = False
-                    break
                 self.close()
-                found.append(False)
-        return found + [True] * (len(pieces) - len(found))
+                self._alive.append(False)
+                self._send()  # the others, to a new process
+        return self._alive + [True] * (len(self._pieces) - len(self._alive))
+
+    def _send(self) -> None:
+        """Send what is not done yet, to a new process where there is none."""
+        left = self._pieces[len(self._alive) :]
+        if not self.is_possible or not left:
+            return
+        try:
+            content = pickle.dumps(left)
+        except NOT_SENT:
+            self._alive += [True] * len(left)
+            return
+        if self._pipe is None:
+            try:
+                self._begin()
+            except OSError:  # no process can be had
+                self.is_possible = False
+                return
+        assert self._pipe is not None
+        with suppress(OSError):  # it is dead, which is seen when its answer is read
+            self._pipe.send_bytes(content)
 
     def close(self) -> None:
         """End the process."""

@@ -143,15 +143,32 @@ class Worker:
             while writing:
                 yield writing.popleft().result()
 
-    def _tried(self, chunks: Iterable[tuple[_Chunk, Samples]]) -> Iterator[tuple[_Chunk, Samples]]:
-        """Where this process reads the images itself: with problems in the place of those that would kill it."""
-        for chunk, samples in chunks:
-            doubtful = [i for i, each in enumerate(samples) if not is_safe(self.job, each)] if self.trial is not None else []
-            if self.trial is None or not doubtful:
-                yield chunk, samples
-                continue
-            alive = dict(zip(doubtful, self.trial.survivors([samples[i] for i in doubtful]), strict=True))
+    def _tried(self, chunks: _Chunks) -> Iterator[tuple[_Chunk, Samples]]:
+        """Where this process reads the images itself: with problems in the place of those that would kill it.
+
+        The next chunk, where it is there, is tried while this process is at the one before.
+        """
+        if self.trial is None:
+            yield from chunks
+            return
+        following = self._on_trial(chunks)
+        while following is not None:
+            chunk, samples, doubtful = following
+            alive = dict(zip(doubtful, self.trial.survivors(), strict=True))
+            following = self._on_trial(chunks) if (early := chunks.ready()) else None
             yield chunk, tuple(each if alive.get(i, True) else _deadly(each) for i, each in enumerate(samples))
+            if not early:
+                following = self._on_trial(chunks)
+
+    def _on_trial(self, chunks: _Chunks) -> tuple[_Chunk, Samples, list[int]] | None:
+        """The next chunk, begun to be tried, and the places of the images that are; None: there is none."""
+        assert self.trial is not None
+        chunk, samples = next(chunks, (None, ()))
+        if chunk is None:
+            return None
+        doubtful = [i for i, each in enumerate(samples) if not is_safe(self.job, each)]
+        self.trial.begin([samples[i] for i in doubtful])
+        return chunk, samples, doubtful
 
     @closes_scopes
     def _explain(self, chunk: _Chunk, prepared: Sequence[Prepared | Problem]) -> None:
