@@ -1,7 +1,8 @@
 """Images are read in a process beside this one first: what kills that one is a bad file, and does not end the run.
 
 The process is a fork of this one, so that it has all that reading takes, also what was defined in a notebook. What it reads it throws away;
-only whether it lives counts. It works on the next images while this one explains those before. Where a system cannot fork in this way, or a GPU is at work, which forks cannot use, nothing is tried.
+only whether it lives counts. It works on the next images while this one explains those before. Where a system cannot fork in this way, or a
+GPU is at work, which forks cannot use, nothing is tried.
 """
 
 from __future__ import annotations
@@ -68,15 +69,20 @@ class Trial:
         except NOT_SENT:
             self._alive += [True] * len(left)
             return
-        if self._pipe is None:
+        for _ in range(2):
             try:
-                self._begin()
+                if self._pipe is None:
+                    self._begin()
             except OSError:  # no process can be had
                 self.is_possible = False
                 return
-        assert self._pipe is not None
-        with suppress(OSError):  # it is dead, which is seen when its answer is read
-            self._pipe.send_bytes(content)
+            assert self._pipe is not None
+            try:
+                self._pipe.send_bytes(content)
+            except OSError:  # something else ended it while it had nothing to do
+                self.close()
+            else:
+                return
 
     def close(self) -> None:
         """End the process."""
