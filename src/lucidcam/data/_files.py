@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath, PurePosixPath
@@ -241,12 +242,12 @@ def read_text(path: Path) -> str:
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file that are not blank, with their numbers from 1.
+    """Yield the lines of a text file that are not blank, with their numbers from 1. Names may hold what Unicode takes for ends of lines.
 
     Raises:
         DataError: see `read_text`.
     """
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", read_text(path)), start=1):
         if line.strip():
             yield number, line.strip()
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from lucidcam.errors import DataError, OptionError
 from lucidcam.metrics import Record
+from lucidcam.outputs.npz import check_archive
 from lucidcam.samples import Problem
 from lucidcam.storage import Folder, sealed, unsealed, workplace, write_whole
 
@@ -85,6 +86,7 @@ class Part:
         Raises:
             OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile: it is damaged.
         """
+        check_archive(io.BytesIO(content), "a part of an evaluation")
         with np.load(io.BytesIO(content), allow_pickle=False) as kept:
             arrays = {name: kept[name] for name in kept.files}
         told = json.loads(str(arrays["told"]))

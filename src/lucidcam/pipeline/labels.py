@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from lucidcam import images
+from lucidcam.errors import DataError
 from lucidcam.outputs._labels import Found, Labels
 from lucidcam.pipeline import ledger
 from lucidcam.pipeline.plan import Unit
@@ -66,5 +68,10 @@ def _read(told: Mapping[str, Any], size: tuple[int, int]) -> Found:
 
 
 def _mask(text: str, size: tuple[int, int]) -> Mask:
-    bits = np.unpackbits(np.frombuffer(zlib.decompress(base64.b85decode(text)), np.uint8), count=size[0] * size[1])
-    return bits.astype(bool).reshape(size)
+    count = -(-size[0] * size[1] // 8)
+    if size[0] * size[1] > images.MAX_PIXELS:
+        raise DataError(f"expected masks of at most {images.MAX_PIXELS} pixels in the labels of a run; got {size[1]}×{size[0]}.")
+    packed = zlib.decompressobj().decompress(base64.b85decode(text), count + 1)  # which may declare any size
+    if len(packed) != count:
+        raise DataError(f"expected a mask of {size[1]}×{size[0]} pixels in the labels of a run; got another: run it again with --restart.")
+    return np.unpackbits(np.frombuffer(packed, np.uint8), count=size[0] * size[1]).astype(bool).reshape(size)
