@@ -300,7 +300,7 @@ class Halting:
     """A preprocessing that is interrupted at its n-th image."""
 
     def __init__(self, preprocess, at):
-        self.preprocess, self.at, self.calls = preprocess, at, 0
+        self.preprocess, self.left = preprocess, at  # it counts down itself, so that the number is no setting
 
     def __repr__(self):
         return repr(self.preprocess)
@@ -309,8 +309,8 @@ class Halting:
         return self.preprocess.frame(size)
 
     def __call__(self, image):
-        self.calls += 1
-        if self.calls == self.at:
+        self.left -= 1
+        if not self.left:
             raise Stop
         return self.preprocess(image)
 

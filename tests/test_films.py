@@ -443,7 +443,7 @@ def test_a_video_classifier_of_torchvision(tmp_path, written):
     (explanation,) = lucidcam.explain(found, written["gif"])
     assert explanation.layer == "layer4"
     assert len(explanation.film) == 16
-    with Image.open(explanation.save(tmp_path / "clip.gif")) as image:
+    with Image.open(explanation.save(tmp_path / "explained.gif")) as image:
         assert image.size == (320, 240)
 
 
