@@ -624,6 +624,18 @@ def test_a_study_is_not_overwritten(tmp_path):
         study.report(tmp_path / "study")
 
 
+def test_pictures_of_others_are_not_among_those_of_a_study(tmp_path):
+    (tmp_path / "study" / "pictures").mkdir(parents=True)
+    (tmp_path / "study" / "pictures" / "mine.jpg").write_bytes(b"mine")
+    with pytest.raises(OptionError, match="was not written by lucidcam"):
+        study.make(tiny(), tmp_path / "study", progress=False)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "pictures").symlink_to(tmp_path / "study" / "pictures")
+    with pytest.raises(OptionError, match="leads out of"):
+        study.make(tiny(), tmp_path / "linked", progress=False)
+    assert [each.name for each in (tmp_path / "study" / "pictures").iterdir()] == ["mine.jpg"]
+
+
 # Answers
 
 

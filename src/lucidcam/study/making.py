@@ -21,6 +21,7 @@ from lucidcam.data import ClassMap, Dataset
 from lucidcam.engine.run import open_run
 from lucidcam.errors import DataError, LayerError, LucidcamError, MissingExtraError, ModelError, OptionError, RuleError
 from lucidcam.explanation import Explanation
+from lucidcam.ownership import OwnedFiles
 from lucidcam.progress import bar
 from lucidcam.rollback import closes_scopes
 from lucidcam.runner import explain
@@ -69,7 +70,7 @@ def make(config: Any, out: str | os.PathLike[str], progress: bool | None = None)
         progress: a bar; None: when standard error is a terminal.
 
     Raises:
-        OptionError: a wrong setting, or a folder that holds a study.
+        OptionError: a wrong setting, a folder that holds a study, or one with pictures of someone else's where its own are to be.
         DataError: no photo suits a question.
     """
     study = read_config(config)
@@ -77,12 +78,14 @@ def make(config: Any, out: str | os.PathLike[str], progress: bool | None = None)
     check_writable(folder, PLAN)
     if (folder / PLAN).exists():
         raise OptionError(f"{folder} holds a study; choose another folder, or take it away: its answers would be lost.")
+    owned = OwnedFiles(folder)
+    owned.check(PLAN, f"{PICTURES}/*.jpg")
     for name, options in study.methods.items():
         resolve_method(*method_of(name, options)[:2])
     data = data_of(study)
     samples, problems = labelled(data, study)
     models = {name: model_of(name, given, study.root) for name, given in study.models.items()}
-    workshop = _Workshop(study, models, samples, _Pictures(folder / PICTURES), problems=problems)
+    workshop = _Workshop(study, models, samples, _Pictures(owned), problems=problems)
     with bar(None, "explaining", progress) as advance:
         workshop.tell = advance
         blocks = []
@@ -102,6 +105,7 @@ def make(config: Any, out: str | os.PathLike[str], progress: bool | None = None)
         facts=workshop.facts(data),
         problems=tuple(workshop.problems),
     )
+    owned.path(PLAN)
     plan.write(folder)
     return plan
 
@@ -110,16 +114,15 @@ def make(config: Any, out: str | os.PathLike[str], progress: bool | None = None)
 class _Pictures:
     """Pictures under random names, without anything that tells where they are from."""
 
-    folder: Path
+    owned: OwnedFiles
 
     def keep(self, picture: Image.Image) -> str:
         shown = picture.convert("RGB")
         shown.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         Image.fromarray(np.asarray(shown)).save(buffer, "JPEG", quality=88)  # a new image: no metadata comes along
-        self.folder.mkdir(parents=True, exist_ok=True)
         name = f"{_name()}.jpg"
-        write_whole(self.folder / name, buffer.getvalue())
+        write_whole(self.owned.path(f"{PICTURES}/{name}"), buffer.getvalue())
         return name
 
 
