@@ -13,6 +13,7 @@ from lucidcam.errors import DataError
 from lucidcam.evaluation.journal import Part
 from lucidcam.outputs import npz
 from lucidcam.pipeline.labels import _mask
+from lucidcam.pipeline.rows import decoded
 
 
 def packed(content: bytes) -> str:
@@ -39,6 +40,15 @@ def test_parts_of_an_evaluation_declare_what_fits(monkeypatch):
         archive.writestr("told.npy", bytes(100_000))
     with pytest.raises(DataError, match="declares 100000 bytes"):
         Part.decoded(content.getvalue())
+
+
+def test_an_index_declares_no_more_than_a_unit_has():
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    content = io.BytesIO()
+    parquet.write_table(arrow.table({"label": arrow.array(np.zeros(2**20 + 1, np.int8))}), content)
+    assert len(content.getvalue()) < 10_000
+    with pytest.raises(DataError, match="one declares 1,048,577"):
+        decoded([content.getvalue()])
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

@@ -10,6 +10,7 @@ import numpy as np
 
 from lucidcam import maps
 from lucidcam.compat import import_optional
+from lucidcam.errors import DataError
 from lucidcam.explanation import LARGEST_WHOLE, Explanation
 from lucidcam.samples import Object
 
@@ -142,13 +143,34 @@ def encoded(rows: Sequence[dict[str, Any]]) -> bytes:
     return bytes(content.getvalue())
 
 
+MOST_ROWS = 2**20
+"""Rows of one unit's index: of a value that is always the same a few bytes declare billions."""
+
+MOST_BYTES = 2**28
+"""What one unit's index takes when it is unpacked."""
+
+
 def decoded(contents: Iterable[bytes]) -> Any:
-    """The table of some Parquet files (pyarrow)."""
+    """The table of some Parquet files (pyarrow).
+
+    Raises:
+        DataError: one declares more than an index may hold.
+    """
     arrow = import_optional("pyarrow", "run", "the index of a run")
     parquet = import_optional("pyarrow.parquet", "run", "the index of a run")
     # By this thread alone: at the end of a program pyarrow's own threads abort Python now and then (seen with 26.0.1).
     files = (parquet.ParquetFile(arrow.BufferReader(each), pre_buffer=False) for each in contents)
-    return arrow.concat_tables([file.read(use_threads=False) for file in files])
+    return arrow.concat_tables([_table(file) for file in files])
+
+
+def _table(file: Any) -> Any:
+    groups = range(file.metadata.num_row_groups)
+    size = sum(file.metadata.row_group(i).total_byte_size for i in groups)
+    if file.metadata.num_rows > MOST_ROWS or size > MOST_BYTES:
+        raise DataError(
+            f"expected an index of at most {MOST_ROWS:,} rows and {MOST_BYTES:,} bytes; one declares {file.metadata.num_rows:,} and {size:,}."
+        )
+    return file.read(use_threads=False)
 
 
 def _inside(heatmap: maps.Array, boxes: Sequence[tuple[float, float, float, float]], above: int = 0) -> float:
