@@ -168,7 +168,8 @@ def _table(file: Any) -> Any:
     size = sum(file.metadata.row_group(i).total_byte_size for i in groups)
     if file.metadata.num_rows > MOST_ROWS or size > MOST_BYTES:
         raise DataError(
-            f"expected an index of at most {MOST_ROWS:,} rows and {MOST_BYTES:,} bytes; one declares {file.metadata.num_rows:,} and {size:,}."
+            f"expected an index of at most {MOST_ROWS:,} rows and {MOST_BYTES:,} bytes; "
+            f"one declares {file.metadata.num_rows:,} and {size:,}."
         )
     return file.read(use_threads=False)
 
