@@ -46,7 +46,11 @@ class Trial:
         self._send()
 
     def survivors(self) -> list[bool]:
-        """Whether each piece that was begun leaves the process alive that works on it; True where that cannot be tried."""
+        """Whether each piece that was begun leaves the process alive that works on it; True where that cannot be tried.
+
+        A piece has to end two processes: something else may have ended the first.
+        """
+        suspect = -1
         while self.is_possible and len(self._alive) < len(self._pieces):
             try:
                 if self._pipe is None:
@@ -55,8 +59,11 @@ class Trial:
                 self._alive.append(True)
             except (EOFError, OSError):
                 self.close()
-                self._alive.append(False)
-                self._send()  # the others, to a new process
+                if suspect == len(self._alive):
+                    self._alive.append(False)
+                else:
+                    suspect = len(self._alive)
+                self._send()  # what is left, to a new process
         return self._alive + [True] * (len(self._pieces) - len(self._alive))
 
     def _send(self) -> None:
