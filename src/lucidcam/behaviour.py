@@ -72,34 +72,38 @@ UNSEEN = frozenset(
 """Methods that build, copy and show objects."""
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-ELSEWHERE = frozenset(
+BOOKKEEPING = frozenset(
     (
-        *("training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"),
-        *(
-            "_is_full_backward_hook",
-            "_compiled_call_impl",
-            "_forward_hooks_with_kwargs",
-            "_forward_hooks_always_called",
-            "_state_dict_hooks",
-        ),
-        *("_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_graph", "_is_hf_initialized"),
-        *("_measured", "_name_or_path", "name_or_path", "_commit_hash", "__wrapped__"),
-        *("__doc__",),
+        *HOOKS,
+        *("training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook"),
+        *("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs", "_state_dict_hooks"),
+        *("_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_compiled_call_impl"),
     )
-) | frozenset(HOOKS)
-"""Attributes that are told in another way, or that say where a thing came from."""
+)
+"""What every module of torch has, and what is described in another way or decides nothing."""
+ELSEWHERE = BOOKKEEPING | {
+    "_graph",
+    "_is_hf_initialized",
+    "_measured",
+    "_name_or_path",
+    "name_or_path",
+    "_commit_hash",
+    "__wrapped__",
+    "__doc__",
+}
+"""Attributes that are described in another way, or that say where an object came from."""
 
 
-def behaviour(thing: Any) -> str:
+def behaviour(subject: Any) -> str:
     """A short text that changes with what a thing does, and is the same in every process.
 
     Args:
-        thing: a module, whose parameters and buffers do not count (see `lucidcam.fingerprints.fingerprint`), a callable, or any object.
+        subject: a module, whose parameters and buffers do not count (see `lucidcam.fingerprints.fingerprint`), a callable, or any object.
     """
     reads, tensors = Reads(), dict[int, str]()
     for _ in range(ROUNDS):
-        walk = _Walk(thing, reads, tensors)
-        found = walk.text(thing)
+        walk = _Walk(subject, reads, tensors)
+        found = walk.text(subject)
         if walk.next == reads:
             break
         reads = walk.next
@@ -133,100 +137,102 @@ class _Walk:
         if isinstance(root, nn.Module):
             self.weights = {id(each) for module in root.modules() for each in _weights(module)}
 
-    def text(self, thing: Any) -> str:
+    def text(self, subject: Any) -> str:
         """What stands for a thing: the same for equal ones."""
-        if isinstance(thing, Enum):
-            return f"{type(thing).__qualname__}.{thing.name}"
-        if type(thing) in PLAIN:
-            return f"{type(thing).__name__} {thing!r}"
-        if (known := self.known.get(id(thing))) is not None:
+        if isinstance(subject, Enum):
+            return f"{type(subject).__qualname__}.{subject.name}"
+        if type(subject) in PLAIN:
+            return f"{type(subject).__name__} {subject!r}"
+        if (known := self.known.get(id(subject))) is not None:
             return known[1]
-        if id(thing) in self.open:
-            return f"cycle {len(self.open) - self.open[id(thing)]}"
+        if id(subject) in self.open:
+            return f"cycle {len(self.open) - self.open[id(subject)]}"
         if len(self.open) > DEEPEST:
-            return type(thing).__qualname__
-        self.open[id(thing)] = len(self.open)
+            return type(subject).__qualname__
+        self.open[id(subject)] = len(self.open)
         try:
-            found = self._told(thing)
+            found = self._described(subject)
         except Exception:  # objects of anyone's, whose attributes may raise anything
-            found = type(thing).__qualname__
+            found = type(subject).__qualname__
         finally:
-            del self.open[id(thing)]
-        self.known[id(thing)] = thing, found
+            del self.open[id(subject)]
+        self.known[id(subject)] = subject, found
         return found
 
-    def _told(self, thing: Any) -> str:
-        if isinstance(thing, Tensor):
-            return "weight" if id(thing) in self.weights else self._tensor(thing)
-        if isinstance(thing, np.ndarray):
+    def _described(self, subject: Any) -> str:
+        if isinstance(subject, Tensor):
+            return "weight" if id(subject) in self.weights else self._tensor(subject)
+        if isinstance(subject, np.ndarray):
             content = (
-                self._several(thing.tolist()) if thing.dtype.hasobject else hashlib.blake2b(thing.tobytes(), digest_size=12).hexdigest()
+                self._several(subject.tolist())
+                if subject.dtype.hasobject
+                else hashlib.blake2b(subject.tobytes(), digest_size=12).hexdigest()
             )
-            return f"array {thing.dtype} {thing.shape} {content}"
-        if isinstance(thing, np.generic):
-            return f"{thing.dtype} {thing.item()!r}"
-        if isinstance(thing, Image.Image):
-            return f"image {thing.mode} {thing.size} {hashlib.blake2b(thing.tobytes(), digest_size=12).hexdigest()}"
-        if isinstance(thing, PASSING):
-            return type(thing).__qualname__
-        if isinstance(thing, nn.Module):
-            return self._module(thing)
-        if isinstance(thing, type):
-            return self._class(thing)
-        if isinstance(thing, types.ModuleType):
-            return f"module {thing.__name__}"
-        found = self._callable(thing)
-        return self._object(thing) if found is None else found
+            return f"array {subject.dtype} {subject.shape} {content}"
+        if isinstance(subject, np.generic):
+            return f"{subject.dtype} {subject.item()!r}"
+        if isinstance(subject, Image.Image):
+            return f"image {subject.mode} {subject.size} {hashlib.blake2b(subject.tobytes(), digest_size=12).hexdigest()}"
+        if isinstance(subject, PASSING):
+            return type(subject).__qualname__
+        if isinstance(subject, nn.Module):
+            return self._module(subject)
+        if isinstance(subject, type):
+            return self._class(subject)
+        if isinstance(subject, types.ModuleType):
+            return f"module {subject.__name__}"
+        found = self._callable(subject)
+        return self._object(subject) if found is None else found
 
-    def _callable(self, thing: Any) -> str | None:
-        if isinstance(thing, types.FunctionType):
-            return self._function(thing)
-        if isinstance(thing, types.MethodType):
-            return _digest("method", self.text(thing.__self__), self.text(thing.__func__))  # first the class, which the method is of
-        if isinstance(thing, (staticmethod, classmethod)):
-            return self.text(thing.__func__)
-        if isinstance(thing, property):
-            return self._several(each for each in (thing.fget, thing.fset) if each is not None)
-        if isinstance(thing, functools.partial):
-            return _digest("partial", self.text(thing.func), self.text(thing.args), self.text(thing.keywords))
-        if isinstance(thing, (functools.cached_property, functools.partialmethod)):
-            return self.text(thing.func)
-        if isinstance(thing, functools._lru_cache_wrapper):
-            return self.text(thing.__wrapped__)
-        if isinstance(thing, (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, np.ufunc)):
-            owner = getattr(thing, "__self__", None)
+    def _callable(self, subject: Any) -> str | None:
+        if isinstance(subject, types.FunctionType):
+            return self._function(subject)
+        if isinstance(subject, types.MethodType):
+            return _digest("method", self.text(subject.__self__), self.text(subject.__func__))  # first the class, which the method is of
+        if isinstance(subject, (staticmethod, classmethod)):
+            return self.text(subject.__func__)
+        if isinstance(subject, property):
+            return self._several(each for each in (subject.fget, subject.fset) if each is not None)
+        if isinstance(subject, functools.partial):
+            return _digest("partial", self.text(subject.func), self.text(subject.args), self.text(subject.keywords))
+        if isinstance(subject, (functools.cached_property, functools.partialmethod)):
+            return self.text(subject.func)
+        if isinstance(subject, functools._lru_cache_wrapper):
+            return self.text(subject.__wrapped__)
+        if isinstance(subject, (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, np.ufunc)):
+            owner = getattr(subject, "__self__", None)
             bound = "" if owner is None or isinstance(owner, (type, types.ModuleType)) else self.text(owner)
-            return f"{getattr(thing, '__qualname__', thing.__name__)} {bound}"
+            return f"{getattr(subject, '__qualname__', subject.__name__)} {bound}"
         return None
 
-    def _several(self, things: Iterable[Any], ordered: bool = True) -> str:
-        texts = [self.text(each) for each in things]
+    def _several(self, items: Iterable[Any], ordered: bool = True) -> str:
+        texts = [self.text(each) for each in items]
         return _digest(*(texts if ordered else sorted(texts)))
 
     def _pairs(self, pairs: Iterable[tuple[Any, Any]], ordered: bool = False) -> str:
         texts = [_digest(self.text(key), self.text(value)) for key, value in pairs]
         return _digest(*(texts if ordered else sorted(texts)))
 
-    def _object(self, thing: Any) -> str:
-        kind = self.text(type(thing))
-        if isinstance(thing, Mapping):
-            return _digest(kind, self._pairs(thing.items(), ordered=isinstance(thing, OrderedDict)), self._attributes(thing))
-        if isinstance(thing, (list, tuple, deque)):
-            return _digest(kind, self._several(thing), self._attributes(thing))
-        if isinstance(thing, (set, frozenset)):
-            return _digest(kind, self._several(thing, ordered=False), self._attributes(thing))
-        state = _state(thing)
+    def _object(self, subject: Any) -> str:
+        kind = self.text(type(subject))
+        if isinstance(subject, Mapping):
+            return _digest(kind, self._pairs(subject.items(), ordered=isinstance(subject, OrderedDict)), self._attributes(subject))
+        if isinstance(subject, (list, tuple, deque)):
+            return _digest(kind, self._several(subject), self._attributes(subject))
+        if isinstance(subject, (set, frozenset)):
+            return _digest(kind, self._several(subject, ordered=False), self._attributes(subject))
+        state = _state(subject)
         if state:
-            return _digest(kind, self._attributes(thing))
-        shown = repr(thing)
+            return _digest(kind, self._attributes(subject))
+        shown = repr(subject)
         return _digest(kind, "" if ADDRESS.search(shown) else shown)
 
-    def _attributes(self, thing: Any) -> str:
-        kind = type(thing)
+    def _attributes(self, subject: Any) -> str:
+        kind = type(subject)
         selective = _is_own(kind) or kind in (types.SimpleNamespace, *_namespaces())
         selective = selective and not any(_is_behaviour(each) for each in kind.__mro__[1:])
         texts = []
-        for name, value in _state(thing).items():
+        for name, value in _state(subject).items():
             if name in ELSEWHERE or (selective and not self.reads.names_attribute(name)) or self.reads.changes(kind, name, value):
                 continue
             if isinstance(getattr(kind, name, None), functools.cached_property):
@@ -327,23 +333,23 @@ def _weights(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _content(tensor: Tensor) -> str:
-    told = f"tensor {tensor.dtype} {list(tensor.shape)}"
+    description = f"tensor {tensor.dtype} {list(tensor.shape)}"
     try:
         content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     except (RuntimeError, NotImplementedError, TypeError):  # on the meta device, sparse, quantised
-        return told
-    return f"{told} {hashlib.blake2b(content, digest_size=12).hexdigest()}"
+        return description
+    return f"{description} {hashlib.blake2b(content, digest_size=12).hexdigest()}"
 
 
-def _state(thing: Any) -> dict[str, Any]:
+def _state(subject: Any) -> dict[str, Any]:
     """The attributes of an object, those in slots, too."""
     found: dict[str, Any] = {}
-    for kind in type(thing).__mro__:
+    for kind in type(subject).__mro__:
         slots = kind.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(thing, name):
-                found[name] = getattr(thing, name)
-    return {**found, **getattr(thing, "__dict__", {})}
+            if name not in ("__dict__", "__weakref__") and hasattr(subject, name):
+                found[name] = getattr(subject, name)
+    return {**found, **getattr(subject, "__dict__", {})}
 
 
 def _unwrapped(function: types.FunctionType) -> types.FunctionType:

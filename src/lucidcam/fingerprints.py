@@ -40,18 +40,18 @@ def architecture(module: nn.Module) -> str:
     return behaviour(module)
 
 
-def steady(thing: Any) -> str:
+def steady(subject: Any) -> str:
     """What describes a thing, a callable say, in the same way in every process: a value as Python shows it, else its kind and behaviour."""
-    if thing is None or type(thing) in (bool, int, float, complex, str, bytes, torch.dtype, torch.device):
-        return repr(thing)
-    if type(thing) in (list, tuple):
-        return f"[{', '.join(map(steady, thing))}]"
-    if is_dataclass(thing) and not isinstance(thing, type) and _is_ours(type(thing)):
-        told = (f"{each.name}={steady(getattr(thing, each.name))}" for each in fields(thing) if each.compare)
-        return f"{type(thing).__name__}({', '.join(told)})"
-    name = thing if hasattr(thing, "__qualname__") else type(thing)
-    weights = f" {fingerprint(thing)}" if isinstance(thing, nn.Module) else ""
-    return f"{name.__qualname__} {behaviour(thing)}{weights}"
+    if subject is None or type(subject) in (bool, int, float, complex, str, bytes, torch.dtype, torch.device):
+        return repr(subject)
+    if type(subject) in (list, tuple):
+        return f"[{', '.join(map(steady, subject))}]"
+    if is_dataclass(subject) and not isinstance(subject, type) and _is_ours(type(subject)):
+        pairs = (f"{each.name}={steady(getattr(subject, each.name))}" for each in fields(subject) if each.compare)
+        return f"{type(subject).__name__}({', '.join(pairs)})"
+    name = subject if hasattr(subject, "__qualname__") else type(subject)
+    weights = f" {fingerprint(subject)}" if isinstance(subject, nn.Module) else ""
+    return f"{name.__qualname__} {behaviour(subject)}{weights}"
 
 
 def steadied(settings: Any) -> Any:
@@ -65,9 +65,9 @@ def steadied(settings: Any) -> Any:
     return str(settings) if isinstance(settings, os.PathLike) else steady(settings)
 
 
-def code_of(thing: Any) -> dict[str, str]:
+def code_of(subject: Any) -> dict[str, str]:
     """What tells methods and metrics of the user's own from others of their names; nothing for those of lucidcam."""
-    return {} if thing is None or _is_ours(type(thing)) else {"code": behaviour(thing)}
+    return {} if subject is None or _is_ours(type(subject)) else {"code": behaviour(subject)}
 
 
 def _is_ours(kind: type) -> bool:

@@ -12,22 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lucidcam
+from few_passes import METHODS, OPTIONS
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.mixing import mixes
 from lucidcam.errors import ModelError
-from lucidcam.registry import methods, metrics
+from lucidcam.registry import metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of its own quantisation
-
-FEW: dict[str, Any] = {"samples": 2}
-OPTIONS: dict[str, dict[str, Any]] = {
-    "rise": {"masks": 12},
-    "sscam": FEW,
-    "iscam": {"steps": 2},
-    "smoothgradcam++": FEW,
-    "occlusion": {"window": 4},
-}
-METHODS = sorted(set(methods) - {"mcam", "rollout", "attention_relevance", "legrad"})
 
 
 def images(count: int = 3, side: int = 10) -> Tensor:

@@ -11,19 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import lucidcam
+from few_passes import METHODS, OPTIONS
 from lucidcam.registry import methods, metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of some operations in half precision
 
-FEW: dict[str, Any] = {"samples": 2}
-OPTIONS: dict[str, dict[str, Any]] = {
-    "rise": {"masks": 12},
-    "sscam": FEW,
-    "iscam": {"steps": 2},
-    "smoothgradcam++": FEW,
-    "occlusion": {"window": 4},
-}
-METHODS = sorted(set(methods) - {"mcam", "rollout", "attention_relevance", "legrad"})
 BY_GRADIENT = [name for name in METHODS if methods[name].kind in ("gradient", "pixel")]
 
 

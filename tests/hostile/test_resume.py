@@ -434,3 +434,19 @@ def test_a_preprocessing_that_kills_is_survived_too(tmp_path):
     images = [*runs.images(2), np.zeros((31, 31, 3), np.uint8)]
     results = lucidcam.run(model, images, tmp_path / "out", optimized=False, **QUIET)
     assert [each["sample"] for each in results.failures()] == [2]
+
+
+@pytest.mark.parametrize("options", [{}, {"with_kwargs": True}, {"prepend": True}])
+def test_the_number_that_torch_gives_a_hook_does_not_count(options):
+    def look(module, *values):
+        return None
+
+    texts = []
+    for others in range(3):
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        for _ in range(others):  # each takes a number
+            network.register_forward_pre_hook(look).remove()
+        network[0].register_forward_pre_hook(look, **options)
+        network[1].register_forward_hook(look, **options)
+        texts.append(behaviour(network))
+    assert len(set(texts)) == 1

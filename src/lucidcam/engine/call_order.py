@@ -133,7 +133,7 @@ class CallOrder:
 
     def _outside(self) -> CallOrder:
         """The calls outside of modules that call their parts or not."""
-        module = self.module.thing
+        module = self.module.referent
         inside = {Identity(part) for part in _inside_fast_paths(module)} if isinstance(module, nn.Module) else set()
         pairs = [(part, shape) for part, shape in zip(self.modules, self.shapes, strict=True) if part not in inside]
         return replace(self, modules=tuple(part for part, _ in pairs), shapes=tuple(shape for _, shape in pairs))

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lucidcam.behaviour import BOOKKEEPING, HOOKS
 from lucidcam.rollback import raised_by_handler
 
 PLAIN = frozenset(
@@ -41,16 +42,6 @@ LENGTH = 64
 MOST_FUNCTIONS = 300
 """Functions whose globals are looked at."""
 
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-_NO_ATTRIBUTES = frozenset(
-    (
-        *_HOOKS,
-        *("training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook"),
-        *("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs", "_state_dict_hooks"),
-        *("_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_compiled_call_impl"),
-    )
-)
-"""What every module has, and what is noted in another way or decides nothing."""
 _CLOSED = frozenset(sys.stdlib_module_names) - {"__main__"} | {"torch", "numpy"}
 """Packages that live as long as the process, and whose objects and functions nobody looks into."""
 _ENGINE = __name__.rpartition(".")[0]
@@ -62,14 +53,14 @@ class Identity:
 
     __slots__ = ("reference",)
 
-    def __init__(self, thing: Any) -> None:
+    def __init__(self, referent: Any) -> None:
         try:
-            self.reference: Any = weakref.ref(thing)  # one and the same for one object, as long as both live
+            self.reference: Any = weakref.ref(referent)  # one and the same for one object, as long as both live
         except TypeError:  # a bare object() and the like, which refers to nothing
-            self.reference = thing
+            self.reference = referent
 
     @property
-    def thing(self) -> Any:
+    def referent(self) -> Any:
         """The object; None: it is gone."""
         return self.reference() if isinstance(self.reference, weakref.ref) else self.reference
 
@@ -211,7 +202,7 @@ class _Part:
         itself, own = Identity(module), vars(module)
         self.module, self.kind, self.size = weakref.ref(module), weakref.ref(type(module)), len(own)
         aside = [name for part, name in forms_only if part == itself]
-        self.attributes = _Names([(name, value) for name, value in own.items() if name not in _NO_ATTRIBUTES], describe, DEPTH, aside)
+        self.attributes = _Names([(name, value) for name, value in own.items() if name not in BOOKKEEPING], describe, DEPTH, aside)
         children = list(module._modules.items())
         self.names = [name for name, _ in children]
         self.children = [None if child is None else weakref.ref(child) for _, child in children]
@@ -268,9 +259,9 @@ Hooks = tuple[tuple[Any, ...], ...]
 
 def _hooks(own: dict[str, Any], describe: Description) -> Hooks:
     """The hooks that others have registered, by kind."""
-    if not (own.get(_HOOKS[0]) or own.get(_HOOKS[1]) or own.get(_HOOKS[2]) or own.get(_HOOKS[3])):
+    if not (own.get(HOOKS[0]) or own.get(HOOKS[1]) or own.get(HOOKS[2]) or own.get(HOOKS[3])):
         return ()
-    kinds = [[hook for hook in (own.get(name) or {}).values() if not _is_of_engine(hook)] for name in _HOOKS]
+    kinds = [[hook for hook in (own.get(name) or {}).values() if not _is_of_engine(hook)] for name in HOOKS]
     return tuple(tuple(map(describe, kind)) for kind in kinds) if any(kinds) else ()
 
 
@@ -280,8 +271,8 @@ def _is_of_engine(hook: Any) -> bool:
 
 def _added(before: Hooks, after: Hooks) -> bool:
     """Whether forward hooks were added, and nothing else was changed."""
-    pairs = list(zip(before or ((),) * len(_HOOKS), after, strict=False))
-    return len(pairs) == len(_HOOKS) and all(new[: len(old)] == old for old, new in pairs) and all(old == new for old, new in pairs[2:])
+    pairs = list(zip(before or ((),) * len(HOOKS), after, strict=False))
+    return len(pairs) == len(HOOKS) and all(new[: len(old)] == old for old, new in pairs) and all(old == new for old, new in pairs[2:])
 
 
 class _Function:
@@ -291,7 +282,7 @@ class _Function:
 
     def __init__(self, function: types.FunctionType, describe: Description, forms_only: Collection[Slot]) -> None:
         self.function, self.code = weakref.ref(function), function.__code__
-        aside = [name for thing, name in forms_only if thing == Identity(function)]
+        aside = [name for owner, name in forms_only if owner == Identity(function)]
         closed, named = _is_closed(function), function.__globals__
         items = [(name, named[name]) for name in names_in(self.code) if name in named]
         spaces = [(name, value) for name, value in items if isinstance(value, types.ModuleType)]
@@ -443,8 +434,8 @@ class Description:
 _NUMBERS = (bool, int, float, complex)
 
 
-def _is_closed(thing: Any) -> bool:
-    return str(getattr(thing, "__module__", "")).partition(".")[0] in _CLOSED
+def _is_closed(value: Any) -> bool:
+    return str(getattr(value, "__module__", "")).partition(".")[0] in _CLOSED
 
 
 def _slots(kind: type) -> tuple[str, ...]:
@@ -473,15 +464,15 @@ class ModuleState:
         waiting: list[Any] = [module]
         self.checks: list[_Part | _Kind | _Function] = []
         while waiting:
-            thing = waiting.pop(0)
-            if isinstance(thing, nn.Module):
-                self.checks.append(_Part(thing, describe, forms_only))
-                describe.modules += [child for child in thing._modules.values() if child is not None]
-                if type(thing) not in kinds:
-                    kinds.add(type(thing))
-                    self.checks.append(_Kind(type(thing), describe))
+            item = waiting.pop(0)
+            if isinstance(item, nn.Module):
+                self.checks.append(_Part(item, describe, forms_only))
+                describe.modules += [child for child in item._modules.values() if child is not None]
+                if type(item) not in kinds:
+                    kinds.add(type(item))
+                    self.checks.append(_Kind(type(item), describe))
             else:
-                self.checks.append(_Function(thing, describe, forms_only))
+                self.checks.append(_Function(item, describe, forms_only))
             fresh = {id(each): each for each in describe.modules if id(each) not in modules}
             known = {id(each): each for each in describe.functions if id(each) not in functions and len(functions) < MOST_FUNCTIONS}
             modules.update(fresh)

@@ -82,8 +82,8 @@ def differentiate_scaled(scores: Tensor, differentiate: Differentiate) -> list[T
         best = gradients if best is None else [_chosen(sound, g, old) for g, old in zip(gradients, best, strict=True)]
         arrived = peak * torch.exp2(exponents)
         fitting = fitting | sound
-        wanted = torch.where(arrived > 0, (ENOUGH / arrived).log2().ceil().clamp(min=1), float(FIRST))
-        raised = torch.where(sound & (arrived < ENOUGH), exponents + wanted, exponents)
+        lift = torch.where(arrived > 0, (ENOUGH / arrived).log2().ceil().clamp(min=1), float(FIRST))
+        raised = torch.where(sound & (arrived < ENOUGH), exponents + lift, exponents)
         following = torch.where(sound, torch.where(raised < limit, raised, exponents), torch.where(fitting, exponents, exponents - STEP))
         if bool((following == exponents).all()):
             break

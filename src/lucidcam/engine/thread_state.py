@@ -46,12 +46,12 @@ class ThreadState:
         if modes != self.modes:
             if not is_failing:  # the network itself may have left a mode, as `torch.set_default_device` does
                 remaining = [mode for mode in modes if not _is_ours(mode) or mode in self.modes]
-                wanted = *remaining, *(mode for mode in self.modes if _is_ours(mode) and mode not in modes)
+                restored = *remaining, *(mode for mode in self.modes if _is_ours(mode) and mode not in modes)
             else:
-                wanted = self.modes
+                restored = self.modes
             while _C._len_torch_function_stack():
                 _C._pop_torch_function_stack()
-            for mode in wanted:
+            for mode in restored:
                 _C._push_on_torch_function_stack(mode)
         saving = _saving()
         while saving is not None and not _is_same(saving, self.saving) and (is_failing or _is_ours(saving[0])):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lucidcam import maps
 from lucidcam.compat import import_optional
 from lucidcam.errors import DataError
 from lucidcam.explanation import LARGEST_WHOLE, Explanation
 from lucidcam.samples import Object
+
+Boxes = Sequence[tuple[float, float, float, float]]
 
 COLUMNS = {
     "sample": "int64",
@@ -49,18 +53,14 @@ def row_of(explanation: Explanation, sample: int, label: str, marked: Sequence[O
         marked: the things of this class that are marked in the image.
         threshold: of the box, a share of the map's maximum.
     """
-    if explanation.size[0] * explanation.size[1] > LARGEST_WHOLE:
-        return _row_of_large(explanation, sample, label, marked, threshold)
-    heatmap, whole = explanation.heatmap, explanation.map
-    height, width = heatmap.shape
-    regions = maps.regions(heatmap, threshold)
-    across, down = heatmap.sum(0, dtype=np.float64), heatmap.sum(1, dtype=np.float64)
-    total = float(across.sum())
+    boxes = [item.box for item in marked if item.box is not None]
+    is_large = explanation.size[0] * explanation.size[1] > LARGEST_WHOLE
+    measured = (_measured_by_bands if is_large else _measured)(explanation, boxes, threshold)
+    height, width = explanation.size
+    box = measured.regions[0].box if measured.regions else None
+    total = float(measured.across.sum())
     seen = total > 0
-    low, peak = float(whole.min()), float(whole.max())
-    peak_y, peak_x = divmod(int(heatmap.argmax()), width)
-    boxes = [each.box for each in marked if each.box is not None]
-    box = regions[0].box if regions else None
+    peak_y, peak_x = divmod(measured.place, width)
     return {
         "sample": sample,
         "image": explanation.name,
@@ -71,26 +71,70 @@ def row_of(explanation: Explanation, sample: int, label: str, marked: Sequence[O
         "score": explanation.score,
         "probability": explanation.probability,
         "box": None if box is None else list(box),
-        "box_energy": _inside(heatmap, [box]) / total if box is not None and seen else None,
-        "energy": float(np.maximum(whole, 0).mean(dtype=np.float64)) if low < 0 or explanation.ranged else total * peak / heatmap.size,
-        "negative": float(np.minimum(whole, 0).mean(dtype=np.float64)) if low < 0 else 0.0,
-        "peak": peak,
+        "box_energy": measured.in_box / total if box is not None and seen else None,
+        "energy": measured.energy,
+        "negative": measured.negative,
+        "peak": measured.peak,
         "peak_x": peak_x if seen else None,
         "peak_y": peak_y if seen else None,
-        "centre_x": float(across @ (np.arange(width) + 0.5)) / total if seen else None,
-        "centre_y": float(down @ (np.arange(height) + 0.5)) / total if seen else None,
-        "area": sum(each.area for each in regions) / heatmap.size,
-        "inside": _inside(heatmap, boxes) / total if boxes and seen else None,
+        "centre_x": float(measured.across @ (np.arange(width) + 0.5)) / total if seen else None,
+        "centre_y": float(measured.down @ (np.arange(height) + 0.5)) / total if seen else None,
+        "area": sum(region.area for region in measured.regions) / (height * width),
+        "inside": measured.in_boxes / total if boxes and seen else None,
         "error": explanation.error,
     }
 
 
-def _row_of_large(explanation: Explanation, sample: int, label: str, marked: Sequence[Object], threshold: float) -> dict[str, Any]:
-    """See `row_of`; the map is measured band by band, since the whole of it would take several times the photo's memory."""
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What is measured of a map in the photo's size.
+
+    Attributes:
+        regions: at or above the threshold, the largest first.
+        across: sums of the heatmap's columns.
+        down: sums of its rows.
+        place: number of the pixel of its peak, row by row.
+        in_box: what lies in the first region's box.
+        in_boxes: what lies in any of the marked boxes.
+        energy: mean of what speaks for the class.
+        negative: mean of what speaks against it.
+        peak: the map's largest value.
+    """
+
+    regions: Sequence[maps.Region]
+    across: npt.NDArray[np.float64]
+    down: npt.NDArray[np.float64]
+    place: int
+    in_box: float
+    in_boxes: float
+    energy: float
+    negative: float
+    peak: float
+
+
+def _measured(explanation: Explanation, boxes: Boxes, threshold: float) -> _Measured:
+    heatmap, whole = explanation.heatmap, explanation.map
+    regions = maps.regions(heatmap, threshold)
+    across = heatmap.sum(0, dtype=np.float64)
+    low, peak = float(whole.min()), float(whole.max())
+    is_ranged = low < 0 or explanation.ranged
+    return _Measured(
+        regions=regions,
+        across=across,
+        down=heatmap.sum(1, dtype=np.float64),
+        place=int(heatmap.argmax()),
+        in_box=_inside(heatmap, [regions[0].box]) if regions else 0.0,
+        in_boxes=_inside(heatmap, boxes) if boxes else 0.0,
+        energy=float(np.maximum(whole, 0).mean(dtype=np.float64)) if is_ranged else float(across.sum()) * peak / heatmap.size,
+        negative=float(np.minimum(whole, 0).mean(dtype=np.float64)) if low < 0 else 0.0,
+        peak=peak,
+    )
+
+
+def _measured_by_bands(explanation: Explanation, boxes: Boxes, threshold: float) -> _Measured:
+    """The same of a large map, since the whole of it would take several times the photo's memory."""
     height, width = explanation.size
     regions = maps.regions_of_bands(explanation.bands(), threshold)
-    box = regions[0].box if regions else None
-    boxes = [each.box for each in marked if each.box is not None]
     down, across = np.zeros(height), np.zeros(width)
     highest, place = -1.0, 0
     in_box = in_boxes = 0.0
@@ -99,37 +143,15 @@ def _row_of_large(explanation: Explanation, sample: int, label: str, marked: Seq
         down[rows], across = band.sum(1, dtype=np.float64), across + band.sum(0, dtype=np.float64)
         if float(band.max()) > highest:
             highest, place = float(band.max()), top * width + int(band.argmax())
-        in_box += _inside(band, [box], top) if box is not None else 0.0
+        in_box += _inside(band, [regions[0].box], top) if regions else 0.0
         in_boxes += _inside(band, boxes, top) if boxes else 0.0
-    low, peak, positive, negative = math.inf, -math.inf, 0.0, 0.0
+    peak, positive, negative = -math.inf, 0.0, 0.0
     for _, band in explanation.map_bands():
-        low, peak = min(low, float(band.min())), max(peak, float(band.max()))
+        peak = max(peak, float(band.max()))
         positive += float(np.maximum(band, 0).sum(dtype=np.float64))
         negative += float(np.minimum(band, 0).sum(dtype=np.float64))
-    total = float(across.sum())
-    seen = total > 0
-    return {
-        "sample": sample,
-        "image": explanation.name,
-        "width": width,
-        "height": height,
-        "label": label,
-        "target": explanation.target,
-        "score": explanation.score,
-        "probability": explanation.probability,
-        "box": None if box is None else list(box),
-        "box_energy": in_box / total if box is not None and seen else None,
-        "energy": positive / (height * width),
-        "negative": negative / (height * width),
-        "peak": peak,
-        "peak_x": place % width if seen else None,
-        "peak_y": place // width if seen else None,
-        "centre_x": float(across @ (np.arange(width) + 0.5)) / total if seen else None,
-        "centre_y": float(down @ (np.arange(height) + 0.5)) / total if seen else None,
-        "area": sum(each.area for each in regions) / (height * width),
-        "inside": in_boxes / total if boxes and seen else None,
-        "error": explanation.error,
-    }
+    pixels = height * width
+    return _Measured(regions, across, down, place, in_box, in_boxes, positive / pixels, negative / pixels, peak)
 
 
 def encoded(rows: Sequence[dict[str, Any]]) -> bytes:
@@ -174,7 +196,7 @@ def _table(file: Any) -> Any:
     return file.read(use_threads=False)
 
 
-def _inside(heatmap: maps.Array, boxes: Sequence[tuple[float, float, float, float]], above: int = 0) -> float:
+def _inside(heatmap: maps.Array, boxes: Boxes, above: int = 0) -> float:
     """What lies in any of some boxes, counted once; of a heatmap without so many rows `above`."""
     cut = [tuple(max(round(side) - shift, 0) for side, shift in zip(box, (0, above, 0, above), strict=True)) for box in boxes]
     if len(cut) == 1:
