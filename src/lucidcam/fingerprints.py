@@ -6,33 +6,45 @@ import hashlib
 import os
 import weakref
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lucidcam.behaviour import behaviour
+from lucidcam.engine.module_state import TensorState
 
-_fingerprints: weakref.WeakKeyDictionary[nn.Module, tuple[int, str]] = weakref.WeakKeyDictionary()
+
+@dataclass(frozen=True)
+class _Known:
+    """A network's fingerprint, and the weights that it is of: their sums and states by name."""
+
+    sums: dict[str, float]
+    states: dict[str, TensorState]
+    text: str
+
+
+_fingerprints: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
 
 
 def fingerprint(module: nn.Module) -> str:
     """A short text that changes with the weights: of every parameter and buffer the name, type, shape and values.
 
-    Remembered until a tensor is exchanged or changed (its place, count of changes or sum differ). A copy that `stands_for` another
-    network has that one's.
+    Remembered until a tensor is exchanged or changed (`TensorState`, and its sum). A copy that `stands_for` another network has that one's.
     """
-    tensors = {name: tensor for name, tensor in sorted(module.state_dict().items()) if isinstance(tensor, Tensor)}
-    state = hash(tuple((name, tensor.data_ptr(), _version(tensor), float(tensor.sum())) for name, tensor in tensors.items()))
+    named = module.state_dict(keep_vars=True)
+    tensors = {name: tensor.detach() for name, tensor in sorted(named.items()) if isinstance(tensor, Tensor)}
+    sums = {name: float(tensor.sum()) for name, tensor in tensors.items()}
     known = _fingerprints.get(module)
-    if known is None or known[0] != state:
+    if known is None or known.sums != sums or not all(state.holds(named[name]) for name, state in known.states.items()):
         digest = hashlib.blake2b(digest_size=12)
         for name, tensor in tensors.items():
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        known = _fingerprints[module] = state, digest.hexdigest()
-    return known[1]
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        states = {name: TensorState.of(named[name]) for name in tensors}
+        known = _fingerprints[module] = _Known(sums, states, digest.hexdigest())
+    return known.text
 
 
 def architecture(module: nn.Module) -> str:
@@ -77,9 +89,4 @@ def _is_ours(kind: type) -> bool:
 def stands_for(copy: nn.Module, original: nn.Module) -> None:
     """Note that a module computes what another does, as an optimised copy: until it is changed it has that one's fingerprint."""
     fingerprint(copy)
-    _fingerprints[copy] = _fingerprints[copy][0], fingerprint(original)
-
-
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; inference tensors, which do not count, cannot be changed outside inference mode."""
-    return 0 if tensor.is_inference() else tensor._version
+    _fingerprints[copy] = replace(_fingerprints[copy], text=fingerprint(original))

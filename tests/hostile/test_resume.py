@@ -1,5 +1,6 @@
 """What was done is compared before it is gone on with: files, code, attributes, hooks, caches; and processes may be killed at any time."""
 
+import copy
 import functools
 import json
 import os
@@ -21,7 +22,7 @@ import runs
 from lucidcam.behaviour import behaviour
 from lucidcam.errors import DataError, LucidcamError, OptionError
 from lucidcam.evaluation.journal import Journal, Part
-from lucidcam.fingerprints import steady
+from lucidcam.fingerprints import fingerprint, steady
 from lucidcam.pipeline import crew
 from lucidcam.samples import Sample
 from lucidcam.storage import SETTINGS
@@ -450,3 +451,32 @@ def test_the_number_that_torch_gives_a_hook_does_not_count(options):
         network[1].register_forward_hook(look, **options)
         texts.append(behaviour(network))
     assert len(set(texts)) == 1
+
+
+def in_other_order(network):
+    """The same numbers in the same memory: neither the sum nor torch's count of changes tells."""
+    weight = network[0].weight.data
+    weight.copy_(weight.flip(0))
+
+
+def at_another_place(network):
+    network[0].weight.data = network[0].weight.data.flip(0)
+
+
+def at_the_same_address(network):
+    values = network[0].weight.detach().flip(0)
+    array = network[0].weight.detach().numpy()
+    network[0].weight = None
+    array[:] = values.numpy()
+    network[0].weight = nn.Parameter(torch.from_numpy(array))
+
+
+@pytest.mark.parametrize("change", [in_other_order, at_another_place, at_the_same_address])
+@pytest.mark.parametrize("channels", [2, 64])
+def test_weights_in_another_order_have_another_fingerprint(change, channels):
+    network = nn.Sequential(nn.Conv2d(channels, 8, 3, bias=False))
+    network[0].weight.data = torch.arange(network[0].weight.numel()).remainder(251).float().reshape(network[0].weight.shape)
+    before = fingerprint(network)
+    assert fingerprint(network) == before
+    change(network)
+    assert fingerprint(network) == fingerprint(copy.deepcopy(network)) != before
