@@ -26,8 +26,8 @@ LARGEST_WHOLE = 20_000_000
 LARGEST_DRAWN = 60_000_000
 """Pixels of photos that are drawn in their own size; pictures of larger ones have `DRAWN` at most."""
 
-DRAWN = 16_000_000
-"""Pixels of the pictures of photos that are larger than `LARGEST_DRAWN`: a half of each of the photo's sides, or a third, and so on."""
+DRAWN = 8_000_000
+"""Pixels of the pictures of photos that are larger than `LARGEST_DRAWN`: a third of each of the photo's sides, or a quarter, and so on."""
 
 LEAST_SAMPLED = 2_000_000
 """Pixels of a large photo, at least, that choose which signed value its colours show as full."""
@@ -164,9 +164,9 @@ class Explanation:
         scale = self.scale or Scale(float(self.raw.min()), self.peak, None if self.pixels is None else self._magnitude)
         return replace(self, image=image.reduce(factor), frame=_divided(self.frame, factor), scale=scale)
 
-    def resized_box(self, box: maps.Box, size: tuple[int, int]) -> maps.Box:
-        """A box (xyxy) in the photo as it was in another size (H, W), in this one's pixels, outwards to whole ones."""
-        y, x = (own / other for own, other in zip(self.size, size, strict=True))
+    def box_in(self, size: tuple[int, int], box: maps.Box) -> maps.Box:
+        """A box (xyxy) of the photo in a picture of it of another size (H, W), in that one's pixels, outwards to whole ones."""
+        y, x = (other / own for own, other in zip(self.size, size, strict=True))
         return math.floor(box[0] * x), math.floor(box[1] * y), math.ceil(box[2] * x), math.ceil(box[3] * y)
 
     @cached_property
@@ -185,9 +185,12 @@ class Explanation:
             colormap: any matplotlib colormap; perceptual ones read best (turbo, viridis, magma).
             alpha: share of the heatmap, 0 to 1.
         """
+        return self._overlaid(self.image.convert("RGB"), colormap, alpha)
+
+    def _overlaid(self, whole: Image.Image, colormap: str, alpha: float) -> Image.Image:
+        """Blend the coloured heatmap into an image that may be changed."""
         left, top, right, bottom = (round(side) for side in self.frame.box)
-        left, top, right, bottom = max(left, 0), max(top, 0), min(right, self.image.width), min(bottom, self.image.height)
-        whole = self.image.convert("RGB")
+        left, top, right, bottom = max(left, 0), max(top, 0), min(right, whole.width), min(bottom, whole.height)
         for first, heatmap in self.bands():
             box = left, max(top, first), right, min(bottom, first + len(heatmap))
             if box[1] < box[3]:
@@ -198,6 +201,13 @@ class Explanation:
     def picture(self, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
         """The picture that suits the method: signed colours where there are any, else the overlay."""
         return self.rgb or self.overlay(colormap, alpha)
+
+    def drawn(self, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
+        """The picture, in the smaller size of `reduced` where the photo has more than `LARGEST_DRAWN` pixels."""
+        small = self.reduced()
+        if small is self:
+            return self.picture(colormap, alpha)
+        return small.rgb or small._overlaid(small.image, colormap, alpha)  # its image is nobody else's
 
     def boxes(self, threshold: float = 0.2) -> list[maps.Box]:
         """Bounding boxes (xyxy, original pixels) of the regions at or above `threshold` of the maximum, largest region first.

@@ -38,7 +38,7 @@ MAX_BYTES = 1_000_000_000
 PIPE_WAIT = 2
 """Seconds that a pipe may take until something is written to it."""
 
-BAND = 1_000_000
+BAND = 500_000
 """Pixels of a large picture that are worked on together, where steps between take memory of their own."""
 
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")

@@ -27,9 +27,10 @@ def write(explanation: Explanation, path: Path, *, colormap: str = "turbo", alph
     It has the original image's size; of images of more than `lucidcam.explanation.LARGEST_DRAWN` pixels it is smaller, see
     `Explanation.reduced`.
     """
-    small = explanation.reduced()
-    picture = small.picture(colormap, alpha)
-    boxes = [small.resized_box(box, explanation.size) for box in boxes] if small is not explanation else boxes
+    picture = explanation.drawn(colormap, alpha)
+    size = picture.height, picture.width
+    if size != explanation.size:
+        boxes = [explanation.box_in(size, box) for box in boxes]
     (render.draw_boxes(picture, boxes) if boxes else picture).save(path)
 
 

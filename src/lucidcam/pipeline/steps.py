@@ -164,7 +164,7 @@ def _finished(job: Job, one: Made) -> Finished:
     row = row_of(explanation, one.sample, one.label, one.marked, job.regions.threshold)
     objects = tuple(job.regions.things(explanation, one.label)) if job.labels else ()
     name = f"{one.sample:09d}-{_plain(Path(explanation.name).stem)}-{_plain(one.label)}"
-    return Finished(row, Packable(name, one.raw, _png(explanation.reduced().picture()) if job.pictures else None), objects)
+    return Finished(row, Packable(name, one.raw, _png(explanation.drawn()) if job.pictures else None), objects)
 
 
 def _png(image: Image.Image) -> bytes:
