@@ -243,8 +243,8 @@ def _in_glob(pattern: str) -> list[Path]:
 def bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
     """The boxes (xyxy) of bands of rows of about `BAND` pixels that cover a picture of `size` (width, height), from above.
 
-    >>> list(bands((250_000, 9)))
-    [(0, 0, 250000, 4), (0, 4, 250000, 8), (0, 8, 250000, 9)]
+    >>> list(bands((125_000, 9)))
+    [(0, 0, 125000, 4), (0, 4, 125000, 8), (0, 8, 125000, 9)]
     """
     width, height = size
     rows = max(1, BAND // max(1, width))
