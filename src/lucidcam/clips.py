@@ -22,14 +22,23 @@ from lucidcam.errors import InputError, first_line
 from lucidcam.rollback import closes_scopes
 from lucidcam.sources import Stored, is_url
 
-MAX_PIXELS = 1_000_000_000
-"""Of all frames that are decoded together."""
+MAX_PIXELS = 250_000_000
+"""Of all frames that are held together: 750 MB."""
+
+MAX_DECODED = 2_000_000_000
+"""Pixels of a moving picture up to the last frame that is wanted: frames of GIF, WebP, APNG and AVIF are decoded one after the other."""
 
 MOST_STEPS = 10_000
 """Of a clip whose frames last unequally long; beyond, each frame counts once."""
 
+APART = frozenset({"TIFF", "MPO"})
+"""Formats whose frames are decoded without those before."""
+
 MOVING = frozenset({".gif", ".webp", ".avif"})
 """Picture files that may move: in a list of paths each is a clip of its own, where other pictures are frames of one clip."""
+
+VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,ogg,flv,mpeg,mpegts"
+"""What FFmpeg may take a video for, by its names of formats. It knows others: lists of further files and addresses, which it would open."""
 
 _VIDEO = (b"ftyp", b"moov", b"mdat", b"\x1aE\xdf\xa3", b"RIFF", b"OggS", b"FLV", b"\x00\x00\x01\xba", b"\x47\x40")
 """What video files begin with, at the first or the fifth byte."""
@@ -148,7 +157,10 @@ def _of_still(source: Any, window: images.Window | None) -> Clip:
 def _of_file(file: Path | io.BytesIO, name: str, window: images.Window | None) -> Clip:
     try:
         with images.quiet(), images.opened(file) as image:
-            steps = _steps(image)
+            images.check(image, name)
+            steps = _steps(image, name)
+    except InputError:
+        raise
     except Exception:
         if _is_video(file):
             return _of_video(file, name)
@@ -162,28 +174,37 @@ def _of_file(file: Path | io.BytesIO, name: str, window: images.Window | None) -
     return Clip(name, len(steps), pick)
 
 
-def _steps(image: Image.Image) -> list[int]:
+def _steps(image: Image.Image, name: str) -> Sequence[int]:
     """The frame that is shown at each step of time; a step is the shortest of the frames' durations, where the file tells them.
 
-    Writers of GIFs make one long frame of several equal ones.
+    Writers of GIFs make one long frame of several equal ones. Durations are told frame by frame; where that would take long, each frame
+    counts once.
     """
     count = int(getattr(image, "n_frames", 1))
+    width, height = image.size
     durations: list[float] = []
-    for number in range(count if count > 1 else 0):
+    for number in range(count if count > 1 and width * height * count <= MAX_PIXELS else 0):
         try:
             image.seek(number)
         except Exception:  # told when this frame is wanted
-            return list(range(count))
+            return range(count)
+        images.check_size(*image.size, name)  # a frame may go beyond those before it
         durations.append(float(image.info.get("duration") or 0))
     shortest = min(durations, default=0.0)
     if shortest <= 0 or sum(durations) / shortest > MOST_STEPS:
-        return list(range(count))
+        return range(count)
     return [number for number, duration in enumerate(durations) for _ in range(round(duration / shortest))]
 
 
 @closes_scopes
 def _seek(image: Image.Image, numbers: Sequence[int], name: str, window: images.Window | None) -> list[Image.Image]:
     _check_room(image.size, len(numbers), name)
+    width, height = image.size
+    if image.format is not None and image.format not in APART and width * height * max(numbers, default=0) > MAX_DECODED:
+        raise InputError(
+            f"expected at most {MAX_DECODED} pixels up to the last frame that is wanted; {name!r} has {max(numbers)} frames of "
+            f"{width}×{height} before it: make them smaller, or raise lucidcam.clips.MAX_DECODED."
+        )
     found: dict[int, Image.Image] = {}
     with images.quiet():
         for number in numbers:
@@ -212,11 +233,13 @@ def _of_video(file: Path | io.BytesIO, name: str) -> Clip:
     def decoded(each: Callable[[int, Any], bool]) -> int:
         """Show frames to `each` until it has enough; return how many were seen."""
         seen = 0
-        if isinstance(file, io.BytesIO):
-            file.seek(0)
+        # By its name FFmpeg would take a file called "http:…" for an address; and what it opens otherwise has no place to open more from.
+        options = {"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "none", "max_pixels": str(images.MAX_PIXELS)}
+        content = file.open("rb") if isinstance(file, Path) else io.BytesIO(file.getbuffer())
         try:
-            with av.open(str(file) if isinstance(file, Path) else file) as container:
+            with content, av.open(content, options=options) as container:
                 for frame in container.decode(video=0):
+                    images.check_size(frame.width, frame.height, name)
                     seen += 1
                     if not each(seen - 1, frame):
                         break

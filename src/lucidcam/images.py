@@ -45,6 +45,9 @@ FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA",
 """Formats that are opened, by their content whatever the name. Pillow knows others, some of which start programs (EPS: Ghostscript).
 An MPO file is a JPEG with more behind it."""
 
+MAX_SCANS = 100
+"""Progressive JPEGs with more scans are refused (usual ones have ten): each scan, of a few bytes, goes over the whole picture."""
+
 MIN_SIDE = 2
 """Smaller pictures are refused."""
 
@@ -72,6 +75,10 @@ _UPRIGHT = {
 }
 _TURNED = frozenset({5, 6, 7, 8})  # width and height change places
 _PHOTOMETRIC = 262  # TIFF's tag; 0: the smallest value is white, which Pillow heeds for 8 bits only
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""Of a JPEG; what else follows a byte 255 is in a scan."""
+_ALONE, _END, _SCAN = (0x01, 0xD8), 0xD9, 0xDA  # markers without a length, the end of the picture, the start of a scan
+_PIECE = 2**16
 _HIGH_BYTE = 63  # what is left of 14 bits where only the higher byte of 16 is read
 _ASK = "say which values are shown: window=(width, level), on the command line --window and --level"
 
@@ -180,7 +187,7 @@ def read_grey(path: str | os.PathLike[str]) -> Image.Image:
     with quiet():
         try:
             with opened(path) as image:
-                check_size(*image.size, str(path))
+                check(image, str(path))
                 return image.convert("L")
         except InputError:
             raise
@@ -342,12 +349,11 @@ def _open(file: Any, name: str, window: Window | None, *, empty: bool) -> Image.
 
 def _decode(image: Image.Image, name: str, window: Window | None, owned: bool = False) -> Image.Image:
     """Check the size that the header promises, decode, and convert; `owned`: nobody else has the picture, so that it need not be copied."""
-    width, height = image.size
     if image.format not in (None, "MPO", *FORMATS) and getattr(image, "tile", None):
         raise InputError(
             f"{name!r} is a {image.format} picture that is not decoded yet; decode it yourself (image.load()) if you trust it."
         )
-    check_size(width, height, name)
+    check(image, name)
     try:
         coding = str(getattr(image, "tile", [])[:1])  # gone when it is loaded
         image.load()
@@ -492,6 +498,48 @@ def _check_finite(array: np.ndarray[Any, Any], name: str) -> None:
     bad = int(array.size - np.isfinite(array).sum())
     if bad:
         raise InputError(f"expected finite pixels; {name!r} has {bad} NaN or infinite values of {array.size}: repair them (np.nan_to_num).")
+
+
+def check(image: Image.Image, name: str) -> None:
+    """Refuse a picture that is too large, too slim, too small or takes too long, before it is decoded.
+
+    Raises:
+        InputError: it is, or does.
+    """
+    check_size(*image.size, name)
+    tiles, file = getattr(image, "tile", None), getattr(image, "fp", None)  # gone when it is decoded
+    if tiles and file is not None and image.info.get("progressive") and _scans(file, tiles[0][2]) > MAX_SCANS:
+        raise InputError(
+            f"expected a JPEG of at most {MAX_SCANS} scans; {name!r} has more: save it anew, or raise lucidcam.images.MAX_SCANS."
+        )
+
+
+def _scans(file: Any, start: int) -> int:
+    """How many scans a JPEG has, counted no further than `MAX_SCANS` and one more."""
+    before = file.tell()
+    file.seek(start)
+    count, content, at = 0, b"", 0
+    while count <= MAX_SCANS:
+        found = _MARKER.search(content, at)
+        code = _END if found is None else found[0][1]
+        needed = 1 if found is None else 0 if code in (*_ALONE, _END) else found.end() + 2 - len(content)  # two bytes tell a length
+        if needed > 0:
+            piece = file.read(_PIECE)
+            if not piece:
+                break
+            content, at = content[len(content) - 1 if found is None else found.start() :] + piece, 0
+            continue
+        if code == _END or found is None:
+            break
+        count += code == _SCAN
+        at = found.end()
+        if code not in _ALONE:
+            at += int.from_bytes(content[at : at + 2], "big")
+            if at > len(content):
+                file.seek(at - len(content), 1)
+                content, at = b"", 0
+    file.seek(before)
+    return count
 
 
 def check_size(width: int, height: int, name: str) -> None:

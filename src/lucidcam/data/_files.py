@@ -324,7 +324,7 @@ def read_values(path: Path) -> npt.NDArray[np.int64]:
     with images.quiet():
         try:
             with images.opened(path) as file:
-                images.check_size(*file.size, str(path))
+                images.check(file, str(path))
                 image: Image.Image = file
                 lossy = file.format == "JPEG"
                 if image.mode in ("LA", "RGBA"):

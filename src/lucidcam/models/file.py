@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pickle
 import re
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -46,6 +47,9 @@ NESTS = (
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "classifier.")
 """What wrappers (DataParallel, torch.compile, Lightning modules) put before the names of the weights."""
+
+DEEPEST = 10
+"""Dictionaries in dictionaries that are looked into."""
 
 _SHOWN = 3
 _SAFE_WAY = (
@@ -171,6 +175,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
         what = f"keys {keys}" if keys else f"a {type(content).__name__} without any"
         raise ModelError(f"expected named tensors (a state_dict) in {str(path)!r}; found {what}.")
+    _check_tensors(path, tensors)
     return tensors
 
 
@@ -183,6 +188,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 @closes_scopes
 def _read_torch(path: Path) -> Any:
+    _check_archive(path)
     try:
         with SavedWarnings(), path.open("rb") as file:  # a file: of a path, torch would trust the suffix
             warnings.simplefilter("ignore")  # torch warns of old pickle protocols before it raises
@@ -197,6 +203,29 @@ def _read_torch(path: Path) -> Any:
         raise _damaged(path, error) from error
 
 
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that torch would unpack to more than the file has; torch itself packs nothing.
+
+    Raises:
+        ModelError: it is one, or a tar, which torch wrote before 2018 and would unpack to the disk.
+    """
+    size = path.stat().st_size
+    try:
+        if tarfile.is_tarfile(path):
+            raise ModelError(f"the checkpoint {str(path)!r} is a tar, as torch wrote before version 0.2; {_SAFE_WAY}.")
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        raise _damaged(path, error) from error
+    if unpacked > size:
+        raise ModelError(
+            f"the checkpoint {str(path)!r} has {size} bytes and would be unpacked to {unpacked}; expected tensors as torch.save writes "
+            "them, which are not compressed: save it again."
+        )
+
+
 def _damaged(path: Path, error: Exception) -> ModelError:
     reason = re.split(r"[.:] ", first_line(error))[-1][:120] if isinstance(error, pickle.UnpicklingError) else first_line(error)[:120]
     return ModelError(
@@ -204,13 +233,48 @@ def _damaged(path: Path, error: Exception) -> ModelError:
     )
 
 
-def _unnested(content: Any) -> dict[str, Tensor]:
-    """The first dictionary of tensors, from the outside in."""
-    if not isinstance(content, Mapping):
+def _unnested(content: Any, found: dict[int, dict[str, Tensor]] | None = None, depth: int = 0) -> dict[str, Tensor]:
+    """The first dictionary of tensors, from the outside in.
+
+    Args:
+        content: of the file; dictionaries in it may be in several others, or in themselves.
+        found: what was found in dictionaries that were looked at, by their addresses.
+        depth: in how many dictionaries it is.
+    """
+    found = {} if found is None else found
+    if not isinstance(content, Mapping) or depth > DEEPEST:
         return {}
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    inner = (_unnested(content[key]) for key in NESTS if isinstance(content.get(key), Mapping))
-    return max(inner, key=len, default={}) or tensors
+    if id(content) not in found:
+        found[id(content)] = {}
+        tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+        inner = [_unnested(content[key], found, depth + 1) for key in NESTS if isinstance(content.get(key), Mapping)]
+        found[id(content)] = max(inner, key=len, default={}) or tensors
+    return found[id(content)]
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that hold other things than numbers, one after the other in memory.
+
+    Raises:
+        ModelError: one does.
+    """
+    for name, tensor in tensors.items():
+        kinds = {
+            "on the meta device, without numbers": tensor.is_meta,
+            "quantised": tensor.is_quantized,
+            "nested": tensor.is_nested,
+            "sparse": tensor.layout is not torch.strided,
+        }
+        kind = next((kind for kind, applies in kinds.items() if applies), None)
+        if kind is not None:
+            raise ModelError(
+                f"expected tensors with a number for every place in {str(path)!r}; {name!r} is {kind}: save it as a dense one."
+            )
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether all of a tensor's numbers are in the file: an expanded one declares more than there are."""
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _built(
@@ -222,17 +286,19 @@ def _built(
     expected = model.module.state_dict()
     tensors = _stripped(tensors, expected)
     if num_classes is None:
-        heads = {
-            (len(tensor), len(expected[key]))
+        heads = [
+            (key, (len(tensor), len(expected[key])))
             for key, tensor in tensors.items()
             if key in expected
             and not _is_lazy(expected[key])
             and tensor.shape != expected[key].shape
             and tensor.ndim
             and tensor.shape[1:] == expected[key].shape[1:]
-        }
-        if len(heads) == 1 and _takes_classes(architecture):
-            model = _build(architecture, {**options, "num_classes": heads.pop()[0]})
+        ]
+        # No head is built that is larger than the one in the file, for biases alone, say, or for numbers that are not there.
+        is_there = any(tensors[key].ndim > 1 for key, _ in heads) and all(_is_whole(tensors[key]) for key, _ in heads)
+        if is_there and len({sizes for _, sizes in heads}) == 1 and _takes_classes(architecture):
+            model = _build(architecture, {**options, "num_classes": heads[0][1][0]})
     return model, tensors
 
 
@@ -324,9 +390,10 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor], path: str, architecture
         for key, tensor in expected.items()
         if key in tensors and key not in lazy and tensors[key].shape != tensor.shape
     ]
+    unreal = [key for key, tensor in expected.items() if key in tensors and tensors[key].is_complex() and not tensor.is_complex()]
     problems = [
         f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{', …' * (len(keys) > _SHOWN)})"
-        for what, keys in (("missing", missing), ("unexpected", surplus), ("of another shape", unequal))
+        for what, keys in (("missing", missing), ("unexpected", surplus), ("of another shape", unequal), ("of complex numbers", unreal))
         if keys
     ]
     if problems:
