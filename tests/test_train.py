@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import shlex
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +232,25 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(trained: Any, tmp_path
     assert not epochs  # there was nothing left to do
     train_gap(data(), out=tmp_path / "net", **{**QUICK, "epochs": 1, "restart": True})
     assert epochs == [0]
+
+
+@pytest.mark.parametrize("names", [("best",), ("last",), ("best", "last")], ids="-".join)
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_a_damaged_checkpoint_is_not_gone_on_from(names: Any, epochs: int, trained: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    with monkeypatch.context() as patch:
+        if epochs < QUICK["epochs"]:
+            killed_in_epoch(epochs, GAPTask, patch)
+        with contextlib.suppress(KilledError):
+            train_gap(data(), out=tmp_path / "net", **QUICK)
+    for name in names:
+        path = tmp_path / "net" / "checkpoints" / f"{name}.ckpt"
+        with zipfile.ZipFile(path) as file:
+            largest = max(file.infolist(), key=lambda each: each.file_size)
+        content = bytearray(path.read_bytes())
+        content[largest.header_offset + largest.file_size // 2] ^= 64  # one bit of a weight; torch reads it without a word
+        path.write_bytes(content)
+        torch.load(path, weights_only=True)
+    assert train_gap(data(), out=tmp_path / "net", **QUICK).model.fingerprint() == trained.model.fingerprint()
 
 
 def rising(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -14,6 +14,8 @@ import os
 import re
 import stat
 import uuid
+import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -143,6 +145,25 @@ def _temporary(path: Path) -> Path:
 def digest_of(content: Any) -> str:
     """A short text that changes with the content of a file, or an array in one piece."""
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def damaged_entry(path: Path) -> str | None:
+    """The first entry of a zip file whose content is not what its checksum says; None: there is none.
+
+    torch, which keeps tensors in such files, does not compare them. Entries without a checksum (0) are passed over.
+
+    Raises:
+        zipfile.BadZipFile: the file is none, or cut off.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            try:
+                with archive.open(entry) as file:
+                    while entry.CRC and file.read(PIECE):
+                        pass
+            except (zipfile.BadZipFile, zlib.error, EOFError):
+                return entry.filename
+    return None
 
 
 def sealed(content: bytes) -> bytes:

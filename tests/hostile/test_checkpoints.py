@@ -76,6 +76,35 @@ def test_a_tar_is_not_unpacked_to_the_disk(tmp_path, monkeypatch):
     assert mine.stat() == before
 
 
+def flipped(path, number):
+    """One bit of the content of an archive's entry is another."""
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.infolist()[number]
+    content = bytearray(path.read_bytes())
+    name_length, extra_length = struct.unpack_from("<HH", content, entry.header_offset + 26)
+    content[entry.header_offset + 30 + name_length + extra_length + entry.file_size // 2] ^= 64
+    path.write_bytes(content)
+    return entry.filename
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_flipped_bit_is_seen(tmp_path, good, number):
+    path = tmp_path / "weights.pt"
+    torch.save(good, path)
+    name = flipped(path, number)
+    refused(path, f"its entry {name!r} is not what its checksum says")
+
+
+def test_an_archive_without_checksums_is_read(tmp_path, good):
+    path = tmp_path / "weights.pt"
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(good, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(load(path).module[0].weight, good["0.weight"])
+
+
 def in_itself(weights):
     own = {}
     own["model"] = own

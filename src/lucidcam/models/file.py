@@ -26,6 +26,7 @@ from lucidcam.nn import GAPNetwork
 from lucidcam.preprocess import Preprocess, Probed
 from lucidcam.registry import sources
 from lucidcam.rollback import SavedWarnings, closes_scopes
+from lucidcam.storage import damaged_entry
 from lucidcam.types import Model
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive that torch would unpack to more than the file has; torch itself packs nothing.
+    """Refuse an archive that torch would unpack to more than the file has (torch itself packs nothing), or whose entries are damaged.
 
     Raises:
         ModelError: it is one, or a tar, which torch wrote before 2018 and would unpack to the disk.
@@ -223,6 +224,11 @@ def _check_archive(path: Path) -> None:
         raise ModelError(
             f"the checkpoint {str(path)!r} has {size} bytes and would be unpacked to {unpacked}; expected tensors as torch.save writes "
             "them, which are not compressed: save it again."
+        )
+    entry = damaged_entry(path)
+    if entry is not None:
+        raise ModelError(
+            f"the checkpoint {str(path)!r} is damaged: its entry {entry!r} is not what its checksum says; copy or download it again."
         )
 
 

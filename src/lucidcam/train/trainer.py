@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lucidcam.errors import DataError, ModelError, OptionError, first_line, unknown
 from lucidcam.rollback import SavedWarnings, closes_scopes
-from lucidcam.storage import workplace
+from lucidcam.storage import damaged_entry, workplace
 from lucidcam.train._lightning import Callback, leads, lightning
 
 CHECKPOINTS = "checkpoints"
@@ -199,6 +199,10 @@ def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, w
     """
     folder = out / CHECKPOINTS
     newest = _newest(folder)
+    best = folder / "best.ckpt"
+    if newest is not None and best.exists() and _read(best) is None:
+        _say(training, f"{what}: {best} is not as it was written; training begins anew, since later epochs need not be better")
+        newest = None
     diverged = None
     if newest is not None and _finished(newest[1], training):
         _say(training, f"{what}: trained to its end before; --restart begins anew")
@@ -215,7 +219,7 @@ def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, w
                 raise DataError(
                     f"{out} cannot be written: {error.strerror or error}; mend that and run again: training goes on from its last epoch."
                 ) from error
-    kept = _read(folder / "best.ckpt")
+    kept = _read(best)
     if kept is None:
         raise diverged or ModelError(f"training left no checkpoint in {folder}; was the validation loss never a number?")
     _say(training, f"{what}: epoch {int(kept['epoch']) + 1}, of the smallest validation loss, is kept")
@@ -271,7 +275,7 @@ def _finished(checkpoint: Mapping[str, Any], training: Training) -> bool:
 
 
 def _newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that is whole: a kill may have left half of the last one."""
+    """The newest checkpoint that is whole: a kill may have left half of the last one, a disk other bits."""
     for path in sorted(folder.glob("*.ckpt"), key=lambda each: each.stat().st_mtime, reverse=True):
         found = _read(path)
         if found is not None:
@@ -290,7 +294,10 @@ class Best(lightning.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """A checkpoint; None where it is not as it was written."""
     try:
+        if damaged_entry(path) is not None:
+            return None
         found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises anything on half a file
         return None
