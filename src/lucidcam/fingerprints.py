@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lucidcam.behaviour import behaviour
-from lucidcam.engine.module_state import TensorState
+from lucidcam.tensor_state import TensorState
 
 
 @dataclass(frozen=True)
