@@ -212,8 +212,10 @@ def test_eight_threads_on_one_model_give_the_maps_of_one(method: str) -> None:
     found: list[Tensor | None] = [None] * 8
 
     def work(i: int) -> None:
-        for _ in range(3):
-            found[i] = lucidcam.attribute(net, x[i : i + 1], method, target=i % 5, layer="conv2")
+        for _ in range(10):  # 480 calls by six methods
+            got = lucidcam.attribute(net, x[i : i + 1], method, target=i % 5, layer="conv2")
+            previous, found[i] = found[i], got
+            assert previous is None or torch.equal(got, previous)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
@@ -650,6 +652,20 @@ def test_compiled_modules_are_explained_through_what_they_wrap() -> None:
     inside = build(SeveralFC)
     inside.compile(backend="eager")
     torch.testing.assert_close(lucidcam.attribute(inside, x, "gradcam", target=1), lucidcam.attribute(net, x, "gradcam", target=1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda net: torch.compile(torch.compile(net, backend="eager"), backend="eager"),
+        lambda net: torch.compile(net.forward, backend="eager"),
+        lambda net: torch.compile(torch.relu, backend="eager"),
+    ],
+    ids=["a module twice", "a forward", "a function"],
+)
+def test_what_is_compiled_to_a_function_is_told(make: Any) -> None:
+    with pytest.raises(lucidcam.LucidcamError, match="compiled once or not at all"):
+        lucidcam.attribute(make(build(SeveralFC)), images(1))
 
 
 # ------------------------------------------------------------------------------------------------------------ targets, default

@@ -18,6 +18,7 @@ from torch import Tensor
 from lucidcam import images, maps, registry, render
 from lucidcam.errors import OptionError, unknown
 from lucidcam.ownership import check_not_input
+from lucidcam.storage import writing
 from lucidcam.types import Frame
 
 LARGEST_WHOLE = 20_000_000
@@ -259,14 +260,16 @@ class Explanation:
         Raises:
             OptionError: for a suffix that no writer knows; the path is that of the picture which is explained; a `.html` is there that is
                 no page of lucidcam's.
+            DataError: it cannot be written: the disk is full, say.
         """
         path = Path(path)
         name = path.suffix.lstrip(".").lower()
         if name not in registry.writers:
             raise OptionError(f"{path.name}: {unknown('output format', name, registry.writers)}")
         check_not_input(path, self.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        registry.writers[name](self, path, **options)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            registry.writers[name](self, path, **options)
         return path
 
     def _repr_png_(self) -> bytes:

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lucidcam.errors import InputError, OptionError, unknown
 from lucidcam.maps import Array, Box, normalise, threshold
+from lucidcam.picture_files import save_picture
 
 INK = (28, 28, 30)
 PAPER = (255, 255, 255)
@@ -182,7 +183,7 @@ def animation(pictures: Sequence[Image.Image], path: Path, fps: float = 8.0, siz
     frames = [picture.convert("RGB").resize(wanted, how) for picture in pictures]
     if kind == ".gif":
         frames = _with_one_palette(frames)
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
+    save_picture(frames[0], path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
     return path
 
 

@@ -73,6 +73,19 @@ def replaced(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What goes wrong while a file is written, by whatever library, is one error of ours.
+
+    Raises:
+        DataError: when it cannot be written: a full disk, say.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(os.fspath(path), error) from error
+
+
 def check_writable(place: str | os.PathLike[str], *files: str) -> None:
     """Refuse a folder that results cannot be written to, before any work: by trying. What is made for that is taken away again.
 

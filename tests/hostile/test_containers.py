@@ -264,3 +264,27 @@ def test_cells_of_csv_are_no_formulas_and_come_back():
     assert not any(row["name"][:1] in ("=", "+", "-", "@", "\t", "\r", "＝") for row in rows)
     assert [row["value"] for row in rows] == ["-1.5", "-3", ""] * 6
     assert all(escape_cell(cell) == cell for cell in ("cat", "'cat'", "a-b", "1"))
+
+
+NAMES = ["=1+1.png", "+a.png", "-x.png", "@b.png", "'=q.png", "'cat'.png", "a;b.png", "plain.png"]
+
+
+@pytest.mark.parametrize("columns", [("image", "label"), ("image", "method", "metric", "value")])
+def test_tables_that_were_written_are_read(tmp_path, columns):
+    """`images.csv` of an evaluation, and any other table whose names and classes got an apostrophe."""
+    for name in NAMES:
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    with (tmp_path / "images.csv").open("w", newline="") as file:
+        write_rows(file, [columns, *([name, "=cat", "x", 1.0][: len(columns)] for name in NAMES)])
+    found = list(open_data(tmp_path / "images.csv", "table"))
+    assert [each.name for each in found] == NAMES
+    assert all(isinstance(each, Sample) for each in found)
+    assert {label for each in found for label in each.labels} == ({"=cat"} if "label" in columns else set())
+
+
+def test_names_that_begin_with_an_apostrophe_are_names(tmp_path):
+    """Where the file is called so, and no other is called like what comes after it."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "'-x.png")
+    (tmp_path / "a.csv").write_text("image\n'-x.png\n")
+    [only] = open_data(tmp_path / "a.csv", "table")
+    assert only.name == "'-x.png"

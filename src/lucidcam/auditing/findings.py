@@ -20,6 +20,7 @@ from lucidcam.auditing.views import GRID, Grid
 from lucidcam.errors import DataError
 from lucidcam.explainer import PREDICTED
 from lucidcam.ownership import OwnedFiles
+from lucidcam.picture_files import save_picture
 from lucidcam.samples import Mask, Problem
 from lucidcam.storage import check_writable, parsed_json, write_whole
 from lucidcam.wording import counted
@@ -265,7 +266,7 @@ class Audit:
             _write_evidence(finding.evidence, told["evidence"], owned, f"evidence/{number}")
             if finding.evidence:
                 told["picture"] = f"finding-{number}.png"
-                _write_picture(sheet(finding), owned.path(told["picture"]))
+                save_picture(sheet(finding), owned.path(told["picture"]))
         for number, (cluster, told) in enumerate(zip(self.clusters, document["clusters"], strict=True), start=1):
             _write_evidence(cluster.evidence, told["evidence"], owned, f"clusters/{number}")
         for number, (row, told) in enumerate(zip(self.confusions, document["confusions"], strict=True), start=1):
@@ -336,15 +337,8 @@ def _write_evidence(evidence: Sequence[Evidence], told: Sequence[dict[str, Any]]
         entry["pictures"] = []
         for place, (caption, picture) in enumerate(each.pictures, start=1):
             name = f"{start}-{shown}-{place}.png"
-            _write_picture(picture, owned.path(name))
+            save_picture(picture, owned.path(name))
             entry["pictures"].append({"caption": caption, "file": name})
-
-
-def _write_picture(picture: Image.Image, path: Path) -> None:
-    try:
-        picture.save(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _box(region: Mask) -> list[float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucidcam.errors import DataError, OptionError
+from lucidcam.storage import write_whole
 
 if TYPE_CHECKING:
     from lucidcam import Bank, Model, Names
@@ -88,7 +89,7 @@ class Speaker:
     def write(self) -> None:
         """Write words.json."""
         text = json.dumps(self.entries, indent=2, ensure_ascii=False) + "\n"
-        self.owned.path("words.json").write_text(text, encoding="utf-8")
+        write_whole(self.owned.path("words.json"), text.encode())
 
     def show(self) -> None:
         """Print what was said."""

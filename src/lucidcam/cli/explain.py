@@ -27,7 +27,7 @@ from lucidcam.cli.report import ReportOption, write_page
 from lucidcam.errors import InputError, OptionError
 from lucidcam.ownership import OwnedFiles
 from lucidcam.progress import bar
-from lucidcam.storage import check_writable, parsed_json
+from lucidcam.storage import check_writable, parsed_json, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -263,12 +263,12 @@ class _Look:
 
     def write_index(self, entries: list[dict[str, Any]], failures: list[dict[str, str]]) -> None:
         """Write explanations.json, and failures.json where there are any."""
-        self.owned.path("explanations.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        write_whole(self.owned.path("explanations.json"), (json.dumps(entries, indent=2) + "\n").encode())
         told = self.out / "failures.json"
         if failures:
             if _are_failures(told):
                 told.unlink()
-            self.owned.path(told.name).write_text(json.dumps(failures, indent=2) + "\n", encoding="utf-8")
+            write_whole(self.owned.path(told.name), (json.dumps(failures, indent=2) + "\n").encode())
         elif _are_failures(told):
             told.unlink()  # of an earlier run
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lucidcam.csv_rows import restore_cell
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import (
     box_of,
@@ -49,6 +50,8 @@ class Table(Format):
     - Boxes in pixels: `xmin, ymin, xmax, ymax` (or `x1, y1, x2, y2`), right and bottom exclusive; or `x, y, w, h`. In JSON also `boxes`,
       a list of [x1, y1, x2, y2], of [x1, y1, x2, y2, label] or of {"box": […], "label": …}. A box without a label of its own has the
       row's, of which there must be one.
+    - In CSV, an apostrophe before `=`, `+`, `-` or `@` at the start of a name or class is taken off: it keeps spreadsheet programs from
+      taking them for formulas, and is written by lucidcam, too.
     - The photo's size, which it must then have: `image_width, image_height`, or `width, height` where these are not the box's.
 
     Several rows of one image are one sample. A row that is malformed makes its image unusable, with the line's number. Where some rows call
@@ -74,7 +77,7 @@ class Table(Format):
             raise DataError(f"table: {str(path)!r} is a folder; give the CSV, TSV or JSON-lines file in it.")
         root = option_folder(self.images, "table", "images") if self.images else path.parent
         grouped: dict[str, _Rows] = {}
-        for name, rows in _json_rows(path) if path.suffix.lower() in LINES else _csv_rows(path):
+        for name, rows in _json_rows(path) if path.suffix.lower() in LINES else _csv_rows(path, root):
             grouped.setdefault(name, _Rows()).add(rows)
 
         listed = {label: label for rows in grouped.values() for label in rows.labels}
@@ -126,7 +129,7 @@ class _Rows:
         self.objects = [replace(each, label=spellings.get(each.label, each.label)) for each in self.objects]
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, _Rows]]:
+def _csv_rows(path: Path, root: Path) -> Iterator[tuple[str, _Rows]]:
     text = read_text(path)
     first = text.partition("\n")[0]
     tabs = path.suffix.lower() == ".tsv"
@@ -152,13 +155,21 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, _Rows]]:
                 yield known or where, _Rows(error=f"{where}: expected {len(header)} values, as in the header; got {len(cells)}.")
                 continue
             row = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
-            labels: list[str] = _split(row[label]) if label is not None else []
+            labels: list[str] = _split(restore_cell(row[label])) if label is not None else []
             columns = corners or sizes
             numbers = [row[column] for column in columns] if columns else []
             boxes = [numbers] if any(numbers) else []
-            yield _row(where, row[image], labels, boxes, xywh=corners is None, size=_declared(row, () if corners else sizes or ()))
+            yield _row(
+                where, _restored(row[image], root), labels, boxes, xywh=corners is None, size=_declared(row, () if corners else sizes or ())
+            )
     except csv.Error as error:
         raise DataError(f"{str(path)!r}, line {reader.line_num}: {error}; expected a CSV file.") from error
+
+
+def _restored(cell: str, root: Path) -> str:
+    """A file's name, without the apostrophe that keeps spreadsheet programs from taking it for a formula; unless it is called like that."""
+    name = restore_cell(cell)
+    return cell if name != cell and is_file(root / cell) and not is_file(root / name) else name
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, _Rows]]:

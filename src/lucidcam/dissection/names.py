@@ -20,7 +20,7 @@ from lucidcam.errors import DataError, OptionError
 from lucidcam.fingerprints import architecture, steady
 from lucidcam.ownership import check_document
 from lucidcam.samples import Problem
-from lucidcam.storage import check_writable_file, parsed_json
+from lucidcam.storage import check_writable_file, parsed_json, write_whole, writing
 from lucidcam.types import Model
 
 if TYPE_CHECKING:
@@ -216,8 +216,9 @@ class Names:
             OptionError: nothing can be written there, or a file is there that holds no names.
         """
         path = check_names_file(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, (json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
         return path
 
     @classmethod

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lucidcam import maps, render
 from lucidcam.ownership import OwnedFiles, check_document, check_not_input
-from lucidcam.storage import check_writable_file
+from lucidcam.picture_files import save_picture
+from lucidcam.storage import check_writable_file, write_whole, writing
 from lucidcam.wording import short
 
 Order = Literal["gradient", "increase", "cam", "here"]
@@ -238,9 +239,10 @@ def save(path: str | os.PathLike[str], stem: str, name: str, entry: Callable[[],
     for place in files_of(path, stem):
         check_not_input(place, name)
         file = place if owned is None else owned.path(place.name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix.lower() == ".json":
-            file.write_text(json.dumps(entry(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        else:
-            drawn().save(file)
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if file.suffix.lower() == ".json":
+                write_whole(file, (json.dumps(entry(), indent=2, ensure_ascii=False) + "\n").encode())
+            else:
+                save_picture(drawn(), file)
     return Path(path).expanduser()

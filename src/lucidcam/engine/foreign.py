@@ -140,6 +140,11 @@ def not_a_module(value: Any) -> str:
         return "expected a torch.nn.Module; got an ExportedProgram: give torch.export.unflatten(program), which keeps its layers."
     if hasattr(value, "module"):
         return f"expected a torch.nn.Module; got {got}; of a lucidcam Model that is model.module. Names and files go to lucidcam.load."
+    if hasattr(value, "_torchdynamo_orig_callable"):
+        return (
+            "expected a torch.nn.Module; got a compiled function, as torch.compile makes of a function, and of a module that is compiled "
+            "already: give the module, compiled once or not at all."
+        )
     if callable(value):
         return (
             f"expected a torch.nn.Module; got {got}: call it in the forward of a module of your own, from a tensor to a tensor; "

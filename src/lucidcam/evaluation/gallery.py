@@ -19,8 +19,9 @@ from lucidcam.errors import DataError
 from lucidcam.evaluation.contenders import Contender, Judge, slug
 from lucidcam.evaluation.measure import Item, Measure
 from lucidcam.evaluation.report import Report
+from lucidcam.picture_files import save_picture
 from lucidcam.samples import Problem, Sample
-from lucidcam.storage import parsed_json, replaced, write_whole
+from lucidcam.storage import parsed_json, write_whole
 
 ENDS = 10
 """Images of each end of the ranking."""
@@ -143,8 +144,7 @@ def _save_sheet(label: str, shots: Sequence[Shot], metric: str, pictures: Mappin
     ]
     if rows:
         sheet = render.panel(rows, f"{label}: best and worst by {metric.replace('_', ' ')}", height=180)
-        with replaced(folder / f"{slug(label)}.jpg") as place:
-            sheet.save(place, format="JPEG", quality=88)
+        save_picture(sheet, folder / f"{slug(label)}.jpg", quality=88)
 
 
 def _chosen(report: Report, label: str, metric: str) -> Iterator[Shot]:
@@ -176,8 +176,7 @@ def _kept(picture: Image.Image, folder: Path) -> str:
     small.thumbnail((SIDE, SIDE))
     digest = hashlib.blake2b(small.tobytes(), digest_size=8).hexdigest()
     name = f"shots/{digest}.webp"
-    with replaced(folder / name) as place:
-        small.save(place, format="WEBP", quality=88)
+    save_picture(small, folder / name, quality=88)
     return name
 
 

@@ -9,7 +9,7 @@ from lucidcam.errors import OptionError, unknown
 from lucidcam.evaluation.contenders import slug
 from lucidcam.metrics._base import Curve
 from lucidcam.ownership import OwnedFiles
-from lucidcam.storage import replaced
+from lucidcam.picture_files import save_figure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,8 +40,8 @@ def save_plots(report: Report, owned: OwnedFiles) -> list[Path]:
         for suffix in ("png", "svg"):
             path = owned.path(f"curves/{stem}.{suffix}")
             # No date and no random names in the file: the same figures give the same bytes.
-            with replaced(path) as place, rc_context({"svg.hashsalt": stem}):
-                figure.savefig(place, format=suffix, dpi=120, metadata={"Date": None} if suffix == "svg" else None)
+            with rc_context({"svg.hashsalt": stem}):
+                save_figure(figure, path, dpi=120, metadata={"Date": None} if suffix == "svg" else None)
             written.append(path)
     return written
 

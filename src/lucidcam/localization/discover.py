@@ -29,7 +29,7 @@ from lucidcam.progress import bar
 from lucidcam.runner import explain, on_any_image
 from lucidcam.samples import Problem
 from lucidcam.settings import resolve_method
-from lucidcam.storage import check_writable
+from lucidcam.storage import check_writable, write_whole, writing
 from lucidcam.types import Model
 
 FILES = ("regions.json", "overview.png")
@@ -78,7 +78,8 @@ class Discovery:
             OptionError: nothing can be written there, or a file of these names is someone else's.
         """
         owned = check_place(out)
-        owned.folder.mkdir(parents=True, exist_ok=True)
+        with writing(owned.folder):
+            owned.folder.mkdir(parents=True, exist_ok=True)
         sheets = save_sheets(self.concepts, owned.folder)
         classes = [
             {
@@ -94,7 +95,7 @@ class Discovery:
         problems = [{"name": each.name, "error": each.error} for each in self.problems]
         document = {**self.settings, "images": self.images, "classes": classes, "problems": problems}
         text = json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
-        owned.path(FILES[0]).write_text(text, encoding="utf-8")
+        write_whole(owned.path(FILES[0]), text.encode())
         return owned.folder
 
 

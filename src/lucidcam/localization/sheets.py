@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from lucidcam import render
 from lucidcam.localization.parts import Concept, Part
 from lucidcam.ownership import OwnedFiles
+from lucidcam.picture_files import save_picture
 from lucidcam.types import with_meaning
 from lucidcam.wording import short
 
@@ -52,9 +53,10 @@ def save_sheets(concepts: Sequence[Concept], folder: Path) -> list[str | None]:
     shown = [concept for concept in concepts if concept.parts]
     files = dict(zip(map(id, shown), _files([concept.label for concept in shown])))
     for concept in shown:
-        class_sheet(concept).save(owned.path(files[id(concept)]))
+        save_picture(class_sheet(concept), owned.path(files[id(concept)]))
     for page, start in enumerate(range(0, len(shown), ROWS), start=1):
-        overview(shown[start : start + ROWS]).save(owned.path("overview.png" if page == 1 else f"overview-{page}.png"))
+        name = "overview.png" if page == 1 else f"overview-{page}.png"
+        save_picture(overview(shown[start : start + ROWS]), owned.path(name))
     return [files.get(id(concept)) for concept in concepts]
 
 

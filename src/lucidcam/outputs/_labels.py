@@ -6,6 +6,7 @@ that were written, `.lucidcam-files`, each entered before it is made; only those
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from lucidcam.ownership import append_line as append_line
 from lucidcam.ownership import check_owned as check_owned
 from lucidcam.ownership import remove_owned as remove_owned
 from lucidcam.samples import Mask
-from lucidcam.storage import check_writable
+from lucidcam.storage import check_writable, writing
 
 LARGEST = 254
 """Index images have a byte per pixel: 0 is the background, and 255 is left free, since many readers ignore such pixels."""
@@ -166,21 +167,23 @@ class Exporter(ABC):
             if labels.image is None:
                 raise InputError(f"{labels.name}: expected labels with the path of the image, or the image itself.")
             target = self.file(f"{self.images}/{stem}.png")
-            labels.image.save(target)
+            _write(target, _png(labels.image))
             return target
         source, name = labels.path.resolve(), f"{self.images}/{stem}{labels.path.suffix.lower()}"
         target = self.folder / name
         if target.exists() and target.samefile(source):
             return target
         target = self.file(name)
-        target.unlink(missing_ok=True)
+        with writing(target):
+            target.unlink(missing_ok=True)
         if not self.copy_images:
             try:
                 target.symlink_to(source)
                 return target
             except OSError:  # not everywhere: Windows, network shares
                 pass
-        shutil.copyfile(source, target)
+        with writing(target):
+            shutil.copyfile(source, target)
         return target
 
     def reference(self, labels: Labels) -> Path:
@@ -213,11 +216,16 @@ class Lists:
 
     def append(self, name: str, entry: Mapping[str, Any]) -> None:
         """Add an entry to a list."""
-        self._files[name].write(json.dumps(entry) + "\n")
-        self._files[name].flush()
+        with writing(self.path):
+            self._files[name].write(json.dumps(entry) + "\n")
+            self._files[name].flush()
 
     def finish(self, head: Mapping[str, Any]) -> None:
         """Write the document: `head`, then the lists."""
+        with writing(self.path):
+            self._finish(head)
+
+    def _finish(self, head: Mapping[str, Any]) -> None:
         with self._whole.open("w", encoding="utf-8", newline="\n") as out:
             out.write("{\n")
             out.write("".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items()))
@@ -251,10 +259,22 @@ def free_stem(name: str, folder: Path, suffix: str) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, text.encode())
+
+
+def _write(path: Path, content: bytes) -> None:
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    part.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
+
+
+def _png(image: Image.Image) -> bytes:
+    """The file of a picture; Pillow itself would not tell where a disk took only a part of it."""
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    return content.getvalue()
 
 
 def numbered(classes: Iterable[str]) -> str:
@@ -282,10 +302,7 @@ def write_index_image(path: Path, labels: Labels, values: Sequence[int]) -> None
             index[top:bottom, left:right] = value
     image = Image.fromarray(index)
     image.putpalette(_palette())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    image.save(part, format="PNG")
-    part.replace(path)
+    _write(path, _png(image))
 
 
 def _palette() -> bytes:

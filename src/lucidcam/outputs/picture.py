@@ -11,6 +11,7 @@ from lucidcam import render
 from lucidcam.explanation import Explanation
 from lucidcam.maps import Box
 from lucidcam.outputs._packs import Pack, Packable
+from lucidcam.picture_files import save_picture
 from lucidcam.registry import packs, writers
 
 
@@ -31,7 +32,7 @@ def write(explanation: Explanation, path: Path, *, colormap: str = "turbo", alph
     size = picture.height, picture.width
     if size != explanation.size:
         boxes = [explanation.box_in(size, box) for box in boxes]
-    (render.draw_boxes(picture, boxes) if boxes else picture).save(path)
+    save_picture(render.draw_boxes(picture, boxes) if boxes else picture, path)
 
 
 @packs.register_class("png")

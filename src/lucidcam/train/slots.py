@@ -14,7 +14,8 @@ from lucidcam import images, render
 from lucidcam.errors import InputError
 from lucidcam.nn import Memory
 from lucidcam.nn.memory import cosines
-from lucidcam.storage import replaced, write_whole
+from lucidcam.picture_files import save_figure, save_picture
+from lucidcam.storage import write_whole
 from lucidcam.train.features import Features
 from lucidcam.train.labelled import Array
 
@@ -61,11 +62,10 @@ class Slots:
             ],
         }
         write_whole(folder / "slots.json", json.dumps(told, indent=2).encode() + b"\n")
-        with replaced(folder / "slots.png") as place:
-            _histogram(self).savefig(place, format="png", dpi=120)
+        save_figure(_histogram(self), folder / "slots.png", dpi=120)
         sheet = self._sheet()
         if sheet is not None:
-            sheet.save(folder / "slots-nearest.png")
+            save_picture(sheet, folder / "slots-nearest.png")
 
     def _sheet(self) -> Any:
         order = [int(i) for i in np.argsort(-self.read, kind="stable")[:SHEET]]

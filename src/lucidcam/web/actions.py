@@ -18,6 +18,7 @@ import gradio as gr
 
 from lucidcam.errors import InputError, LucidcamError, OptionError, unknown
 from lucidcam.explanation import Explanation
+from lucidcam.picture_files import save_picture
 from lucidcam.progress import Listener
 from lucidcam.web import judging, pixels, questions, showing, wording
 from lucidcam.web.photos import MILLION, Upload
@@ -316,7 +317,7 @@ class Actions:
         folder = Path(tempfile.mkdtemp(prefix="made-", dir=files))
         path = folder / f"{wording.stem(full)}.{format}"
         if format == "png":
-            showing.picture(full, colormap, opacity, threshold, boxes, hide).save(path)
+            save_picture(showing.picture(full, colormap, opacity, threshold, boxes, hide), path)
         else:
             full.save(path)
         return str(path)
