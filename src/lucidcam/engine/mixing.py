@@ -4,9 +4,14 @@ Normalisation by the batch's own statistics, attention between images, a divisio
 evaluation mode as well, such networks give an image other scores among others than alone. Masked copies of an image would be scored by
 what the other masks leave. That is seen by value: an image goes through the network behind one that is much like it, before one that is
 not, and alone.
+
+Where the code reads a value that was computed from the images (`if confidence.max() > 0.9: return early`), one way is taken for all of
+them, which no trial with other images shows: such a network takes each image alone, too.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +20,7 @@ from lucidcam.engine.draws import draws_numbers
 from lucidcam.engine.foreign import says_nothing
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import session
-from lucidcam.engine.trace import batch_of, remembered, run_forward, signature, tensors_of
+from lucidcam.engine.trace import FollowsImage, batch_of, remembered, run_forward, signature, tensors_of
 from lucidcam.errors import ModelError
 from lucidcam.rollback import closes_scopes
 
@@ -26,6 +31,14 @@ EQUAL_IN_HALF = 2e-3
 ALONE = {torch.float64: 1e-3, torch.float32: 2e-2}
 """The same of an image alone: other algorithms may run, on a GPU in a lower precision."""
 ALONE_IN_HALF = 0.1
+
+
+READING = frozenset(
+    "__array__ __bool__ __complex__ __contains__ __float__ __index__ __int__ allclose equal is_nonzero item numpy tolist".split()  # noqa: SIM905
+)
+"""Functions of torch that give values of tensors to Python."""
+SCRIPT_READING = ("aten::Bool", "aten::Float", "aten::Int", "aten::IntImplicit", "aten::FloatImplicit", "aten::item", "aten::is_nonzero")
+"""The same in graphs of TorchScript."""
 
 
 class MixingError(ModelError):
@@ -70,7 +83,7 @@ def _reason(module: nn.Module) -> str:
     for name, part in module.named_modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
             return f"{name or type(part).__name__!r} normalises by the statistics of the batch"
-    return "it draws random numbers" if draws_numbers(module) else "its code computes over the whole batch"
+    return "it draws random numbers" if draws_numbers(module) else "its code computes over the whole batch, or decides by its values"
 
 
 def _influenced(module: nn.Module, inputs: Inputs) -> bool:
@@ -78,6 +91,8 @@ def _influenced(module: nn.Module, inputs: Inputs) -> bool:
         return False  # no image can go through it alone
     if any(".quantized.dynamic" in type(part).__module__ for part in module.modules()):
         return True  # the batch is quantised as one, by its largest value
+    if any(isinstance(part, torch.jit.ScriptModule) and _script_reads(part) for part in module.modules()):
+        return True
     image = inputs.image[:1]
     rows = torch.zeros(2, dtype=torch.long, device=image.device)
 
@@ -88,8 +103,12 @@ def _influenced(module: nn.Module, inputs: Inputs) -> bool:
     low, high = image.amin(), image.amax()
     near = 0.9 * image + 0.1 * (low + noise * torch.where(high > low, high - low, 1))
     strong = 3 * image.flip(-1) + torch.where(high > low, 0, 1)
+    one = inputs.rows(slice(0, 1))
     try:
-        alone = tensors_of(run_forward(module, inputs.rows(slice(0, 1))))
+        with _Reads(one.raw) as reads:
+            alone = tensors_of(run_forward(module, one))
+        if reads.reads:
+            return True
         behind = _part(among(near, image), alone, last=True)
         try:
             before = _part(among(image, strong), alone, last=False)
@@ -102,6 +121,26 @@ def _influenced(module: nn.Module, inputs: Inputs) -> bool:
             raise
         return False
     return _differs(behind, before, alone)
+
+
+class _Reads(FollowsImage):
+    """Notes whether a value of the image, or of what was computed from it, is given to Python."""
+
+    reads = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if self.follow(args, kwargs or {}, output) and getattr(func, "__name__", "") in READING:
+            self.reads = True
+        return output
+
+
+def _script_reads(module: torch.jit.ScriptModule) -> bool:
+    """Whether a scripted module, or a part of it, takes a value of a tensor to decide or count by."""
+    graph = getattr(module, "inlined_graph", None)
+    return graph is not None and any(
+        next(iter(node.inputs())).type().kind() == "TensorType" for kind in SCRIPT_READING for node in graph.findAllNodes(kind, True)
+    )
 
 
 def _part(pair: list[Tensor], one: list[Tensor], last: bool) -> list[Tensor | None]:

@@ -235,11 +235,33 @@ def _has_colours_elsewhere(shape: tuple[int, ...]) -> bool:
     return shape[1] > COLOURS and sum(length in (1, 3, COLOURS) for length in shape[2:]) == 1
 
 
-class _Watch(Mode):
+class FollowsImage(Mode):
+    """Follows what is computed from the image through every operation of a forward pass.
+
+    Attributes:
+        touched: the tensors that were computed from it, and itself.
+    """
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__()
+        self.touched = WeakTensorKeyDictionary()
+        self.touched[image] = True
+
+    def follow(self, args: Any, kwargs: Any, output: Any) -> bool:
+        """Note what came out of an operation, which may also have changed what it was given; whether it took anything of the image."""
+        taken = _tensors_in([*args, *kwargs.values()])
+        if not any(tensor in self.touched for tensor in taken):
+            return False
+        for tensor in (*_tensors_in([output]), *taken[:1]):
+            self.touched[tensor] = True
+        return True
+
+
+class _Watch(FollowsImage):
     """Notes pooling, convolution, linear and attention operations, functional or in modules, and follows maps through all of them."""
 
     def __init__(self, inputs: Inputs) -> None:
-        super().__init__()
+        super().__init__(inputs.raw)
         self.ended = 0  # module calls that have ended so far
         self.lineage = Lineage(inputs)
         self.pooled = WeakTensorKeyDictionary()
@@ -247,14 +269,12 @@ class _Watch(Mode):
         self.added: set[int] = set()
         self.used: set[int] = set()
         self.events: list[Event] = []
-        self.touched = WeakTensorKeyDictionary()  # whatever was computed from the image
-        self.touched[inputs.raw] = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        self._touch(args, kwargs, output)
+        self.follow(args, kwargs, output)
         self.lineage.note(func, args, kwargs, output)
         if self.lineage.dropped:
             self.events.append(Event("part", self.ended, (), False))
@@ -273,13 +293,6 @@ class _Watch(Mode):
         elif "attention" in name or (name == "softmax" and isinstance(output, Tensor) and output.ndim >= 3):
             self.events.append(Event("attention", self.ended, (), False))
         return output
-
-    def _touch(self, args: Any, kwargs: Any, output: Any) -> None:
-        """Follow the image through an operation, which may also have changed what it was given."""
-        taken = _tensors_in([*args, *kwargs.values()])
-        if any(tensor in self.touched for tensor in taken):
-            for tensor in (*_tensors_in([output]), *taken[:1]):
-                self.touched[tensor] = True
 
     def _note_use(self, name: str, args: Any, output: Any) -> None:
         """What becomes of a normalisation's output: added to something, or worked on."""
