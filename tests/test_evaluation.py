@@ -409,7 +409,7 @@ def test_a_threshold_of_the_data_set_gives_no_values_per_image(tmp_path):
 
 
 def test_what_is_written(tmp_path):
-    data = [*samples(12), Problem("lost.jpg", "lost.jpg does not exist.")]
+    data = [*samples(4), Problem("lost.jpg", "lost.jpg does not exist.")]
     metrics = [("deletion", {"steps": 8}), "maxboxacc"]
     report = lucidcam.evaluate(model(), data, ["gradcam", "cam"], metrics, out=tmp_path, **FAST)
     results = json.loads((tmp_path / "results.json").read_text())
@@ -441,14 +441,18 @@ def test_plots_only_for_metrics_with_curves():
         report.plot("average_drop")
 
 
+@pytest.fixture(scope="module")
+def of_every_metric():
+    return lucidcam.evaluate(model(), samples(4), ["gradcam", "cam"], None, resamples=50, progress=False)
+
+
 @pytest.mark.parametrize("width", [80, 160])
-def test_the_table_fits_the_terminal(width):
+def test_the_table_fits_the_terminal(width, of_every_metric):
     from rich.console import Console
 
-    report = lucidcam.evaluate(model(), samples(4), ["gradcam", "cam"], None, resamples=50, progress=False)
     console = Console(width=width)
     with console.capture() as captured:
-        console.print(report.table(width))
+        console.print(of_every_metric.table(width))
     lines = captured.get().splitlines()
     assert max(map(len, lines)) <= width
     text = captured.get()

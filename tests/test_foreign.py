@@ -226,6 +226,7 @@ def explain(module: nn.Module, method: str, **options: Any) -> Tensor:
 
 
 @cache
+@cache
 def expected(method: str) -> Tensor | None:
     """The eager network's maps; none where the method is for other networks."""
     try:
@@ -732,7 +733,8 @@ class Prepares(nn.Module):
 
 @pytest.mark.parametrize("how", IN_PLACE)
 def test_images_that_a_network_changes_stay_what_they_are(how: str) -> None:
-    for method in EVERY:
+    """Every method with every other way."""
+    for method in EVERY[list(IN_PLACE).index(how) % 2 :: 2]:
         if expected(method) is None:
             continue
         x = images()
