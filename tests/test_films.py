@@ -56,9 +56,13 @@ def of_axes(flat: nn.Sequential, axes: int) -> nn.Sequential:
 WRAPPERS = [{}, {"smooth": 2}, {"augment": "hflip,gain"}, {"layer": ["2", "4"]}, {"target": [[1, 2], [3, 0]]}]
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS, ids=lambda each: "+".join(each) or "plain")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "wrapper"),
+    [(method, each) for i, method in enumerate(METHODS) for j, each in enumerate(WRAPPERS) if j == 0 or (i + j) % 2 == 0],
+    ids=lambda each: each if isinstance(each, str) else "+".join(each) or "plain",
+)
 def test_a_volume_of_one_slice_is_a_picture_and_a_signal_a_row(method, wrapper):
+    """Every method by itself, and within every other wrapper."""
     flat = flat_net()
     images = torch.rand(2, 3, 14, 14, generator=torch.Generator().manual_seed(1)).double()
     if method == "cam" and "layer" in wrapper:  # it is defined at the pooled layer alone, for any number of axes

@@ -147,9 +147,11 @@ FUNCTIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("how", FUNCTIONS)
+@pytest.mark.parametrize(
+    ("how", "size"), [(how, size) for i, how in enumerate(FUNCTIONS) for j, size in enumerate(SIZES) if (i + j) % 2 == 0], ids=str
+)
 def test_the_frame_is_measured(how: str, size: tuple[int, int]) -> None:
+    """Every function with every other size: a wide or a high photo, and a small one."""
     function, box = FUNCTIONS[how]
     if "by its border" in how and min(size) < 60:
         pytest.skip("too few stripes to tell padding from a part that is drawn out")
