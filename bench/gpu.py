@@ -252,6 +252,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--nets", nargs="+", metavar="NET", help=f"of {', '.join(NETS)}; tiny: of {', '.join(TINY)}")
     parser.add_argument("--batches", nargs="+", type=int, help="images together (default 1 32 128; tiny 2)")
     parser.add_argument("--repeats", type=int, help="of each measurement (default 9; tiny 1)")
+    parser.add_argument("--side", type=int, help="of the images, in pixels, for networks that take any (default: the network's own)")
     parser.add_argument("--alone", action="store_true", help="without the other libraries")
     parser.add_argument("--out", type=Path, help="Markdown page to write (default docs/benchmarks.md; tiny: standard output)")
     options = parser.parse_args(arguments)
@@ -278,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights = {}
     for name, spec in options.nets.items():
         model, weights[name] = load(name, spec, options.device, options.tiny)
-        size = model.prepare(torch.rand(3, 256, 256))[0].tensor.shape
+        size = (3, options.side, options.side) if options.side else model.prepare(torch.rand(3, 256, 256))[0].tensor.shape
         for batch in options.batches:
             inputs = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0)).to(options.device)
             title = f"{batch} image{'s' if batch > 1 else ''}"

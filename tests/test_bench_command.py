@@ -444,7 +444,7 @@ def test_the_gpu_script_runs_on_small_networks(gpu, tmp_path, capsys):
     page = tmp_path / "page.md"
     threads = torch.get_num_threads()
     try:
-        gpu.main(["--device", "cpu", "--tiny", "--nets", "resnet", "--alone", "--out", str(page)])
+        gpu.main(["--device", "cpu", "--tiny", "--nets", "resnet", "--side", "64", "--alone", "--out", str(page)])
     finally:
         torch.set_num_threads(threads)
     text = page.read_text(encoding="utf-8")
