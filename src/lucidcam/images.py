@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from lucidcam.errors import InputError, OptionError
+from lucidcam.ownership import Written
 from lucidcam.rollback import SharedChange, closes_scopes, restore_warning_filters, warning_filters
 from lucidcam.sources import Stored, is_url
 
@@ -201,7 +202,7 @@ def find(patterns: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[s
     Args:
         patterns: files, taken as they are; globs (`**` goes through folders); and folders, with all that is below them.
             In folders and globs only files with the suffix of an image count, unless the glob names another; hidden
-            files never do. In natural order: 2 before 10.
+            files never do, nor what lucidcam itself wrote there, unless nothing else is. In natural order: 2 before 10.
 
     Returns:
         The files, each once, in the order of the patterns; and one line for each pattern that gave nothing.
@@ -227,11 +228,15 @@ def find(patterns: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[s
 
 
 def _in_folder(folder: Path) -> list[Path]:
+    return sorted(Written(folder).without(_below(folder)), key=natural)
+
+
+def _below(folder: Path) -> list[Path]:
     found = []
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(root, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES]
-    return sorted(found, key=natural)
+    return found
 
 
 def _in_glob(pattern: str) -> list[Path]:
@@ -241,10 +246,18 @@ def _in_glob(pattern: str) -> list[Path]:
     for match in glob.iglob(pattern, recursive=True):  # noqa: PTH207 - Path.glob refuses absolute patterns
         path = Path(match)
         if path.is_dir():
-            found += _in_folder(path)
+            found += _below(path)
         elif any_suffix or path.suffix.lower() in SUFFIXES:
             found.append(path)
-    return sorted(dict.fromkeys(found), key=natural)
+    return sorted(Written(_plain_start(pattern)).without(dict.fromkeys(found)), key=natural)
+
+
+def _plain_start(pattern: str) -> Path:
+    """The folder that a glob looks through: what is before its first wildcard."""
+    folder = Path(pattern).parent
+    while glob.has_magic(str(folder)):
+        folder = folder.parent
+    return folder
 
 
 def bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:

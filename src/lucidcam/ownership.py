@@ -7,11 +7,12 @@ resumed (`lucidcam.storage.workplace`) has its `settings.json` instead.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from lucidcam.errors import OptionError
-from lucidcam.storage import HOLDS, MADE_BY, Folder, claimed
+from lucidcam.storage import HOLDS, MADE_BY, SETTINGS, Folder, claimed, parsed_json
 
 LIST = ".lucidcam-files"
 """The list of the files that were written to a folder, one a line."""
@@ -19,6 +20,8 @@ LIST = ".lucidcam-files"
 LARGEST_LIST = 2**28
 """Bytes of a list at most."""
 
+LARGEST_IN_DATA = 2**24
+"""Bytes of a `settings.json`, or of a list, at most that tells which files among data are lucidcam's: it may come with data of others."""
 
 START = 2**16
 """Bytes of a file that tell what it is."""
@@ -180,6 +183,84 @@ def remove_owned(folder: Path) -> None:
             path.unlink()
     if (folder / LIST).is_file():
         (folder / LIST).unlink()
+
+
+class Written:
+    """What lucidcam wrote below a folder that is looked through for data: its own pictures and labels are no photos to explain.
+
+    A folder below it that holds a run, an evaluation or a training is lucidcam's with all that lies in it; of other folders, and of the one
+    that is looked through, what their lists tell.
+
+    Args:
+        root: the folder that is looked through.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self._root = _text(Path(root))
+        self._known: dict[str, tuple[bool, frozenset[str]]] = {}
+
+    def wrote(self, path: Path) -> bool:
+        """Whether lucidcam wrote a file below the folder; its path begins as the folder's does."""
+        folder, name = os.path.split(_text(path))
+        while True:
+            has_work, names = self._entry(folder)
+            if name in names:
+                return True
+            if len(folder) <= len(self._root):
+                return False
+            if has_work:
+                return True
+            folder, last = os.path.split(folder)
+            name = f"{last}/{name}"
+
+    def without(self, files: Iterable[Path]) -> list[Path]:
+        """Return the files that are not lucidcam's; all of them, where there are no others: then its results are what is meant."""
+        every = list(files)
+        return [path for path in every if not self.wrote(path)] or every
+
+    def _entry(self, folder: str) -> tuple[bool, frozenset[str]]:
+        if folder not in self._known:
+            place = Path(folder)
+            self._known[folder] = (holds_work(place), frozenset(_listed_or_none(place)))
+        return self._known[folder]
+
+
+def is_result(folder: Path) -> bool:
+    """Whether all that a folder holds is lucidcam's: a run, an evaluation, a training, or files of its list."""
+    if holds_work(folder):
+        return True
+    first = {name.split("/", 1)[0] for name in _listed_or_none(folder)}
+    with suppress(OSError):
+        return bool(first) and all(name in first for name in _visible(folder))
+    return False
+
+
+def holds_work(folder: Path) -> bool:
+    """Whether a folder holds a run, an evaluation or a training of lucidcam's, by its `settings.json`."""
+    path = folder / SETTINGS
+    with suppress(OSError, ValueError):
+        if path.is_file() and path.stat().st_size <= LARGEST_IN_DATA:
+            content = parsed_json(path.read_text(encoding="utf-8"))
+            return isinstance(content, dict) and content.get(MADE_BY) == "lucidcam" and HOLDS in content
+    return False
+
+
+def _listed_or_none(folder: Path) -> list[str]:
+    """The names on a folder's list; none where it cannot be read, or is longer than one among data may be."""
+    with suppress(OSError, OptionError):
+        if (folder / LIST).stat().st_size <= LARGEST_IN_DATA:
+            return listed(folder)
+    return []
+
+
+def _visible(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        yield from (each.name for each in entries if not each.name.startswith("."))
+
+
+def _text(path: Path) -> str:
+    """A path as text; the current folder is the empty one, as in the paths of its files."""
+    return "" if path == Path() else str(path)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lucidcam.errors import InputError, LucidcamError, first_line
+from lucidcam.wording import printable
 
 Mask = npt.NDArray[np.bool_]
 """`[H, W]` in the original image's size."""
@@ -202,26 +203,6 @@ def _pixels(image: Any) -> tuple[str, ...]:
     else:
         return ()
     return (hashlib.blake2b(content, digest_size=8).hexdigest(),)
-
-
-def printable(text: str) -> str:
-    r"""Return a text whose characters can all be printed, on one line and in UTF-8: others become escapes, as in Python.
-
-    Files may be called anything; a name goes into tables, JSON, CSV and terminals.
-
-    >>> printable("two\nlines"), printable("café")
-    ('two\\nlines', 'café')
-    """
-    if not isinstance(text, str) or text.isprintable():
-        return text
-    return "".join(each.encode("unicode_escape").decode("ascii") if _is_escaped(each) else each for each in text)
-
-
-def _is_escaped(character: str) -> bool:
-    """Control characters, what ends lines, halves of characters, and what turns the direction of writing; no spaces or joiners."""
-    return (
-        unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-    )
 
 
 def composed(label: Any) -> str:

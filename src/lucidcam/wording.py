@@ -1,7 +1,8 @@
-"""Words in sentences: lists, counts, figures, labels without their synonyms."""
+"""Words in sentences: lists, counts, figures, labels without their synonyms, names that can be printed."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 
@@ -47,3 +48,23 @@ def short(label: str) -> str:
     'tiger cat'
     """
     return label.split(",")[0]
+
+
+def printable(text: str) -> str:
+    r"""Return a text whose characters can all be printed, on one line and in UTF-8: others become escapes, as in Python.
+
+    Files may be called anything; a name goes into tables, JSON, CSV and terminals.
+
+    >>> printable("two\nlines"), printable("café")
+    ('two\\nlines', 'café')
+    """
+    if not isinstance(text, str) or text.isprintable():
+        return text
+    return "".join(each.encode("unicode_escape").decode("ascii") if _is_escaped(each) else each for each in text)
+
+
+def _is_escaped(character: str) -> bool:
+    """Control characters, what ends lines, halves of characters, and what turns the direction of writing; no spaces or joiners."""
+    return (
+        unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    )

@@ -6,19 +6,21 @@ import math
 import re
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 
 from lucidcam import catalogue
 from lucidcam.cli._usage import flags_of
 from lucidcam.errors import DataError, OptionError, first_line, nearest, unknown
 from lucidcam.vocabulary import IMAGENET_MEAN, Channels, Fit, OutputKind
+from lucidcam.wording import printable
 
 if TYPE_CHECKING:
     from lucidcam import Model
@@ -47,13 +49,32 @@ DataRootOption = Annotated[
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many samples.")]
 LayerOption = Annotated[list[str] | None, typer.Option("--layer", help="Dotted name; repeated: fused. See [b]lucidcam layers[/b].")]
 
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+class _Screen(Console):
+    """A console on which names and labels of others steer nothing: what is no character to be shown becomes an escape."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield segment._replace(text="\n".join(map(printable, segment.text.split("\n"))))
+
+
+class _Table(Table):
+    """A table of which each cell is one line, until it is wrapped."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
+out = _Screen(highlight=False, emoji=False)
+err = _Screen(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def table(*columns: str, title: str | None = None) -> Table:
     """A plain table that wraps rather than cuts in 80 columns."""
-    found = Table(title=title, box=None, pad_edge=False, title_justify="left", title_style="bold", header_style="bold")
+    found = _Table(title=title, box=None, pad_edge=False, title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
         found.add_column(column, overflow="fold")
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lucidcam.errors import DataError
-from lucidcam.samples import printable
+from lucidcam.wording import printable
 
 FIRST = 20
 """Names that are looked at before any image is read."""

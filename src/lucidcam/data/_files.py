@@ -16,6 +16,7 @@ from PIL import Image
 from lucidcam import images, sources
 from lucidcam.compat import import_optional
 from lucidcam.errors import DataError, InputError, first_line
+from lucidcam.ownership import is_result
 from lucidcam.rollback import closes_scopes
 from lucidcam.samples import DegenerateError, Mask, Problem, Sample, composed
 from lucidcam.sources import Stored
@@ -82,10 +83,13 @@ def files_with(folder: Any, *suffixes: str) -> list[Path]:
 
 
 def folders_in(root: Any) -> list[Path]:
-    """Return the sub-folders of a folder by name, hidden ones aside."""
+    """Return the sub-folders of a folder by name; hidden ones, and results of lucidcam beside anything else, aside."""
     try:
         with os.scandir(root) as found:
-            return _inside(root, sorted(each.name for each in found if each.is_dir() and not each.name.startswith(".")))
+            visible = [(each.name, each.is_dir()) for each in found if not each.name.startswith(".")]
+        folders = sorted(name for name, is_folder in visible if is_folder)
+        results = {name for name in folders if is_result(Path(root, name))}
+        return _inside(root, folders if len(results) == len(visible) else [name for name in folders if name not in results])
     except (OSError, TypeError, ValueError):
         return []
 

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from lucidcam.data._files import IMAGE_FOLDERS, box_of, by_stem, declared_size, doubled, files_with, folder_in, folders_in, name_in, stem_in
 from lucidcam.errors import DataError, first_line
+from lucidcam.ownership import Written
 from lucidcam.samples import Object, Problem, Sample, composed, labels_of
 
 ANNOTATION_FOLDERS = ("Annotations", "annotation", "xmls", "xml", "labels", "bbox")
@@ -32,8 +33,9 @@ class Layout:
 
 
 def xmls_in(folder: Path) -> list[Path]:
-    """Return all XML files below a folder by path, hidden ones aside."""
-    return sorted(path for path in folder.rglob("*.xml") if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    """Return all XML files below a folder by path; hidden ones, and labels that lucidcam wrote beside others, aside."""
+    found = (path for path in folder.rglob("*.xml") if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return sorted(Written(folder).without(found))
 
 
 def first_xml(folder: Any) -> Path | None:
