@@ -15,7 +15,10 @@ from lucidcam.dissection.names import Names
 from lucidcam.errors import DataError, LucidcamError
 from lucidcam.evaluation.gallery import read_gallery
 from lucidcam.nn.memory import KIND, Memory
-from lucidcam.outputs.npz import LARGEST, check_archive
+from lucidcam.outputs._packs import LARGEST
+from lucidcam.outputs.npz import check_archive
+from lucidcam.pipeline.ledger import Record
+from lucidcam.storage import Folder, digest_of
 from lucidcam.study.plan import PLAN, VERSION
 from lucidcam.study.plan import read as read_plan
 
@@ -154,3 +157,80 @@ def test_a_damaged_memory_is_one_line(tmp_path, belongs):
     with pytest.raises(LucidcamError, match="is damaged") as told_:
         Memory.load(tmp_path / "m.safetensors")
     assert "\n" not in str(told_.value)
+
+
+def array(shape, chunk=None, packed="zstd"):
+    """The document of an array in a Zarr group."""
+    codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": packed, "configuration": {"level": 0, "checksum": False}}]
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": shape,
+        "data_type": "float32",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk or shape}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": codecs if packed != "gzip" else [codecs[0], {"name": "gzip", "configuration": {"level": 5}}],
+        "attributes": {},
+        "storage_transformers": [],
+    }
+
+
+GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+FRAME = b"\x28\xb5\x2f\xfd"
+STORES = {
+    "an array that no memory holds": {"": array([10**6, 10**6, 4])},
+    "three gigabytes of nothing": {"": array([3, 16_000, 16_000])},
+    "millions of chunks": {"": array([1, 4000, 4000], [1, 1, 1])},
+    "a chunk larger than its array": {"": array([1, 8, 8], [1, 8, 10**9])},
+    "many arrays": {"": GROUP, **{f"/{i}": array([10_000, 10_000]) for i in range(4)}},
+    "another way to pack": {"": array([1, 8, 8], packed="gzip"), "/c/0/0/0": b"\x1f\x8b"},
+    "a frame of gigabytes": {"": array([1, 8, 8]), "/c/0/0/0": FRAME + b"\xa0" + (3 * 10**9).to_bytes(4, "little") + bytes(9)},
+    "a frame of terabytes": {"": array([1, 8, 8]), "/c/0/0/0": FRAME + b"\xe0" + (3 * 10**12).to_bytes(8, "little") + bytes(9)},
+    "a frame that does not say": {"": array([1, 8, 8]), "/c/0/0/0": FRAME + b"\x00\x58" + bytes(9)},
+    "no frame": {"": array([1, 8, 8]), "/c/0/0/0": b"maps"},
+    "a frame of something else": {"": array([1, 8, 8]), "/c/0/0/0": FRAME + b"\x20\x04" + bytes(9)},
+    "no array": {"": {**GROUP, "node_type": "other"}},
+    "negative": {"": array([1, -8, 8])},
+}
+
+
+def kept(folder, files):
+    """A run of someone's that has such files, whose digests are right."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    digests = {name: digest_of(content) for name, content in files.items()}
+    Record(0, 0, 1, "x", "x", 1, 1, (), digests).write(Folder(folder))
+    units = [{"number": 0, "images": 1, "maps": 1}]
+    settings = {"write": ["npz" if "maps/000000.npz" in files else "zarr"]}
+    (folder / "manifest.json").write_text(json.dumps({"images": 1, "maps": 1, "failed": 0, "settings": settings, "units": units}))
+    return lucidcam.Results(folder)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_zarr_store_declares_no_more_than_a_unit_has(tmp_path, store):
+    pytest.importorskip("zarr")
+    files = {"maps.zarr/zarr.json": json.dumps(GROUP).encode()}
+    for name, content in STORES[store].items():
+        document = f"maps.zarr/000000{name}" if isinstance(content, bytes) else f"maps.zarr/000000{name}/zarr.json"
+        files[document] = content if isinstance(content, bytes) else json.dumps(content).encode()
+    with pytest.raises(DataError) as told:
+        list(kept(tmp_path, files).maps())
+    assert len(str(told.value).splitlines()) == 1
+
+
+def npy(shape, kind="<f4"):
+    header = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(100)
+
+
+@pytest.mark.parametrize("content", [npy((10**6, 10**6, 10**3)), npy((2, 8, -8)), npy((1,), "|O"), npy("(((((", "<f4"), b"", b"PK", None])
+def test_an_npz_that_is_none_is_one_line(tmp_path, content):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr("maps.npy", content or b"")
+    files = {"maps/000000.npz": b"nothing" if content is None else archive.getvalue()}
+    with pytest.raises(DataError) as told:
+        list(kept(tmp_path, files).maps())
+    assert len(str(told.value).splitlines()) == 1

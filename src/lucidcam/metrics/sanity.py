@@ -248,7 +248,7 @@ def similarities(one: Tensor, other: Tensor, size: tuple[int, int]) -> Tensor:
     usable = (_uneven(one) & _uneven(other))[:, None]
     finite = torch.where(usable[..., None], other, 0)
     pairs = zip(*(maps.unit(maps.resize(each, size)).cpu().double().numpy() for each in (one, finite)), strict=True)
-    seen = torch.tensor([[_ssim(a, b), _correlation(_hog(a), _hog(b))] for a, b in pairs], dtype=torch.float64)
+    seen = torch.from_numpy(np.array([[_ssim(a, b), _correlation(_hog(a), _hog(b))] for a, b in pairs], np.float64))
     ranked = [spearman(one, finite), spearman(one.abs(), finite.abs())]
     return torch.where(usable, torch.cat([torch.stack(ranked, dim=1), seen.to(one.device)], dim=1), 0)
 

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 Read = Callable[[str], bytes]
+LARGEST = 2**30
+"""Bytes of the maps of one unit at most, as they are in memory."""
 
 
 @dataclass(frozen=True, eq=False)

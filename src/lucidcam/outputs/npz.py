@@ -13,11 +13,8 @@ import numpy as np
 
 from lucidcam.errors import DataError
 from lucidcam.explanation import Explanation
-from lucidcam.outputs._packs import Array, Pack, Packable, Read
+from lucidcam.outputs._packs import LARGEST, Array, Pack, Packable, Read
 from lucidcam.registry import packs, writers
-
-LARGEST = 2**30
-"""Bytes of the maps of one unit at most, as they are in memory."""
 
 
 @writers.register("npz")

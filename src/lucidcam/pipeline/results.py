@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from lucidcam import registry
-from lucidcam.errors import DamagedFileError, DataError
+from lucidcam.errors import DamagedFileError, DataError, LucidcamError
 from lucidcam.evaluation import Report
 from lucidcam.outputs._packs import Array
 from lucidcam.pipeline import ledger
@@ -123,6 +125,15 @@ class Results:
     def _maps_of(self, number: int) -> list[Array]:
         for name in self.manifest["settings"]["write"]:
             if name in registry.packs and registry.packs[name].keeps:
-                found: list[Array] = registry.packs[name]().maps(self._reader(number), number)
+                try:
+                    found: list[Array] = registry.packs[name]().maps(self._reader(number), number)
+                except LucidcamError:
+                    raise
+                except Exception as error:  # readers of NumPy and Zarr raise anything
+                    raise self._damaged(f"the maps of unit {number}") from error
+                count = next(unit["maps"] for unit in self.manifest["units"] if unit["number"] == number)
+                are_maps = all(isinstance(each, np.ndarray) and each.ndim >= 2 and each.dtype.kind == "f" for each in found)
+                if len(found) != count or not are_maps:
+                    raise self._damaged(f"the maps of unit {number}")
                 return found
         raise DataError(f"{self.store} keeps no maps; run with write=('npz',) or ('zarr',) (--write npz).")
