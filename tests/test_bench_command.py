@@ -210,7 +210,15 @@ def test_forwards_are_those_the_network_counts(method, options, inputs):
     assert costs.rows[-1].forwards == expected
 
 
-def test_old_objects_stay_aside_for_as_long_as_anyone_wants():
+@pytest.fixture
+def nothing_aside():
+    """Without what the tests themselves have put aside."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+def test_old_objects_stay_aside_for_as_long_as_anyone_wants(nothing_aside):
     assert not gc.get_freeze_count()
     with timing.old_objects_aside():
         with timing.old_objects_aside():
