@@ -235,6 +235,24 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(trained: Any, tmp_path
     assert epochs == [0]
 
 
+@pytest.mark.parametrize("batch_size", [8, 32], ids=["several steps", "one step"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_draws_go_on_as_if_nothing_had_been(workers: int, batch_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples, changes of photos and what the network draws: however many steps an epoch has, and whoever reads the photos."""
+    loss = GAPTask._loss
+    monkeypatch.setattr(GAPTask, "_loss", lambda self, scores, *rest: loss(self, torch.dropout(scores, 0.5, self.training), *rest))
+    options = {**QUICK, "workers": workers, "batch_size": batch_size, "augment": "standard"}
+    whole = train_gap(data(), out=tmp_path / "whole", **options)
+    for epoch in (1, 2):
+        with monkeypatch.context() as patch:
+            killed_in_epoch(epoch, GAPTask, patch)
+            with pytest.raises(KilledError):
+                train_gap(data(), out=tmp_path / "net", **{**options, "restart": epoch > 1})
+        found = train_gap(data(), out=tmp_path / "net", **options)
+        assert found.model.fingerprint() == whole.model.fingerprint(), epoch
+        assert found.metrics == whole.metrics
+
+
 @pytest.mark.parametrize("names", [("best",), ("last",), ("best", "last")], ids="-".join)
 @pytest.mark.parametrize("epochs", [2, 3])
 def test_a_damaged_checkpoint_is_not_gone_on_from(names: Any, epochs: int, trained: Any, tmp_path: Path, monkeypatch: Any) -> None:

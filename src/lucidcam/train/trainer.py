@@ -187,7 +187,7 @@ def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, w
 
     Args:
         task: a Lightning module that logs `val_loss`.
-        train: a loader.
+        train: a loader whose sampler draws anew in each epoch (`lucidcam.train.loading.Drawn`).
         validation: a loader.
         training: how.
         out: the folder; see `folder_of`.
@@ -207,6 +207,8 @@ def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, w
     if newest is not None and _finished(newest[1], training):
         _say(training, f"{what}: trained to its end before; --restart begins anew")
     else:
+        if newest is not None:
+            train.sampler.set_epoch(int(newest[1]["epoch"]) + 1)  # Lightning does so after loaders with workers drew their first samples
         task.train()  # Lightning leaves modules in the mode they come in, and loaded networks come in evaluation mode
         with SavedWarnings():
             warnings.simplefilter("ignore")  # Lightning's advice about workers, intervals and folders that are not empty
@@ -322,14 +324,17 @@ class Told(Callback):  # type: ignore[misc]
 
 
 class Seeded(Callback):  # type: ignore[misc]
-    """What networks draw hangs on the seed and the epoch alone, so that a training that goes on is the one that was not interrupted."""
+    """What networks draw hangs on the seed and the step alone, so that a training that goes on is the one that was not interrupted.
+
+    Loaders draw a number, too, when they begin an epoch: before or after the hook of an epoch's start, as the run has begun or goes on.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer: Any, task: Any) -> None:
+    def on_train_batch_start(self, trainer: Any, task: Any, batch: Any, batch_idx: int) -> None:
         """Seed dropout and the like."""
-        torch.manual_seed(self.seed + 1 + trainer.current_epoch)
+        torch.manual_seed(hash((self.seed, trainer.current_epoch, batch_idx)) % 2**63)
 
 
 def _metrics(trainer: Any) -> dict[str, float]:
