@@ -16,6 +16,8 @@ REPORTED = ("results.json", "images.csv", "images.parquet")
 FOLDER = "units"
 MANIFEST = "manifest.json"
 FAILURES = "failures.jsonl"
+EXPORTED = "exported.json"
+"""The digest of each file of labels, by format and name."""
 UNITS = re.compile(r"(index|maps|pictures|labels|metrics|units)/\d{6,}\.[a-z0-9]+|maps\.zarr/(zarr\.json|\d{6,}/.+)")
 """Files of single units, and those of their kinds' own folders."""
 
@@ -150,7 +152,7 @@ class Inspection:
 
 def is_written(name: str) -> bool:
     """Whether a file of this name, "index/000001.parquet", is one that runs write. Exporters have lists of theirs."""
-    return name in (MANIFEST, FAILURES, *REPORTED) or UNITS.fullmatch(name) is not None or CURVES.fullmatch(name) is not None
+    return name in (MANIFEST, FAILURES, EXPORTED, *REPORTED) or UNITS.fullmatch(name) is not None or CURVES.fullmatch(name) is not None
 
 
 def summarise(store: Store, settings: Mapping[str, Any], complete: bool) -> dict[str, Any]:

@@ -24,12 +24,12 @@ from lucidcam.explainer import PREDICTED, asked_of
 from lucidcam.fingerprints import architecture, code_of, steadied, steady
 from lucidcam.localization.regions import Keep, Refine, Regions
 from lucidcam.methods._base import Method
-from lucidcam.outputs._labels import check_owned, remove_owned
+from lucidcam.outputs._labels import remove_owned
 from lucidcam.pipeline import ledger
 from lucidcam.pipeline.crew import crew
+from lucidcam.pipeline.exported import check_labels, export
 from lucidcam.pipeline.job import Job
 from lucidcam.pipeline.judging import measure, report
-from lucidcam.pipeline.labels import labels
 from lucidcam.pipeline.ledger import Record
 from lucidcam.pipeline.memory import bytes_of, fitted, usable_cores
 from lucidcam.pipeline.plan import Unit, units
@@ -185,9 +185,8 @@ def run(
     job = replace(job, images_at_once=together, options={**job.options, "images_at_once": together})
     size = unit or _unit(dataset.count, crew_size, together)
     told = _told(job, formats, dataset, size)
-    for name in exporters:
-        assert isinstance(store, Folder)
-        check_owned(store.root / name)
+    if isinstance(store, Folder):
+        check_labels(store, exporters, restart)
     with workplace(store, told, "a run", ledger.is_written, restart):
         if restart and isinstance(store, Folder):
             for name in registry.exporters:
@@ -195,7 +194,8 @@ def run(
         inspection = ledger.Inspection(store, retry_failed)
         _do(job, dataset, store, told, size, _engine(engine, address, workers, crew_size), inspection, progress)
         for name in exporters:
-            _export(name, store)
+            assert isinstance(store, Folder)
+            export(name, store)
         for note in inspection.notes():
             say(note, progress)
         return Results(store, None if judging is None else report(store, judging, asking, told), inspection.notes())
@@ -277,14 +277,6 @@ def _jobs(job: Job, workers: int) -> list[Job]:
     if job.model.device.type == "cuda":
         return [replace(job, device=f"cuda:{i % torch.cuda.device_count()}") for i in range(workers)]
     return [replace(job, threads=max(1, usable_cores() // workers)) for _ in range(workers)]
-
-
-def _export(name: str, store: Store) -> None:
-    """Put the labels of all units together in one format."""
-    assert isinstance(store, Folder)
-    with registry.exporters[name](store.root / name, overwrite=True) as exporter:
-        for each in labels(store):
-            exporter.write(each)
 
 
 def _formats(write: str | Iterable[str], store: Store, dataset: Dataset) -> tuple[str, ...]:
