@@ -189,7 +189,7 @@ class Late(Net):
         self.known, self.most = id(self), 2
 
     def forward(self, x: Tensor) -> Tensor:
-        if id(self) != self.known and (len(x) > self.most or float(x.mean()) < -1.5):
+        if id(self) != self.known and (len(x) > self.most or x.mean() < -1.5):
             raise ZeroDivisionError("too dark\nor too many")
         return super().forward(x)
 

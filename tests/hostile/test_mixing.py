@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -104,7 +105,7 @@ READS: dict[str, Callable[[Tensor], object]] = {
     "float": lambda x: float(x.mean()) > LEVEL,
     "int": lambda x: int(1e6 * x.mean()) > int(1e6 * LEVEL),
     "index": lambda x: [False, True][(x.mean() > LEVEL).long()],
-    "list": lambda x: sum(x.mean((1, 2, 3)).tolist()) / len(x) > LEVEL,
+    "list": lambda x: sum(x.mean((0, 2, 3)).tolist()) / 3 > LEVEL,
     "array": lambda x: np.asarray(x.detach()).mean() > LEVEL,
     "equal": lambda x: not torch.equal(x.mean().clamp(max=LEVEL), x.mean()),
     "in": lambda x: True in (x.mean() > LEVEL),
@@ -133,11 +134,30 @@ MIXING: dict[str, Callable[[], nn.Module]] = {
 WAYS = {f"way by {name}": read_by(name) for name in READS}
 MIXING |= WAYS
 
+
+def checked(x: Tensor) -> Tensor:
+    if x.isnan().any() or not x.min() >= 0:
+        raise ValueError("expected numbers from 0")
+    assert x.max() <= 1
+    return x
+
+
+def told(x: Tensor) -> Tensor:
+    if x.mean() > 1:
+        warnings.warn("bright images", stacklevel=1)
+    return x
+
+
 APART: dict[str, Callable[[], nn.Module]] = {
     "batch norm": lambda: network(nn.BatchNorm2d),
     "instance norm": lambda: network(nn.InstanceNorm2d),
     "group norm": lambda: network(lambda c: nn.GroupNorm(1, c)),
     "half precision": lambda: network().to(torch.bfloat16),
+    "a check": lambda: By(checked, "images"),
+    "several checks": lambda: By(lambda x: checked(checked(x)), "images"),
+    "a message": lambda: By(told, "images"),
+    "a value of each image": lambda: By(lambda x: torch.stack([each.flip(0) if each.mean() > LEVEL else each for each in x]), "images"),
+    "values of each image": lambda: By(lambda x: x * torch.tensor(x.mean((1, 2, 3)).tolist())[:, None, None, None], "images"),
     "parameters that are read": lambda: By(lambda f: f * float(torch.ones(1))),
     "shapes that are read": lambda: By(lambda f: f / int(torch.tensor(f.shape[1]))),
     "one output": lambda: nn.Sequential(*network()[:6], nn.Linear(4, 1)),

@@ -5,8 +5,9 @@ evaluation mode as well, such networks give an image other scores among others t
 what the other masks leave. That is seen by value: an image goes through the network behind one that is much like it, before one that is
 not, and alone.
 
-Where the code reads a value that was computed from the images (`if confidence.max() > 0.9: return early`), one way is taken for all of
-them, which no trial with other images shows: such a network takes each image alone, too.
+Where the code decides by a value that was computed from all images (`if confidence.max() > 0.9: return early`), one way is taken for all of
+them, which no trial with other images shows: such a network takes each image alone, too. Values that are read for each image apart are no
+such, nor are those of checks: the code raises, or does the same, if they say the contrary.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ READING = frozenset(
     "__array__ __bool__ __complex__ __contains__ __float__ __index__ __int__ allclose equal is_nonzero item numpy tolist".split()  # noqa: SIM905
 )
 """Functions of torch that give values of tensors to Python."""
+MOST_CHECKS = 8
+"""Truth values of which it is tried whether the network decides by them; of one that reads more it is taken for granted."""
 SCRIPT_READING = ("aten::Bool", "aten::Float", "aten::Int", "aten::IntImplicit", "aten::FloatImplicit", "aten::item", "aten::is_nonzero")
 """The same in graphs of TorchScript."""
 
@@ -107,9 +110,11 @@ def _influenced(module: nn.Module, inputs: Inputs) -> bool:
     try:
         with _Reads(one.raw) as reads:
             alone = tensors_of(run_forward(module, one))
-        if reads.reads:
+        pair = inputs.repeated(torch.cat([near, image]), rows)
+        with _Reads(pair.raw) as both:
+            behind = _part(tensors_of(run_forward(module, pair)), alone, last=True)
+        if reads.count and both.count != 2 * reads.count and _decides(module, one, reads, alone):
             return True
-        behind = _part(among(near, image), alone, last=True)
         try:
             before = _part(among(image, strong), alone, last=False)
         except Exception as error:  # it checks the range of values, say
@@ -124,15 +129,47 @@ def _influenced(module: nn.Module, inputs: Inputs) -> bool:
 
 
 class _Reads(FollowsImage):
-    """Notes whether a value of the image, or of what was computed from it, is given to Python."""
+    """Counts the values of the image, or of what was computed from it, that are given to Python.
 
-    reads = False
+    Args:
+        image: that is followed.
+        contrary: the number of a truth value, from 0, of which Python gets the contrary; None: of none.
+    """
+
+    def __init__(self, image: Tensor, contrary: int | None = None) -> None:
+        super().__init__(image)
+        self.contrary, self.count, self.truths = contrary, 0, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if self.follow(args, kwargs or {}, output) and getattr(func, "__name__", "") in READING:
-            self.reads = True
+        name = getattr(func, "__name__", "")
+        if not self.follow(args, kwargs or {}, output) or name not in READING:
+            return output
+        self.count += args[0].numel() if name == "tolist" else 1
+        if name == "__bool__":
+            self.truths += 1
+            if self.truths - 1 == self.contrary:
+                return not output
         return output
+
+
+def _decides(module: nn.Module, one: Inputs, reads: _Reads, alone: list[Tensor]) -> bool:
+    """Whether what comes out of a network hangs on the values that it reads: numbers are taken to decide, truth values are tried."""
+    if reads.truths != reads.count or reads.truths > MOST_CHECKS:
+        return True
+    for number in range(reads.truths):
+        try:
+            with _Reads(one.raw, contrary=number):
+                others = tensors_of(run_forward(module, one))
+        except Exception as error:  # a check
+            if says_nothing(error):
+                raise
+            continue
+        if len(others) != len(alone) or any(a.shape != b.shape for a, b in zip(others, alone, strict=True)):
+            return True
+        if _differs(list(others), list(alone), alone):
+            return True
+    return False
 
 
 def _script_reads(module: torch.jit.ScriptModule) -> bool:
