@@ -175,6 +175,7 @@ def test_names_steer_no_terminal(tmp_path, monkeypatch, capsys, kind):
     model = lucidcam.wrap(model.module, model.preprocess, [label, "green", "blue"], layer=model.layer)
     monkeypatch.setattr("lucidcam.cli.explain.load_model", lambda *_, **__: model)
     monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr("rich._console", None)  # it knows the width from when it was made
     command("explain", tmp_path / "in", "--method", "occlusion", "--target", "0", "--out", tmp_path / "out", code=1)
     told = capsys.readouterr()
     for text in (told.out, told.err):
