@@ -127,6 +127,11 @@ def _residues(name: str, size: int, places: tuple[str, ...], again: bool, cold: 
     return interrupted, problems
 
 
+UNTOLD = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Of a second signal that comes while Python ends a generator, it prints the error and goes on: the first one is raised."""
+
+
+@UNTOLD
 @pytest.mark.parametrize("cold", [False, True], ids=["warm", "cold"])
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_interrupted_at_any_step_leaves_nothing_behind(name: str, cold: bool) -> None:
@@ -135,6 +140,7 @@ def test_a_call_interrupted_at_any_step_leaves_nothing_behind(name: str, cold: b
     assert not problems, problems
 
 
+@UNTOLD
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gradcam", "guided_backprop", "checkpoints", "careless"])
 def test_many_calls_interrupted_at_any_step(name: str) -> None:
