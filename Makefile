@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 # One process per processor, one thread each: quicker than one process with all threads. Tests go to them in order, so that most of a file's
 # stay together; who has none left takes some of the others'.
 WORKERS ?= -n auto --dist worksteal
+# Tests start hundreds of processes, each of which would compile all modules where Python may not write what it compiled.
+QUICKLY := PYTHONDONTWRITEBYTECODE=
 
 .PHONY: demo test slow check docs bench bench-evaluation bench-mcam bench-gpu bench-pipeline clean
 
@@ -36,11 +38,11 @@ browser:
 
 ## All tests but those that take longer than ten seconds each.
 test: $(VENV)/.made-dev browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "not slow"
+	$(QUICKLY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m "not slow"
 
 ## The others: networks that are trained, runs that are killed, families of networks. CI runs them, too.
 slow: $(VENV)/.made-dev browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m slow
+	$(QUICKLY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS) -m slow
 
 ## Lint, types, import contracts, docs.
 check: $(VENV)/.made-dev

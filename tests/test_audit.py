@@ -119,6 +119,7 @@ def test_a_network_that_looks_at_the_object_has_no_shortcut(planted, boxes):
     assert found.verdict.startswith("No shortcut was confirmed in 120 images, which is no all-clear: only what is listed was tried.")
 
 
+@pytest.mark.slow
 def test_objects_of_other_classes_than_the_networks_are_not_looked_at():
     model, data = network({"red": 20.0, "white": 1500.0}, {"green": 60.0}), scenes(marked=True)
     without = [replace(each, objects=tuple(o for o in each.objects if o.label != "mark")) for each in data]
@@ -193,6 +194,7 @@ def test_a_calibrated_network_is_not_blamed(count):
     assert np.mean(errors) < 0.6 * np.mean(counted)
 
 
+@pytest.mark.slow
 def test_an_audit_does_not_blame_a_calibrated_network():
     """Confidence is 0.5 in every image, and half of them are right: with few images the counted error is large all the same."""
     flat = network({"red": 0.01}, {"green": 0.01})
@@ -265,6 +267,7 @@ def test_a_pasted_control_is_another_image_than_the_one_it_is_pasted_into():
     assert not list(places._pasted(place, some[:3], some[3:4], pixels.__getitem__, np.random.default_rng(0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boxed", ["a", "b", "ab"])
 def test_contexts_are_exchanged_in_one_way(boxed, monkeypatch):
     """Where one class alone has boxes, what is suspected and its control are changed by the same operation."""

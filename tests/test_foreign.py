@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import lucidcam
+from in_turn import in_turn
 from lucidcam.errors import LayerError, ModelError, TargetError
 from lucidcam.preprocess import Preprocess
 from lucidcam.registry import methods
@@ -265,12 +266,7 @@ def answered(module: nn.Module, method: str, loose: float = 1e-5) -> bool:
     return True
 
 
-def in_turn(kinds: dict[str, Callable[[], nn.Module]]) -> list[tuple[str, str]]:
-    """Kinds with methods: every method with every other kind, so that each kind meets half of them."""
-    return [(kind, method) for i, kind in enumerate(kinds) for j, method in enumerate(EVERY) if (i + j) % 2 == 0]
-
-
-@pytest.mark.parametrize(("kind", "method"), in_turn(SCRIPTS))
+@pytest.mark.parametrize(("kind", "method"), in_turn(SCRIPTS, EVERY, 3))
 def test_networks_without_layers_to_see(kind: str, method: str) -> None:
     works = answered(SCRIPTS[kind](), method, 1e-4)
     if method in NEED_NOTHING:
@@ -281,7 +277,7 @@ def test_networks_without_layers_to_see(kind: str, method: str) -> None:
         assert not works
 
 
-@pytest.mark.parametrize(("kind", "method"), in_turn(OPEN))
+@pytest.mark.parametrize(("kind", "method"), in_turn(OPEN, EVERY, 3))
 def test_networks_whose_layers_are_seen(kind: str, method: str) -> None:
     works = answered(OPEN[kind](), method)
     if expected(method) is not None and not (kind in OPAQUE_RULES and ("backprop" in method or "deconv" in method or "guided" in method)):

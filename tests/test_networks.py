@@ -188,9 +188,10 @@ def weight_of(net: nn.Module, x: Tensor, layer: str, channel: int) -> float:
 
 
 HEAVY = pytest.param("torchvision:vgg11_bn", marks=pytest.mark.slow)
+SLOW_COPY = pytest.param("torchvision:mobilenet_v2", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("spec", ["torchvision:resnet18", HEAVY, "torchvision:mobilenet_v2", "timm:tf_efficientnet_lite0"])
+@pytest.mark.parametrize("spec", ["torchvision:resnet18", HEAVY, SLOW_COPY, "timm:tf_efficientnet_lite0"])
 def test_optimised_copy(spec: str) -> None:
     net, x = network(spec), torch.randn(2, 3, 96, 96)
     for module in net.modules():

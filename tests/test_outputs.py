@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lucidcam
+from in_turn import in_turn
 from lucidcam import registry
 from lucidcam.auditing.probing import Prober
 from lucidcam.class_scores import OUTPUT_KINDS, ClassScores
@@ -144,8 +145,7 @@ def options_of(method: str) -> dict[str, Any]:
     return {name: value for name, value in MASKING.get(method, {}).items() if name in fields}
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("head", ["one logit", "one probability", "two probabilities"])
+@pytest.mark.parametrize(("method", "head"), in_turn(METHODS, ["one logit", "one probability", "two probabilities"]))
 def test_a_folded_network_has_the_same_maps(method, head):
     """Of the probability of either class: whether it is one column or two, a logit or not."""
     if method == "cam" and "probabilit" in head:
@@ -189,8 +189,8 @@ FAITHFULNESS = sorted(name for name, kind in registry.metrics.items() if issubcl
 """Win rate compares the average drops of two methods; it measures nothing of its own."""
 
 
-@pytest.mark.parametrize("metric", [name for name in FAITHFULNESS if name != "sanity"])  # random weights depend on the layers' shapes
-@pytest.mark.parametrize("head", HEADS[1:])
+# not sanity: random weights depend on the layers' shapes
+@pytest.mark.parametrize(("metric", "head"), in_turn([name for name in FAITHFULNESS if name != "sanity"], HEADS[1:]))
 def test_every_metric_asks_for_the_same_probability(metric, head):
     x = images()
     few = {"deletion": 6, "insertion": 6}
@@ -622,8 +622,7 @@ def test_heads_of_several_outputs_are_read_each_by_itself():
 # ------------------------------------------------------------------------------------------------------------------------- squeezed
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("head", ["two logits", "one logit"])
+@pytest.mark.parametrize(("method", "head"), in_turn(METHODS, ["two logits", "one logit"]))
 @pytest.mark.parametrize("count", [1, 2])
 def test_squeezed_outputs_give_the_same_maps(method, head, count):
     x = images(count)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lucidcam
+from in_turn import in_turn
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.sharing import with_shared
 from nets import Tokens, build
@@ -108,8 +109,7 @@ def test_the_map_is_that_of_the_explained_image(kind: str, which: int) -> None:
         torch.testing.assert_close(lucidcam.attribute(net, images, "hirescam", target=TARGET), expected["hirescam"])
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"cam"}))
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("method", "kind"), in_turn(sorted(set(METHODS) - {"cam"}), KINDS))
 def test_every_method_explains_one_image_with_the_other_fixed(method: str, kind: str) -> None:
     """As of the network that has the other picture's features inside, image by image; or the same refusal."""
     net, images = pair(kind)

@@ -9,6 +9,7 @@ import pickle
 import numpy as np
 import pytest
 
+from in_turn import in_turn
 from lucidcam import registry
 from lucidcam.metrics import Record, State
 from lucidcam.metrics._state import KEPT
@@ -120,8 +121,7 @@ POPULATIONS = {
 }
 
 
-@pytest.mark.parametrize("n", [10, 16])
-@pytest.mark.parametrize("name", POPULATIONS)
+@pytest.mark.parametrize(("name", "n"), in_turn(POPULATIONS, [10, 16]))
 def test_means_are_covered(name, n):
     draw, truth, bounds = POPULATIONS[name]
     rng = np.random.default_rng(n)
@@ -175,8 +175,7 @@ NULLS = {
 }
 
 
-@pytest.mark.parametrize("n", [6, 10, 16, 30])
-@pytest.mark.parametrize("name", NULLS)
+@pytest.mark.parametrize(("name", "n"), in_turn(NULLS, [6, 10, 16, 30]))
 def test_where_nothing_differs_little_is_significant(name, n):
     draw, bounds = NULLS[name]
     rng = np.random.default_rng(n)

@@ -23,7 +23,7 @@ from lucidcam.errors import LucidcamError
 from lucidcam.outputs._labels import Found, Labels
 from lucidcam.registry import exporters, writers
 
-SIGNALS = {"SIGKILL": 40, "SIGINT": 16, "SIGTERM": 14}
+SIGNALS = {"run": {"SIGKILL": 40, "SIGINT": 16, "SIGTERM": 14}, "evaluate": {"SIGKILL": 12, "SIGINT": 6, "SIGTERM": 6}}
 
 SCRIPT = """
 import sys
@@ -194,9 +194,9 @@ def test_results_that_do_not_fit_the_disk_are_one_line(tmp_path, result, at, bou
 @pytest.mark.parametrize("work", WORK)
 def test_work_that_is_killed_goes_on_to_the_same_files(tmp_path, work):
     paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-    script = SCRIPT.format(paths=paths, work=work, folder=str(tmp_path), often=SIGNALS)
+    script = SCRIPT.format(paths=paths, work=work, folder=str(tmp_path), often=SIGNALS[work])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{sum(SIGNALS.values())} killed" in done.stdout
+    assert f"{sum(SIGNALS[work].values())} killed" in done.stdout
     assert not list(tmp_path.rglob("*.tmp"))

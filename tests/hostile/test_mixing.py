@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import lucidcam
 from few_passes import METHODS, OPTIONS
+from in_turn import in_turn
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.mixing import mixes
 from lucidcam.errors import ModelError
@@ -195,8 +196,7 @@ def test_an_image_gets_the_map_that_it_gets_alone(kind: str, method: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [kind for kind in MIXING if kind not in WAYS])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("kind", "method"), in_turn([kind for kind in MIXING if kind not in WAYS], METHODS, 3))
 def test_an_image_gets_the_map_that_it_gets_alone_by_every_method(kind: str, method: str) -> None:
     assert_alone(kind, method)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import lucidcam
 from few_passes import METHODS, OPTIONS
+from in_turn import in_turn
 from lucidcam.registry import methods, metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of some operations in half precision
@@ -177,8 +178,13 @@ def targets() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("target", targets())
-@pytest.mark.parametrize("method", often(METHODS, ("gradcam", "guided_backprop", "cam")))
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        pytest.param(*pair, marks=() if pair[0] in ("gradcam", "guided_backprop", "cam") else pytest.mark.slow)
+        for pair in in_turn(METHODS, targets())
+    ],
+)
 def test_what_is_made_in_inference_mode_works(method: str, target: str) -> None:
     try:
         wanted = attribute(network(), images(), method, targets()[target])
