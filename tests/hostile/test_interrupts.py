@@ -24,7 +24,11 @@ import lucidcam
 from lucidcam.engine import module_memory
 from lucidcam.rollback import Scope, SharedChange, closes_scopes
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals of POSIX")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals of POSIX"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+"""What a handler raises while Python ends a generator or calls back for a weak reference, Python prints, and goes on."""
 
 
 class Net(nn.Module):
@@ -127,11 +131,6 @@ def _residues(name: str, size: int, places: tuple[str, ...], again: bool, cold: 
     return interrupted, problems
 
 
-UNTOLD = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-"""Of a second signal that comes while Python ends a generator, it prints the error and goes on: the first one is raised."""
-
-
-@UNTOLD
 @pytest.mark.parametrize("cold", [False, True], ids=["warm", "cold"])
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_interrupted_at_any_step_leaves_nothing_behind(name: str, cold: bool) -> None:
@@ -140,7 +139,6 @@ def test_a_call_interrupted_at_any_step_leaves_nothing_behind(name: str, cold: b
     assert not problems, problems
 
 
-@UNTOLD
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gradcam", "guided_backprop", "checkpoints", "careless"])
 def test_many_calls_interrupted_at_any_step(name: str) -> None:
