@@ -188,16 +188,16 @@ class Explanation:
         """
         return self._overlaid(self.image.convert("RGB"), colormap, alpha)
 
-    def _overlaid(self, whole: Image.Image, colormap: str, alpha: float) -> Image.Image:
+    def _overlaid(self, picture: Image.Image, colormap: str, alpha: float) -> Image.Image:
         """Blend the coloured heatmap into an image that may be changed."""
         left, top, right, bottom = (round(side) for side in self.frame.box)
-        left, top, right, bottom = max(left, 0), max(top, 0), min(right, whole.width), min(bottom, whole.height)
+        left, top, right, bottom = max(left, 0), max(top, 0), min(right, picture.width), min(bottom, picture.height)
         for first, heatmap in self.bands():
             box = left, max(top, first), right, min(bottom, first + len(heatmap))
             if box[1] < box[3]:
                 rows = heatmap[box[1] - first : box[3] - first, left:right]
-                whole.paste(render.overlay(whole.crop(box), rows, colormap, alpha), box[:2])
-        return whole
+                picture.paste(render.overlay(picture.crop(box), rows, colormap, alpha), box[:2])
+        return picture
 
     def picture(self, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
         """The picture that suits the method: signed colours where there are any, else the overlay."""

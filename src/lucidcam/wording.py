@@ -63,6 +63,15 @@ def printable(text: str) -> str:
     return "".join(each.encode("unicode_escape").decode("ascii") if _is_escaped(each) else each for each in text)
 
 
+def printable_lines(text: str) -> str:
+    r"""Return a text of several lines whose characters can all be printed.
+
+    >>> printable_lines("one\n\x1b[31mtwo")
+    'one\n\\x1b[31mtwo'
+    """
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def _is_escaped(character: str) -> bool:
     """Control characters, what ends lines, halves of characters, and what turns the direction of writing; no spaces or joiners."""
     return (

@@ -20,7 +20,7 @@ from lucidcam import catalogue
 from lucidcam.cli._usage import flags_of
 from lucidcam.errors import DataError, OptionError, first_line, nearest, unknown
 from lucidcam.vocabulary import IMAGENET_MEAN, Channels, Fit, OutputKind
-from lucidcam.wording import printable
+from lucidcam.wording import printable, printable_lines
 
 if TYPE_CHECKING:
     from lucidcam import Model
@@ -58,7 +58,7 @@ class _Screen(Console):
             if segment.control or segment.text.isprintable():
                 yield segment
             else:
-                yield segment._replace(text="\n".join(map(printable, segment.text.split("\n"))))
+                yield segment._replace(text=printable_lines(segment.text))
 
 
 class _Table(Table):

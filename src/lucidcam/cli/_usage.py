@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 
 from lucidcam import catalogue
 from lucidcam.errors import LucidcamError, OptionError, unknown
-from lucidcam.wording import printable
+from lucidcam.wording import printable_lines
 
 PATHS_AND_FLAGS = {"ignore_unknown_options": True, "allow_extra_args": False}
 """Context settings of commands that also take the flags of methods: flags they do not know come among the paths."""
@@ -124,8 +124,7 @@ def print_error(message: str) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    message = "\n".join(map(printable, message.split("\n")))
-    Console(stderr=True, highlight=False, emoji=False, soft_wrap=True).print(f"[red]error:[/red] {escape(message)}")
+    Console(stderr=True, highlight=False, emoji=False, soft_wrap=True).print(f"[red]error:[/red] {escape(printable_lines(message))}")
 
 
 def flags_of(command: Any) -> list[str]:

@@ -33,7 +33,6 @@ ALONE = {torch.float64: 1e-3, torch.float32: 2e-2}
 """The same of an image alone: other algorithms may run, on a GPU in a lower precision."""
 ALONE_IN_HALF = 0.1
 
-
 READING = frozenset(
     "__array__ __bool__ __complex__ __contains__ __float__ __index__ __int__ allclose equal is_nonzero item numpy tolist".split()  # noqa: SIM905
 )
@@ -99,28 +98,30 @@ def _influenced(module: nn.Module, inputs: Inputs) -> bool:
     image = inputs.image[:1]
     rows = torch.zeros(2, dtype=torch.long, device=image.device)
 
-    def among(*pair: Tensor) -> list[Tensor]:
-        return tensors_of(run_forward(module, inputs.repeated(torch.cat(pair), rows)))
+    def pair(first: Tensor, second: Tensor) -> Inputs:
+        return inputs.repeated(torch.cat([first, second]), rows)
+
+    def outputs_of(images: Inputs) -> list[Tensor]:
+        return tensors_of(run_forward(module, images))
 
     noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu").to(image)
     low, high = image.amin(), image.amax()
     near = 0.9 * image + 0.1 * (low + noise * torch.where(high > low, high - low, 1))
     strong = 3 * image.flip(-1) + torch.where(high > low, 0, 1)
-    one = inputs.rows(slice(0, 1))
+    single, together = inputs.rows(slice(0, 1)), pair(near, image)
     try:
-        with _Reads(one.raw) as reads:
-            alone = tensors_of(run_forward(module, one))
-        pair = inputs.repeated(torch.cat([near, image]), rows)
-        with _Reads(pair.raw) as both:
-            behind = _part(tensors_of(run_forward(module, pair)), alone, last=True)
-        if reads.count and both.count != 2 * reads.count and _decides(module, one, reads, alone):
+        with _Reads(single.raw) as reads:
+            alone = outputs_of(single)
+        with _Reads(together.raw) as reads_of_two:
+            behind = _part(outputs_of(together), alone, last=True)
+        if reads.count and reads_of_two.count != 2 * reads.count and _decides(module, single, reads, alone):
             return True
         try:
-            before = _part(among(image, strong), alone, last=False)
+            before = _part(outputs_of(pair(image, strong)), alone, last=False)
         except Exception as error:  # it checks the range of values, say
             if says_nothing(error):
                 raise
-            before = _part(among(image, 0.5 * (image.flip(-1) + image.mean())), alone, last=False)
+            before = _part(outputs_of(pair(image, 0.5 * (image.flip(-1) + image.mean()))), alone, last=False)
     except Exception as error:  # it takes no two; what is wrong with it shows in the pass that is asked for
         if says_nothing(error):
             raise
@@ -153,14 +154,14 @@ class _Reads(FollowsImage):
         return output
 
 
-def _decides(module: nn.Module, one: Inputs, reads: _Reads, alone: list[Tensor]) -> bool:
+def _decides(module: nn.Module, single: Inputs, reads: _Reads, alone: list[Tensor]) -> bool:
     """Whether what comes out of a network hangs on the values that it reads: numbers are taken to decide, truth values are tried."""
     if reads.truths != reads.count or reads.truths > MOST_CHECKS:
         return True
     for number in range(reads.truths):
         try:
-            with _Reads(one.raw, contrary=number):
-                others = tensors_of(run_forward(module, one))
+            with _Reads(single.raw, contrary=number):
+                others = tensors_of(run_forward(module, single))
         except Exception as error:  # a check
             if says_nothing(error):
                 raise

@@ -239,23 +239,23 @@ def _damaged(path: Path, error: Exception) -> ModelError:
     )
 
 
-def _unnested(content: Any, found: dict[int, dict[str, Tensor]] | None = None, depth: int = 0) -> dict[str, Tensor]:
+def _unnested(content: Any, tensors_by_id: dict[int, dict[str, Tensor]] | None = None, depth: int = 0) -> dict[str, Tensor]:
     """The first dictionary of tensors, from the outside in.
 
     Args:
         content: of the file; dictionaries in it may be in several others, or in themselves.
-        found: what was found in dictionaries that were looked at, by their addresses.
+        tensors_by_id: of the dictionaries that were looked at, by their addresses.
         depth: in how many dictionaries it is.
     """
-    found = {} if found is None else found
+    known = {} if tensors_by_id is None else tensors_by_id
     if not isinstance(content, Mapping) or depth > DEEPEST:
         return {}
-    if id(content) not in found:
-        found[id(content)] = {}
+    if id(content) not in known:
+        known[id(content)] = {}
         tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-        inner = [_unnested(content[key], found, depth + 1) for key in NESTS if isinstance(content.get(key), Mapping)]
-        found[id(content)] = max(inner, key=len, default={}) or tensors
-    return found[id(content)]
+        inner = [_unnested(content[key], known, depth + 1) for key in NESTS if isinstance(content.get(key), Mapping)]
+        known[id(content)] = max(inner, key=len, default={}) or tensors
+    return known[id(content)]
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -63,8 +63,7 @@ def _check_array(array: Any, room: int) -> int:
     Raises:
         DataError: it is, or does.
     """
-    told = array.metadata.to_dict()
-    codecs = [each["name"] for each in told["codecs"]]
+    codecs = [codec["name"] for codec in array.metadata.to_dict()["codecs"]]
     if array.chunks != array.shape or codecs != CODECS:
         raise DataError(f"{ROOT}/{array.path} has chunks {array.chunks} of {array.shape}, packed by {', '.join(codecs)}; {EXPECTED}.")
     if array.nbytes > room:

@@ -46,8 +46,8 @@ def export(name: str, store: Folder) -> None:
     if known.pop(name, None) is not None:
         store.write(EXPORTED, _document(known))
     with registry.exporters[name](folder, overwrite=True) as exporter:
-        for each in labels(store):
-            exporter.write(each)
+        for labelled in labels(store):
+            exporter.write(labelled)
     files = [file for file in listed(folder) if not (folder / file).is_symlink()]
     digests = {file: digest for file in files if (digest := store.digest(f"{name}/{file}")) is not None}
     store.write(EXPORTED, _document({**known, name: digests}))
@@ -70,6 +70,6 @@ def _digests(store: Folder) -> dict[str, dict[str, str]]:
         return {}
     except (OSError, ValueError, AttributeError) as error:
         raise OptionError(
-            f"{EXPORTED} in {store} is not as lucidcam wrote it, which labels were corrected by hand cannot be told: choose another "
-            "folder, or restart it (restart=True, --restart)."
+            f"{EXPORTED} in {store} is not as lucidcam wrote it, so that labels which were corrected by hand cannot be told from others: "
+            "choose another folder, or restart it (restart=True, --restart)."
         ) from error

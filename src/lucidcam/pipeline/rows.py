@@ -113,10 +113,10 @@ class _Measured:
 
 
 def _measured(explanation: Explanation, boxes: Boxes, threshold: float) -> _Measured:
-    heatmap, whole = explanation.heatmap, explanation.map
+    heatmap, values = explanation.heatmap, explanation.map
     regions = maps.regions(heatmap, threshold)
     across = heatmap.sum(0, dtype=np.float64)
-    low, peak = float(whole.min()), float(whole.max())
+    low, peak = float(values.min()), float(values.max())
     is_ranged = low < 0 or explanation.ranged
     return _Measured(
         regions=regions,
@@ -125,8 +125,8 @@ def _measured(explanation: Explanation, boxes: Boxes, threshold: float) -> _Meas
         place=int(heatmap.argmax()),
         in_box=_inside(heatmap, [regions[0].box]) if regions else 0.0,
         in_boxes=_inside(heatmap, boxes) if boxes else 0.0,
-        energy=float(np.maximum(whole, 0).mean(dtype=np.float64)) if is_ranged else float(across.sum()) * peak / heatmap.size,
-        negative=float(np.minimum(whole, 0).mean(dtype=np.float64)) if low < 0 else 0.0,
+        energy=float(np.maximum(values, 0).mean(dtype=np.float64)) if is_ranged else float(across.sum()) * peak / heatmap.size,
+        negative=float(np.minimum(values, 0).mean(dtype=np.float64)) if low < 0 else 0.0,
         peak=peak,
     )
 

@@ -200,7 +200,7 @@ def fit(task: Any, train: Any, validation: Any, training: Training, out: Path, w
     folder = out / CHECKPOINTS
     newest = _newest(folder)
     best = folder / "best.ckpt"
-    if newest is not None and best.exists() and _read(best) is None:
+    if newest is not None and newest[0] != best and best.exists() and _read(best) is None:
         _say(training, f"{what}: {best} is not as it was written; training begins anew, since later epochs need not be better")
         newest = None
     diverged = None
