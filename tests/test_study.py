@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
 import json
@@ -29,6 +30,7 @@ from lucidcam.study import making
 from lucidcam.study.answers import LEFT_OPEN, Answers, FullError, Given, UnknownError
 from lucidcam.study.config import read as read_config
 from lucidcam.study.findings import judge
+from lucidcam.study.pages import TokenBucket
 from lucidcam.study.plan import ANSWERS, PICTURES, Block, Item, Plan
 from lucidcam.study.plan import read as read_plan
 from lucidcam.study.resampling import Draws
@@ -1051,6 +1053,285 @@ def test_withdrawing_forgets_the_browser(client):
     assert not client.cookies
     assert "Nothing is stored" in client.post("/withdraw").text
     assert client.get("/done").headers["location"] == "./"
+
+
+def test_a_page_that_is_not_found_leads_to_the_start_from_any_depth(client):
+    for path, up in (("/nothing", "./"), ("/pictures/x.jpg", "../"), ("/a/b/c", "../../")):
+        text = client.get(path).text
+        assert f'href="{up}"' in text
+        assert f'href="{up.removeprefix("./")}static/study.css"' in text
+    assert client.get("/x" + "/" * 5000).text.count("../") < 100
+
+
+def test_the_favicon_is_there(client):
+    [shown] = re.findall(r'<link rel="icon"[^>]* href="([^"]+)"', client.get("/").text)
+    for path in (shown, "favicon.ico"):
+        answer = client.get(f"/{path}")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/svg+xml")
+        assert "style" not in answer.text
+
+
+HOSTILE_REQUESTS = {
+    "long name": ("GET", "/pictures/" + "a" * 60_000, {}, b"", 404),
+    "null character": ("GET", "/pictures/%00.jpg", {}, b"", 404),
+    "no UTF-8": ("GET", "/pictures/%ff%fe", {}, b"", 404),
+    "lone surrogate": ("GET", "/static/%ed%a0%80", {}, b"", 404),
+    "slash at the end": ("GET", "/question/", {"host": "evil.example"}, b"", 404),
+    "huge query": ("GET", "/?" + "missing=NaN&" * 5000, {}, b"", 200),
+    "long cookie": ("GET", "/question", {"cookie": b"{cookie}=" + b"x" * 50_000}, b"", 303),
+    "cookie of bytes": ("GET", "/question", {"cookie": b'{cookie}="\xff\xed\xa0\x80\\777"'}, b"", 303),
+    "origin that is no address": ("POST", "/answer", {"origin": "http://[x"}, b"answer=0", 403),
+    "origin of other characters": ("POST", "/start", {"origin": "http://ex\u2100".encode()}, b"consent=yes", 403),
+    "host that is no address": ("POST", "/answer", {"origin": "http://[::1", "host": "[::1"}, b"answer=0", 403),
+    "kind that is no kind": ("POST", "/answer", {"content-type": b"\xff;;;"}, b"answer=0", 415),
+    "fields of bytes": ("POST", "/answer", {}, b"task=%00%ff&answer=0", 400),
+    "not a number": ("POST", "/answer", {}, b"task=x&answer=NaN", 400),
+    "many digits": ("POST", "/answer", {}, b"answer=" + b"9" * 2000, 400),
+    "broken escapes": ("POST", "/answer", {}, b"%%%=%&&;;=&answer", 303),
+}
+
+
+@pytest.mark.parametrize(("method", "path", "headers", "body", "status"), HOSTILE_REQUESTS.values(), ids=HOSTILE_REQUESTS)
+def test_hostile_requests_are_refused_quietly(folder, caplog, method, path, headers, body, status):
+    from starlette.testclient import TestClient
+
+    plan = studies.plan(folder)
+    with TestClient(study.application(folder), follow_redirects=False) as client:
+        begin(client)
+        if "cookie" in headers:
+            client.cookies.clear()
+            headers = headers | {"cookie": headers["cookie"].replace(b"{cookie}", f"study-{plan.id}".encode())}
+        kind = {"content-type": "application/x-www-form-urlencoded"}
+        answer = client.request(method, path, headers=kind | headers, content=body or None)
+        assert answer.status_code == status
+        assert "evil" not in answer.headers.get("location", "")
+        assert question(client) if "cookie" not in headers else True  # goes on as before
+    assert [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")] == []
+
+
+async def asgi(app, method, path, events):
+    """Send a request to an application by hand; gives the status, None: no answer."""
+    answers = []
+    waiting = list(events)
+
+    async def receive():
+        return waiting.pop(0)
+
+    async def send(message):
+        answers.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"", "headers": [(b"host", b"x")],
+             "http_version": "1.1", "scheme": "http", "server": ("x", 80), "client": ("y", 1), "root_path": ""}  # fmt: skip
+    await app(scope, receive, send)
+    return answers[0]["status"] if answers else None
+
+
+def test_a_visitor_who_hangs_up_is_no_fault(folder, caplog):
+    studies.plan(folder)
+    app = study.application(folder)
+    half = [{"type": "http.request", "body": b"consent", "more_body": True}, {"type": "http.disconnect"}]
+    for path in ("/start", "/withdraw", "/answer"):
+        assert asyncio.run(asgi(app, "POST", path, half)) is None
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(sqlite3.OperationalError("database or disk is full"), 503), (sqlite3.DatabaseError("malformed"), 503),
+                          (OSError("disk"), 500), (RuntimeError("one\ntwo\x1b[31m"), 500)],
+)  # fmt: skip
+def test_faults_are_one_line_of_the_log_however_often(folder, caplog, monkeypatch, error, status):
+    from starlette.testclient import TestClient
+
+    studies.plan(folder)
+
+    def fail(*_):
+        raise error
+
+    with TestClient(study.application(folder)) as client:
+        monkeypatch.setattr(Answers, "known", fail)
+        client.cookies.set(f"study-{read_plan(folder).id}", "x")
+        for _ in range(30):
+            answer = client.get("/")
+            assert answer.status_code == status
+            assert "try again" in answer.text
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "\n" not in record.getMessage()
+    assert "\x1b" not in record.getMessage()
+    assert record.exc_info is None
+
+
+# Floods
+
+
+def test_a_token_bucket_lets_a_burst_through_and_then_a_rate(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("lucidcam.study.pages.time.monotonic", lambda: clock[0])
+    bucket = TokenBucket(per_minute=30)
+    assert [bucket.take() for _ in range(40)] == [True] * 30 + [False] * 10
+    clock[0] += 10
+    assert [bucket.take() for _ in range(7)] == [True] * 5 + [False] * 2
+    clock[0] += 3600
+    assert sum(bucket.take() for _ in range(100)) == 30
+    with pytest.raises(OptionError, match="at least 1 start"):
+        TokenBucket(0)
+
+
+def test_a_flood_of_starts_is_held_back_and_removed(folder):
+    """2,000 starts at once: few are let in, the file stays small, who takes part goes on, and an operator clears up meanwhile."""
+    from starlette.testclient import TestClient
+
+    studies.plan(folder)
+    with TestClient(study.application(folder, starts_per_minute=20), follow_redirects=False) as client:
+        begin(client)
+        genuine = dict(client.cookies)
+        client.post("/answer", data={"task": question(client)[0], "answer": "0"})
+        statuses = Counter()
+        client.cookies.clear()
+        client.post("/start", data={"consent": "yes"})
+        flood = dict(client.cookies)
+
+        async def start():
+            form = [{"type": "http.request", "body": b"consent=yes"}]
+            for _ in range(2000):
+                statuses[await asgi(client.app, "POST", "/start", form)] += 1
+
+        asyncio.run(start())
+        client.cookies.clear()
+        answer = client.post("/start", data={"consent": "yes"})
+        assert answer.status_code == 503
+        assert set(statuses) == {303, 503}
+        assert 18 <= statuses[303] < 100
+        assert answer.headers["retry-after"] == "60"
+        assert "try again in a minute" in answer.text
+        assert sum(path.stat().st_size for path in folder.glob(f"{ANSWERS}*")) < 2_000_000
+        found = study.remove(folder, study.Criteria(silent=True))
+        assert len(found.participants) == statuses[303] + 1
+        client.cookies.clear()
+        client.cookies.update(flood)
+        assert client.get("/question").headers["location"] == "./"
+        assert "I agree to take part" in client.get("/").text
+        client.cookies.clear()
+        client.cookies.update(genuine)
+        assert "Question 2 of 12" in client.get("/question").text
+
+
+def flood(folder, count, epoch=0):
+    """So many who started, and nothing else."""
+    base = sqlite3.connect(folder / ANSWERS)
+    rows = [(studies.name(), k, epoch) for k in range(count)]
+    base.executemany("INSERT INTO participants (token, seed, epoch) VALUES (?, ?, ?)", rows)
+    base.commit()
+    base.close()
+
+
+@pytest.fixture
+def flooded(folder):
+    """Numbers 1 to 3: all right, all wrong, half done; 4 to 2,003: a flood; 2,004: all right."""
+    answers = Answers(folder, studies.plan(folder, participants=5000))
+    studies.take_part(answers, studies.right)
+    studies.take_part(answers, lambda task: 1 if task.item.kind == "which_class" and not task.flipped else 0)
+    studies.take_part(answers, studies.right, most=5)
+    flood(folder, 2000)
+    studies.take_part(answers, studies.right)
+    base = sqlite3.connect(folder / ANSWERS)
+    base.execute("UPDATE tasks SET seconds = CASE participant WHEN 2 THEN 0.4 WHEN 3 THEN NULL ELSE 8 END WHERE answer IS NOT NULL")
+    base.execute("UPDATE tasks SET seconds = 0 WHERE participant = 1 AND position < 3")  # the median is still 8
+    base.commit()
+    base.close()
+    yield folder
+    answers.close()
+
+
+EVERYBODY = set(range(1, 2005))
+FLOOD = set(range(4, 2004))
+
+
+@pytest.mark.parametrize(
+    ("criteria", "gone"),
+    [
+        ({"silent": True}, FLOOD),
+        ({"unfinished": True}, FLOOD | {3}),
+        ({"failed": True}, {2}),
+        ({"quicker": 60.0}, {1, 2, 2004}),
+        ({"quicker": 2.0}, {2}),
+        ({"numbers": ((2, 5), (2000, 9999))}, {2, 3, 4, 5, *range(2000, 2005)}),
+        ({"numbers": ((2, 5),), "silent": True}, {4, 5}),
+        ({"numbers": ((2, 5),), "silent": True, "failed": True}, {2, 4, 5}),
+        ({"silent": True, "failed": True}, FLOOD | {2}),
+        ({"silent": True, "idle": True}, set()),
+    ],
+)
+def test_who_meets_the_criteria_is_removed_and_nobody_else(flooded, criteria, gone):
+    before = {path.name: path.read_bytes() for path in (flooded / PICTURES).iterdir()}
+    reader = Answers(flooded, read_plan(flooded), read_only=True)
+    answers_before = {each.number: each.answers for each in reader.everybody()}
+    asked = study.Criteria(**criteria)
+    shown = study.find_removable(flooded, asked)
+    assert set(shown.participants) == gone
+    assert {each.number for each in reader.everybody()} == EVERYBODY
+    assert study.remove(flooded, asked).participants == shown.participants
+    assert {each.number: each.answers for each in reader.everybody()} == {k: v for k, v in answers_before.items() if k not in gone}
+    reader.close()
+    assert {path.name: path.read_bytes() for path in (flooded / PICTURES).iterdir()} == before
+
+
+def test_only_those_who_are_not_there_are_idle(flooded):
+    base = sqlite3.connect(flooded / ANSWERS)
+    base.execute("UPDATE study SET epoch = 5")
+    base.execute("UPDATE participants SET epoch = id % 6 WHERE id BETWEEN 4 AND 2003")
+    base.commit()
+    base.close()
+    gone = study.remove(flooded, study.Criteria(silent=True, idle=True)).participants
+    assert set(gone) == {number for number in FLOOD if number % 6 < 4}
+
+
+def test_nobody_is_removed_beyond_those_who_were_shown(flooded):
+    shown = study.find_removable(flooded, study.Criteria(silent=True))
+    flood(flooded, 10)
+    assert set(study.remove(flooded, study.Criteria(silent=True), shown.participants).participants) == FLOOD
+    assert len(study.find_removable(flooded, study.Criteria(silent=True)).participants) == 10
+    with pytest.raises(OptionError, match="expected somebody"):
+        study.remove(flooded, study.Criteria(idle=True))
+    with pytest.raises(OptionError, match="quicker > 0"):
+        study.Criteria(quicker=float("nan"))
+
+
+def test_removed_answers_are_gone_from_the_files(flooded):
+    base = sqlite3.connect(flooded / ANSWERS)
+    tokens = [token for (token,) in base.execute("SELECT token FROM tasks WHERE participant = 2")]
+    base.close()
+    study.remove(flooded, study.Criteria(failed=True))
+    content = b"".join(path.read_bytes() for path in flooded.glob(f"{ANSWERS}*"))
+    assert len(tokens) == 12
+    assert not [token for token in tokens if token.encode() in content]
+
+
+def test_the_command_shows_asks_and_removes(flooded, capsys, monkeypatch):
+    def told(*words, code=0):
+        run("study", "remove", flooded, *words, code=code)
+        return capsys.readouterr().out
+
+    text = told()
+    assert re.search(r"answered nothing +2000", text)
+    assert re.search(r"failed the checks +1\b", text)
+    assert "Nobody is removed: say whom" in text
+    text = told("--silent", "--dry-run")
+    assert re.search(r"numbers 4 to 2003 +2000", text)
+    assert "2000 of 2004 participants, with 0 answers" in text
+    assert max(map(len, text.splitlines())) <= 80
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert "Nobody was removed" in told("--silent")
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    told("--silent", code=2)
+    assert "2000 of 2004" in told("--silent", "-n")
+    assert "Removed 2000 participants" in told("--silent", "--yes")
+    assert "0 of 4 participants" in told("--silent", "--yes")
+    for wrong in ("5-", "9-3", "x", "-", "1" * 30):
+        told("--ids", wrong, code=2)
+
+
+def test_numbers_of_participants_are_read():
+    assert study.parse_numbers("12-340, 500,7 – 9") == ((12, 340), (500, 500), (7, 9))
 
 
 # The report

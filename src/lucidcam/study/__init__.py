@@ -3,6 +3,7 @@
 lucidcam.study.make("study.toml", "study")     # explains the photos, writes pictures and plan
 lucidcam.study.serve("study")                  # http://127.0.0.1:8080/
 lucidcam.study.report("study", "study.html")   # accuracy, trust and agreement, with intervals
+lucidcam.study.remove("study", lucidcam.study.Criteria(silent=True))    # a flood of starts
 """
 
 from lucidcam.study.agreement import fleiss_kappa, krippendorff_alpha, randolph_kappa
@@ -11,18 +12,24 @@ from lucidcam.study.findings import Findings, report
 from lucidcam.study.making import make
 from lucidcam.study.pages import application, serve
 from lucidcam.study.plan import Plan
+from lucidcam.study.removal import Criteria, Removal, find_removable, parse_numbers, remove
 
 __all__ = [
     "Config",
+    "Criteria",
     "Findings",
     "Plan",
+    "Removal",
     "Trust",
     "WhichClass",
     "application",
+    "find_removable",
     "fleiss_kappa",
     "krippendorff_alpha",
     "make",
+    "parse_numbers",
     "randolph_kappa",
+    "remove",
     "report",
     "serve",
 ]

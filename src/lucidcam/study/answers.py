@@ -7,8 +7,8 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +86,21 @@ class Given:
     item: Item
     value: int
     seconds: float | None
+
+
+@dataclass(frozen=True)
+class Participant:
+    """What is known of one participant.
+
+    Attributes:
+        number: counts participants in the order in which they started; no number is given twice.
+        is_idle: was not there in this hour of the study's use, nor in the one before.
+        answers: in the order of the questions.
+    """
+
+    number: int
+    is_idle: bool
+    answers: tuple[Given, ...]
 
 
 class Answers:
@@ -185,7 +200,7 @@ class Answers:
                 "INSERT INTO tasks (participant, position, token, item, flipped) VALUES (?, ?, ?, ?, ?)",
                 (participant, position, task.token, item.id, int(flipped)),
             )
-            self._shown[task.token] = time.monotonic()
+            self._note_shown(base, task.token)
             return task
 
     def answer(self, token: str, task: str, value: int) -> bool:
@@ -230,12 +245,49 @@ class Answers:
             self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log has what was deleted, too
         return True
 
+    def remove(self, is_removed: Callable[[Participant], bool]) -> list[Participant]:
+        """Delete the participants that meet a condition, with all that they answered, in one transaction; see `withdraw`.
+
+        Args:
+            is_removed: the condition. It is asked in the transaction: what happened before counts, and nothing happens meanwhile.
+
+        Returns:
+            Those who were deleted.
+        """
+        with self._transaction() as base:
+            removed = [each for each in self._everybody(base) if is_removed(each)]
+            for participant in removed:
+                self._delete(base, participant.number)
+        with self._lock:
+            self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return removed
+
+    def everybody(self) -> list[Participant]:
+        """All participants, in the order in which they started."""
+        with self._lock:
+            self._base.execute("BEGIN")  # one state of the file for all that is read
+            try:
+                return self._everybody(self._base)
+            finally:
+                self._base.execute("COMMIT")
+
     def given(self) -> list[Given]:
         """All answers, checks among them."""
         with self._lock:
-            rows = self._base.execute(
-                "SELECT participant, item, flipped, answer, seconds FROM tasks WHERE answer IS NOT NULL ORDER BY participant, position"
-            ).fetchall()
+            return self._given(self._base)
+
+    def _everybody(self, base: sqlite3.Connection) -> list[Participant]:
+        answers: dict[int, list[Given]] = defaultdict(list)
+        for answer in self._given(base):
+            answers[answer.participant].append(answer)
+        epoch = base.execute("SELECT epoch FROM study").fetchone()[0]
+        rows = base.execute("SELECT id, epoch FROM participants ORDER BY id").fetchall()
+        return [Participant(number, seen < epoch - 1, tuple(answers[number])) for number, seen in rows]
+
+    def _given(self, base: sqlite3.Connection) -> list[Given]:
+        rows = base.execute(
+            "SELECT participant, item, flipped, answer, seconds FROM tasks WHERE answer IS NOT NULL ORDER BY participant, position"
+        ).fetchall()
         return [
             Given(who, item := self._items[name], item.canonical(answer, bool(flipped)), seconds)
             for who, name, flipped, answer, seconds in rows
@@ -259,6 +311,12 @@ class Answers:
         for (task,) in base.execute("SELECT token FROM tasks WHERE participant = ?", (participant,)):
             self._shown.pop(task, None)
         base.execute("DELETE FROM participants WHERE id = ?", (participant,))
+
+    def _note_shown(self, base: sqlite3.Connection, task: str) -> None:
+        if len(self._shown) > 2 * self.plan.participants:  # of participants that another process deleted
+            is_open = {token for (token,) in base.execute("SELECT token FROM tasks WHERE answer IS NULL")}
+            self._shown = {token: since for token, since in self._shown.items() if token in is_open}
+        self._shown[task] = time.monotonic()
 
     def _now(self, base: sqlite3.Connection) -> int:
         """A counter that goes up once in `LEFT_OPEN` seconds at most, and only while the study is used.

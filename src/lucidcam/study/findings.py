@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
@@ -282,14 +282,13 @@ def judge(plan: Plan, given: Sequence[Given], started: int, resamples: int = 200
 
 def _kept(plan: Plan, given: Sequence[Given], started: int) -> tuple[People, set[tuple[int, Kind]]]:
     """Who counts for which question. Some of the checks say nothing yet: who clicks at random may stop after a lucky one."""
-    checks: dict[tuple[int, Kind], list[bool]] = defaultdict(list)
-    for each in given:
-        if each.item.check:
-            checks[each.participant, each.item.kind].append(each.value == each.item.expected)
-    count = Counter(each.participant for each in given)
-    wanted = {block.kind: block.checks for block in plan.blocks}
-    done = {place for place in {(each.participant, each.item.kind) for each in given} if len(checks[place]) == wanted[place[1]]}
-    kept = {place for place in done if plan.passes(sum(checks[place]), len(checks[place]))}
+    answers: dict[int, list[Given]] = defaultdict(list)
+    for answer in given:
+        answers[answer.participant].append(answer)
+    count = {who: len(own) for who, own in answers.items()}
+    passed = {(who, kind): passes for who, own in answers.items() for kind, passes in judge_checks(plan, own).items()}
+    done = passed.keys()
+    kept = {place for place, passes in passed.items() if passes}
     people = {who for who, _ in kept}
     failed = {who for who, _ in done} - people
     seconds = [each.seconds for each in given if (each.participant, each.item.kind) in kept and each.seconds is not None]
@@ -305,6 +304,15 @@ def _kept(plan: Plan, given: Sequence[Given], started: int) -> tuple[People, set
         seconds=float(np.median(seconds)) if seconds else float("nan"),
     )
     return found, kept
+
+
+def judge_checks(plan: Plan, answers: Iterable[Given]) -> dict[Kind, bool]:
+    """Whether one participant passes the checks of each question of which they answered all checks, and something at all."""
+    checks: dict[Kind, list[bool]] = defaultdict(list)
+    for answer in answers:
+        checks[answer.item.kind] += [answer.value == answer.item.expected] if answer.item.check else []
+    wanted = {block.kind: block.checks for block in plan.blocks}
+    return {kind: plan.passes(sum(right), len(right)) for kind, right in checks.items() if len(right) == wanted[kind]}
 
 
 @dataclass(frozen=True, eq=False)

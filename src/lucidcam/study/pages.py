@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import sqlite3
+import threading
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,10 +17,11 @@ from urllib.parse import parse_qsl, urlsplit
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lucidcam.compat import import_optional
-from lucidcam.errors import OptionError
+from lucidcam.errors import OptionError, first_line
 from lucidcam.study.answers import Answers, FullError, Task, UnknownError
 from lucidcam.study.plan import ANSWERED, PICTURES, Plan
 from lucidcam.study.plan import read as read_plan
+from lucidcam.wording import printable
 
 HERE = Path(__file__).parent
 PURPOSE = "serving a study"
@@ -25,6 +30,17 @@ LARGEST_FORM = 2048
 """Bytes of a form; ours have a few hundred."""
 
 MONTH = 30 * 24 * 3600
+
+STARTS_PER_MINUTE = 60
+"""Participants who may start in a minute, unless the operator says otherwise."""
+
+DEEPEST = 8
+"""Folders in an address from which a page that is not found still leads to the start."""
+
+LOG_PAUSE = 60.0
+"""Seconds in which one kind of fault is logged once."""
+
+log = logging.getLogger("uvicorn.error")
 
 TRUST = {
     -2: "A is clearly more reliable",
@@ -42,25 +58,30 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
-STATIC = {"study.css": "text/css", "keys.js": "text/javascript"}
+FAVICON = "favicon.svg"
+STATIC = {"study.css": "text/css", "keys.js": "text/javascript", FAVICON: "image/svg+xml"}
 
 MESSAGES = {
+    400: ("Not understood", "What was sent cannot be read."),
     404: ("Not found", "There is no such page."),
     405: ("Not like this", "This page cannot be asked for in this way."),
     413: ("Too large", "What was sent is larger than any answer."),
     415: ("Not a form", "Answers are sent as a form."),
+    500: ("Something went wrong", "This page cannot be shown. Your answers are kept; please try again."),
+    503: ("Not now", "The study cannot be reached at the moment. Your answers are kept; please try again in a minute."),
 }
 
 
-def application(folder: str | os.PathLike[str], secure: bool = False) -> Any:
+def application(folder: str | os.PathLike[str], secure: bool = False, starts_per_minute: int = STARTS_PER_MINUTE) -> Any:
     """The ASGI application of a study, for a server of your own.
 
     Args:
         folder: that `make` wrote.
         secure: the cookie is sent over HTTPS only: for a server behind a proxy that speaks it.
+        starts_per_minute: participants who may start in a minute, from all addresses together; as many may start at once.
 
     Raises:
-        OptionError: the folder holds no study.
+        OptionError: the folder holds no study, or `starts_per_minute` is less than 1.
         MissingExtraError: Starlette is not installed.
     """
     applications = import_optional("starlette.applications", "study", PURPOSE)
@@ -68,7 +89,8 @@ def application(folder: str | os.PathLike[str], secure: bool = False) -> Any:
     exceptions = import_optional("starlette.exceptions", "study", PURPOSE)
     plan = read_plan(folder)
     root = Path(folder).expanduser()
-    site = _Site(plan, Answers(root, plan), root / PICTURES, secure)
+    starts = TokenBucket(starts_per_minute)
+    site = _Site(plan, Answers(root, plan), root / PICTURES, secure, starts)
     routes = [
         routing.Route("/", site.consent, methods=["GET"]),
         routing.Route("/start", site.start, methods=["POST"]),
@@ -79,12 +101,22 @@ def application(folder: str | os.PathLike[str], secure: bool = False) -> Any:
         routing.Route("/withdraw", site.withdraw, methods=["GET", "POST"]),
         routing.Route("/pictures/{name}", site.picture, methods=["GET"]),
         routing.Route("/static/{name}", site.static, methods=["GET"]),
+        routing.Route("/favicon.ico", site.favicon, methods=["GET"]),
     ]
-    handlers = {exceptions.HTTPException: site.refused}
-    return applications.Starlette(routes=routes, exception_handlers=handlers, lifespan=site.open)
+    handlers = {exceptions.HTTPException: site.refused, sqlite3.Error: site.unavailable}
+    app = applications.Starlette(routes=routes, exception_handlers=handlers, lifespan=site.open)
+    app.router.redirect_slashes = False  # it would send visitors to whatever host the request names
+    app.add_middleware(_FaultBarrier, site=site)
+    return app
 
 
-def serve(folder: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8080, secure: bool = False) -> None:
+def serve(
+    folder: str | os.PathLike[str],
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    secure: bool = False,
+    starts_per_minute: int = STARTS_PER_MINUTE,
+) -> None:
     """Serve a study until it is interrupted. No addresses of visitors are logged.
 
     Args:
@@ -92,15 +124,16 @@ def serve(folder: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8
         host: 127.0.0.1: this machine alone; 0.0.0.0: everybody who reaches it.
         port: 0: any that is free; the server's first line tells which.
         secure: see `application`.
+        starts_per_minute: see `application`.
 
     Raises:
-        OptionError: the folder holds no study, or the port is taken.
+        OptionError: the folder holds no study, the port is taken, or `starts_per_minute` is less than 1.
         MissingExtraError: Starlette or uvicorn is not installed.
     """
     import socket
 
     uvicorn = import_optional("uvicorn", "study", PURPOSE)
-    app = application(folder, secure)
+    app = application(folder, secure, starts_per_minute)
     config = uvicorn.Config(
         app, host, port, log_level="warning", access_log=False, server_header=False, proxy_headers=False, limit_concurrency=500, ws="none"
     )
@@ -118,11 +151,70 @@ def serve(folder: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8
         uvicorn.Server(config).run(sockets=[listener])
 
 
+class TokenBucket:
+    """A limit on how often something happens: a burst, and then a steady rate.
+
+    Args:
+        per_minute: of the rate, and the largest burst.
+
+    Raises:
+        OptionError: `per_minute` is less than 1.
+    """
+
+    def __init__(self, per_minute: int) -> None:
+        if per_minute < 1:
+            raise OptionError(f"expected at least 1 start per minute; got {per_minute}.")
+        self.per_minute = per_minute
+        self._lock = threading.Lock()
+        self._tokens = float(per_minute)
+        self._filled_at = time.monotonic()
+
+    def take(self) -> bool:
+        """Take a token; False: there is none left at the moment."""
+        with self._lock:
+            now = time.monotonic()
+            self._tokens = min(float(self.per_minute), self._tokens + (now - self._filled_at) * self.per_minute / 60)
+            self._filled_at = now
+            if self._tokens < 1:
+                return False
+            self._tokens -= 1
+            return True
+
+
+class _FaultBarrier:
+    """ASGI middleware: a fault of ours becomes a page and at most one line of the log, a visitor who hangs up becomes nothing."""
+
+    def __init__(self, app: Any, site: _Site) -> None:
+        self.app, self.site = app, site
+        self.disconnected = import_optional("starlette.requests", "study", PURPOSE).ClientDisconnect
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def send_and_note(message: Any) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_and_note)
+        except self.disconnected:
+            return
+        except Exception as error:  # whatever it is: a traceback for each request would fill the disk
+            self.site.log_fault(error)
+            if not has_begun:
+                await self.site.message_of(500)(scope, receive, send)
+
+
 class _Site:
     """What each address gives."""
 
-    def __init__(self, plan: Plan, answers: Answers, pictures: Path, secure: bool) -> None:
-        self.plan, self.answers, self.pictures, self.secure = plan, answers, pictures, secure
+    def __init__(self, plan: Plan, answers: Answers, pictures: Path, secure: bool, starts: TokenBucket) -> None:
+        self.plan, self.answers, self.pictures, self.secure, self.starts = plan, answers, pictures, secure, starts
+        self.logged: dict[str, float] = {}
         # Two studies on one machine share cookies, whatever their ports.
         self.cookie = f"study-{plan.id}"
         self.names = {each for item in plan.items for each in (*item.pictures, item.photo) if each}
@@ -148,6 +240,9 @@ class _Site:
             return self._go("question")
         if form.get("consent") != "yes":
             return self._go("./?missing=1")
+        if not self.starts.take():
+            text = "Many people are starting at this moment. Please try again in a minute."
+            return self._message("Please wait", text, 503, {"Retry-After": "60"})
         try:
             token = await self.aside(self.answers.start)
         except FullError as error:
@@ -214,23 +309,47 @@ class _Site:
         kept = {"Cache-Control": "private, max-age=86400, immutable"}  # the name tells nothing, and no date is told
         return self.responses.Response(content, media_type="image/jpeg", headers={**HEADERS, **kept})
 
+    async def favicon(self, _: Any) -> Any:
+        return await self._static(FAVICON)
+
     async def static(self, request: Any) -> Any:
-        name = request.path_params["name"]
+        return await self._static(request.path_params["name"])
+
+    async def _static(self, name: str) -> Any:
         if name not in STATIC:
             raise self.errors.HTTPException(404)
         content = await self.aside((HERE / "static" / name).read_bytes)
         return self.responses.Response(content, media_type=STATIC[name], headers={**HEADERS, "Cache-Control": "no-cache"})
 
     async def refused(self, request: Any, error: Any) -> Any:
-        title, text = MESSAGES.get(error.status_code, ("Refused", str(error.detail)))
-        return self._message(title, text, error.status_code)
+        heading, text = MESSAGES.get(error.status_code, ("Refused", str(error.detail)))
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        up = "../" * min(path.count("/") - 1, DEEPEST)  # our addresses are relative
+        return self._page("message", error.status_code, heading=heading, text=text, up=up)
 
-    def _page(self, name: str, status: int = 200, **values: Any) -> Any:
-        text = self.templates.get_template(f"{name}.html.jinja").render(title=self.plan.title, **values)
-        return self.responses.HTMLResponse(text, status, headers=HEADERS)
+    async def unavailable(self, _: Any, error: Exception) -> Any:
+        """Answers cannot be read or kept: the disk is full, another program holds the file."""
+        self.log_fault(error)
+        return self.message_of(503)
 
-    def _message(self, heading: str, text: str, status: int) -> Any:
-        return self._page("message", status, heading=heading, text=text)
+    def message_of(self, status: int) -> Any:
+        """The page of a status."""
+        heading, text = MESSAGES[status]
+        return self._message(heading, text, status, {"Retry-After": "60"} if status == 503 else {})
+
+    def log_fault(self, error: Exception) -> None:
+        """Log a fault in one line, at most once in `LOG_PAUSE` seconds for each type of error."""
+        kind, now = type(error).__name__, time.monotonic()
+        if now - self.logged.get(kind, -LOG_PAUSE) >= LOG_PAUSE:
+            self.logged[kind] = now
+            log.error("%s: %s", kind, printable(first_line(error)))
+
+    def _page(self, name: str, status: int = 200, headers: Mapping[str, str] = HEADERS, up: str = "", **values: Any) -> Any:
+        text = self.templates.get_template(f"{name}.html.jinja").render(title=self.plan.title, up=up, **values)
+        return self.responses.HTMLResponse(text, status, headers=headers)
+
+    def _message(self, heading: str, text: str, status: int, headers: Mapping[str, str] | None = None) -> Any:
+        return self._page("message", status, {**HEADERS, **(headers or {})}, heading=heading, text=text)
 
     def _go(self, where: str) -> Any:
         """After a form: so that a reload sends nothing again. Relative, so that a proxy may serve the study anywhere."""
@@ -273,7 +392,10 @@ def _ours(headers: Mapping[str, str]) -> bool:
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:
         return site in ("same-origin", "none")
-    return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+    try:
+        return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+    except ValueError:  # "http://[": no address
+        return False
 
 
 def asked(plan: Plan, task: Task) -> dict[str, Any]:
