@@ -14,7 +14,7 @@ from lucidcam.data._classes import ClassMap, Given
 from lucidcam.errors import DataError, InputError, LucidcamError, ModelError, TargetError, TargetNotFoundError, first_line
 from lucidcam.explanation import Explanation
 from lucidcam.methods._base import Method
-from lucidcam.runner import explain, is_general, named, on_any_image, together
+from lucidcam.runner import explain_images, is_general, named, on_any_image, together
 from lucidcam.samples import Problem, Sample
 from lucidcam.settings import IMAGES_AT_ONCE, resolve_method
 from lucidcam.targets import by_word
@@ -168,7 +168,7 @@ class Explainer:
             options = {"progress": False, **self.options}
             # Under their places: data sets may call two images the same.
             images = [replace(each.prepared, name=str(i)) for i, each in enumerate(asked)]
-            for one in explain(self.model, images, self.method, target, self.layer, **options):
+            for one in explain_images(self.model, images, self.method, target, self.layer, with_provenance=False, **options):
                 place = int(one.name)
                 found.setdefault(id(asked[place]), []).append(replace(one, name=asked[place].prepared.name))
         return [

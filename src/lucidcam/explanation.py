@@ -18,6 +18,7 @@ from torch import Tensor
 from lucidcam import images, maps, registry, render
 from lucidcam.errors import OptionError, unknown
 from lucidcam.ownership import check_not_input
+from lucidcam.provenance import Provenance
 from lucidcam.storage import writing
 from lucidcam.types import Frame
 
@@ -74,6 +75,7 @@ class Explanation:
             masks, and both are taken without their means over the image: the share of what varies, at most 1. Where several maps were
             averaged, the largest of theirs. None: the map is exact, or its error is not estimated.
         note: what must be known to read the map: that it is zero everywhere, say, and why; "": nothing.
+        provenance: the network and its weights, the method's options, the target as asked, and versions; None: it was made without them.
         pixels: signed values `[C, H, W]` of pixel methods (Guided Backprop, …), else None.
         time: of a clip's frame: its number in the clip, from 0; None: an image by itself.
         film: of a clip: the explanations of all frames that the network got, in time; else empty.
@@ -97,6 +99,7 @@ class Explanation:
     film: tuple[Explanation, ...] = field(default=(), repr=False)
     scale: Scale | None = field(default=None, repr=False)
     note: str = ""
+    provenance: Provenance | None = field(default=None, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -226,9 +229,16 @@ class Explanation:
         """The image with the outline of the region at or above `threshold` of the maximum."""
         return render.draw_contour(self.image, self.heatmap, threshold)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the pixels, for JSON."""
-        found = self.boxes(0.2)
+    def to_dict(self, threshold: float = 0.2) -> dict[str, Any]:
+        """Everything but the pixels, for JSON; where the explanation knows it, also where it comes from (`provenance`).
+
+        The first call after a network's weights changed computes their fingerprint. If they have changed since the map was made, or the
+        network is gone, the fingerprint is None, and `fingerprint_unknown` says why.
+
+        Args:
+            threshold: share of the maximum that `box`, around the largest region, and `boxes` enclose.
+        """
+        found = self.boxes(threshold)
         known: dict[str, Any] = {} if self.error is None else {"error": self.error}
         if self.time is not None:
             known["frame"] = self.time
@@ -243,8 +253,12 @@ class Explanation:
             "method": self.method,
             "layer": self.layer,
             "size": [self.frame.width, self.frame.height],
+            "input": _seen(self.frame),
+            "threshold": threshold,
             "box": list(found[0]) if found else None,
+            "boxes": [list(box) for box in found],
             **known,
+            **({} if self.provenance is None else self.provenance.to_dict()),
         }
 
     def save(self, path: str | Path, **options: Any) -> Path:
@@ -255,7 +269,8 @@ class Explanation:
 
         Args:
             path: where to; folders are made.
-            options: the writer's own (PNG: `colormap`, `alpha`; GIF: those of `lucidcam.animate`).
+            options: the writer's own (PNG: `colormap`, `alpha`; NPZ, JSON and HTML: `threshold`, see `to_dict`; GIF: those of
+                `lucidcam.animate`).
 
         Raises:
             OptionError: for a suffix that no writer knows; the path is that of the picture which is explained; a `.html` is there that is
@@ -277,6 +292,12 @@ class Explanation:
         buffer = io.BytesIO()
         self.picture().save(buffer, format="PNG")
         return buffer.getvalue()
+
+
+def _seen(frame: Frame) -> dict[str, Any]:
+    """The part of the photo that the network saw: its box (xyxy) in the photo's pixels, and how it is turned, where it is."""
+    turned = {name: True for name in ("mirrored", "flipped", "transposed") if getattr(frame, name)}
+    return {"box": [float(side) for side in frame.box], **turned}
 
 
 def _divided(frame: Frame, factor: int) -> Frame:

@@ -7,7 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -40,6 +40,7 @@ from lucidcam.fingerprints import stands_for
 from lucidcam.methods._base import Method
 from lucidcam.methods._pixel import PixelMethod
 from lucidcam.methods._wrap import augmented, fused, smoothed
+from lucidcam.provenance import Provenance, Weights, against_of, described, described_target, versions
 from lucidcam.rollback import closes_scopes, raised_by_handler
 from lucidcam.settings import Settings, resolve_method
 from lucidcam.targets import Classes, PredictedOrNone, Spoken, Target, as_target, by_word, local
@@ -269,6 +270,24 @@ def explain(
         InputError: for an image that cannot be read.
         TargetError: for a label that the model does not know, with the nearest ones.
     """
+    return explain_images(model, images, method, target, layer, **options)
+
+
+@closes_scopes
+def explain_images(
+    model: Model, images: Any, method: str | Method, target: Any, layer: Any, *, with_provenance: bool = True, **options: Any
+) -> list[Explanation]:
+    """See `explain`.
+
+    Args:
+        model: as for `explain`, like `images`, `method`, `target`, `layer` and `options`.
+        images: see there.
+        method: see there.
+        target: see there.
+        layer: see there.
+        with_provenance: explanations know where they come from. Streams of many images leave it out: what they write says it once.
+        options: see there.
+    """
     if not isinstance(model, Model):
         how = (
             "lucidcam.wrap(module, preprocess=…), or tensors and lucidcam.attribute" if isinstance(model, nn.Module) else "lucidcam.load(…)"
@@ -278,6 +297,7 @@ def explain(
     given = images if isinstance(images, (list, tuple)) and images and all(isinstance(each, Prepared) for each in images) else None
     prepared = model.prepare(images) if given is None else list(given)
     targets = _per_image(target, len(prepared), model)
+    origins = _provenances(model, chosen, settings, targets) if with_provenance else [None] * len(prepared)
     found: list[list[Explanation]] = [[] for _ in prepared]
     layer = chosen.layer_of(model.module, layer, model.layer)
     waiting = deque(_batches(model, prepared, targets, settings.images_at_once))
@@ -297,7 +317,7 @@ def explain(
                 with session(model.module):  # it may write a caption, or read a text
                     inputs, asked = model.task.ask(inputs, asked, model)
             with _opened(model.module, inputs, chosen, settings, asked, layer, settings.class_scores(model.class_scores)) as run:
-                explained = list(_explanations(run, chosen, settings, model, [prepared[i] for i in batch]))
+                explained = list(_explanations(run, chosen, settings, model, [prepared[i] for i in batch], [origins[i] for i in batch]))
                 for i, explanations in zip(rows, explained, strict=False):
                     found[i] = explanations
         except OptimizedCopyError:  # the network as it is has taken its place
@@ -458,7 +478,28 @@ def _parts(run: Run, method: Method) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def _explanations(run: Run, method: Method, settings: Settings, model: Model, prepared: list[Prepared]) -> Iterator[list[Explanation]]:
+def _provenances(model: Model, method: Method, settings: Settings, targets: Sequence[Any]) -> list[Provenance | None]:
+    """Where the maps of each image will come from; images that are asked the same share one."""
+    aside = ("images_at_once", "progress")  # they change no map
+    general = {each.name: getattr(settings, each.name) for each in fields(settings) if each.name not in aside}
+    own = {each.name: getattr(method, each.name) for each in fields(method)}
+    origin = Provenance(
+        described({name: getattr(model, name) for name in ("name", "preprocess", "outputs", "threshold")}),
+        Weights.of(model.module),
+        described({**general, **own, **method.identity()}),
+        None,
+        versions(model.module),
+    )
+    asked: dict[int, Provenance] = {}
+    for each in targets:
+        if id(each) not in asked:
+            asked[id(each)] = replace(origin, target=described_target(each))
+    return [asked[id(each)] for each in targets]
+
+
+def _explanations(
+    run: Run, method: Method, settings: Settings, model: Model, prepared: Sequence[Prepared], origins: Sequence[Provenance | None]
+) -> Iterator[list[Explanation]]:
     found = compute(run, method, settings)
     bound, scores = run.bound.on_host(), run.clean_scores().tolist()
     chosen = run.class_probabilities() if bound.ids is not None else None
@@ -469,6 +510,7 @@ def _explanations(run: Run, method: Method, settings: Settings, model: Model, pr
         if columns == 1 and model.labels is None and model.outputs != "none":
             label = _single_column_label
     ids = None if bound.ids is None else bound.ids.tolist()
+    others = None if bound.against is None else bound.against.tolist()
     probabilities = None if chosen is None or bound.ids is None else chosen.gather(1, bound.ids.to(chosen.device)).tolist()
     at_layer = method.layered == "always" or (method.layered == "optional" and run.named_layers)
     layer = "+".join(each.name for each in run.layers) if at_layer else "input"
@@ -480,6 +522,9 @@ def _explanations(run: Run, method: Method, settings: Settings, model: Model, pr
     for i, one in enumerate(prepared):
         explained = []
         for t in range(bound.count):
+            origin, other = origins[i], against_of(others, i, t)
+            if origin is not None and other is not None:
+                origin = replace(origin, against=(other, label(other)))
             explained.append(
                 Explanation(
                     raw=maps[i, t],
@@ -496,6 +541,7 @@ def _explanations(run: Run, method: Method, settings: Settings, model: Model, pr
                     ranged=method.ranged,
                     error=None if errors is None else errors[i][t],
                     note=run.noted(i, t),
+                    provenance=origin,
                 )
             )
         yield [over_time(each, one.film, one.times) for each in explained] if one.film else explained

@@ -245,11 +245,10 @@ class _Look:
                 if self.boxes:
                     options |= {"threshold": self.threshold} if name == "gif" else {"boxes": explanation.boxes(self.threshold)}
             else:
-                options = {}
+                options = {"threshold": self.threshold}
             explanation.save(path, **options)
             files.append(str(path))
-        found = explanation.boxes(self.threshold)
-        return {**explanation.to_dict(), "box": list(found[0]) if found else None, "files": files}
+        return {**explanation.to_dict(self.threshold), "files": files}
 
     def stem(self, image: str, kind: str, label: str) -> str:
         """A file's name without its ending, that no other file of this run has."""

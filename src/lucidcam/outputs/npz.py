@@ -18,9 +18,10 @@ from lucidcam.registry import packs, writers
 
 
 @writers.register("npz")
-def write(explanation: Explanation, path: Path) -> None:
-    """Write `map` (original size), `raw` (layer resolution), `pixels` where there are any, and `info` (JSON text)."""
-    arrays: dict[str, Any] = {"map": explanation.map, "raw": explanation.raw.numpy(), "info": json.dumps(explanation.to_dict())}
+def write(explanation: Explanation, path: Path, *, threshold: float = 0.2) -> None:
+    """Write `map` (original size), `raw` (layer resolution), `pixels` where there are any, and `info`: `to_dict` as JSON text."""
+    info = json.dumps(explanation.to_dict(threshold))
+    arrays: dict[str, Any] = {"map": explanation.map, "raw": explanation.raw.numpy(), "info": info}
     if explanation.pixels is not None:
         arrays["pixels"] = explanation.pixels.numpy()
     np.savez_compressed(path, **arrays)

@@ -10,6 +10,6 @@ from lucidcam.registry import writers
 
 
 @writers.register("json")
-def write(explanation: Explanation, path: Path) -> None:
-    """Write `Explanation.to_dict()`."""
-    path.write_text(json.dumps(explanation.to_dict(), indent=2) + "\n", encoding="utf-8")
+def write(explanation: Explanation, path: Path, *, threshold: float = 0.2) -> None:
+    """Write `Explanation.to_dict(threshold)`."""
+    path.write_text(json.dumps(explanation.to_dict(threshold), indent=2) + "\n", encoding="utf-8")

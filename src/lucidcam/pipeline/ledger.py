@@ -155,8 +155,15 @@ def is_written(name: str) -> bool:
     return name in (MANIFEST, FAILURES, EXPORTED, *REPORTED) or UNITS.fullmatch(name) is not None or CURVES.fullmatch(name) is not None
 
 
-def summarise(store: Store, settings: Mapping[str, Any], complete: bool) -> dict[str, Any]:
-    """Write the failures and the manifest, from the records; returns the manifest."""
+def summarise(store: Store, settings: Mapping[str, Any], complete: bool, versions: Mapping[str, str]) -> dict[str, Any]:
+    """Write the failures and the manifest, from the records; returns the manifest.
+
+    Args:
+        store: of the run.
+        settings: what decides its files.
+        complete: whether all units are done.
+        versions: of the libraries; a run may go on with others, so that they are no settings.
+    """
     failures: list[str] = []
     units: list[dict[str, Any]] = []
     notes: dict[str, None] = {}
@@ -173,6 +180,7 @@ def summarise(store: Store, settings: Mapping[str, Any], complete: bool) -> dict
         "failed": len(failures),
         "notes": list(notes),
         "settings": dict(settings),
+        "versions": dict(versions),
         "units": units,
     }
     store.write(FAILURES, "".join(f"{line}\n" for line in failures).encode())

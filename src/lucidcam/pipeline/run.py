@@ -36,6 +36,7 @@ from lucidcam.pipeline.plan import Unit, units
 from lucidcam.pipeline.results import Results
 from lucidcam.pipeline.worker import Tell
 from lucidcam.progress import bar, say
+from lucidcam.provenance import versions
 from lucidcam.settings import IMAGES_AT_ONCE, Settings, resolve_method
 from lucidcam.storage import SETTINGS, Folder, Store, check_writable, claimed, clear, open_store, workplace
 from lucidcam.types import Model
@@ -238,10 +239,10 @@ def _do(
         finally:
             if complete:
                 clear(store, ledger.is_written, everything=False)  # a worker that was killed and replaced may have left half a file
-                ledger.summarise(store, told, complete)
+                ledger.summarise(store, told, complete, versions(job.model.module))
             elif ledger.done(store):
                 with suppress(DataError):  # a full disk is told of already
-                    ledger.summarise(store, told, complete)
+                    ledger.summarise(store, told, complete, versions(job.model.module))
             else:  # nothing was begun: other settings are as good
                 clear(store, ledger.is_written, everything=True)
                 store.remove(SETTINGS)
