@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import itertools
 import json
+import linecache
+import os
 import re
 import sqlite3
+import sys
 import threading
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from math import isnan, nan
 from pathlib import Path
 
@@ -22,11 +27,11 @@ from rich.console import Console
 import lucidcam
 import studies
 from commands import run
-from lucidcam import render, study
-from lucidcam.errors import DataError, InputError, LayerError, OptionError
+from lucidcam import ownership, render, study
+from lucidcam.errors import DataError, InputError, LayerError, LucidcamError, OptionError
 from lucidcam.settings import resolve_method
 from lucidcam.stats.interval import share_interval
-from lucidcam.study import making
+from lucidcam.study import making, staging
 from lucidcam.study.answers import LEFT_OPEN, Answers, FullError, Given, UnknownError
 from lucidcam.study.config import read as read_config
 from lucidcam.study.findings import judge
@@ -442,9 +447,16 @@ def tiny(**changes):
     }
 
 
+def in_photo_size(path):
+    """A picture of a study as large as the photos of `studies.samples`."""
+    with Image.open(path) as picture:
+        assert picture.size == (640, 480)  # small photos are enlarged
+        return picture.convert("RGB").resize((64, 48), Image.Resampling.BOX)
+
+
 def warmth(path, box):
     """How much redder than blue a part of a picture is: turbo's warm end."""
-    pixels = np.asarray(Image.open(path).convert("RGB").crop(box), float)
+    pixels = np.asarray(in_photo_size(path).crop(box), float)
     return float((pixels[..., 0] - pixels[..., 2]).mean())
 
 
@@ -464,7 +476,7 @@ def test_make_shows_what_it_says(tmp_path):
             plain = Image.fromarray(by_name[item.image].image)
             hot, cold = (np.asarray(render.overlay(plain, np.full((48, 64), heat, np.float32)), float) for heat in (1, 0))
             shown_, other_ = (tuple(slice(int(box[k]) + 6, int(box[k + 2]) - 6) for k in (1, 0)) for box in (shown, other))
-            picture = np.asarray(Image.open(path), float)
+            picture = np.asarray(in_photo_size(path), float)
             assert abs(picture[shown_] - hot[shown_]).mean() < 10 < abs(picture[shown_] - cold[shown_]).mean()
             assert abs(picture[other_] - cold[other_]).mean() < 10 < abs(picture[other_] - hot[other_]).mean()
         else:
@@ -512,7 +524,7 @@ def test_photos_of_one_class_are_joined(tmp_path):
         left, right = item.image.split(" | ")
         assert {left.split()[0], right.split()[0]} == {"red", "blue"}
         with Image.open(tmp_path / "study" / PICTURES / item.pictures[0]) as picture:
-            assert picture.size == (640, 320)
+            assert picture.size == (1280, 640)
     checks = plan.of("which_class", check=True)
     assert len(checks) == 2
     for item in checks:
@@ -520,9 +532,9 @@ def test_photos_of_one_class_are_joined(tmp_path):
         assert item.told == ""
         left = item.image.startswith(item.options[0])
         with Image.open(tmp_path / "study" / PICTURES / item.pictures[0]) as picture:
-            red, _, blue = picture.getpixel((160 if left else 480, 35))  # grey in the photo
+            red, _, blue = picture.getpixel((320 if left else 960, 70))  # grey in the photo
             assert red > blue + 30  # turbo's warm end
-            red, _, blue = picture.getpixel((480 if left else 160, 35))
+            red, _, blue = picture.getpixel((960 if left else 320, 70))
             assert red < blue
 
 
@@ -636,6 +648,235 @@ def test_pictures_of_others_are_not_among_those_of_a_study(tmp_path):
     with pytest.raises(OptionError, match="leads out of"):
         study.make(tiny(), tmp_path / "linked", progress=False)
     assert [each.name for each in (tmp_path / "study" / "pictures").iterdir()] == ["mine.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"),
+    [((64, 48), (640, 480)), ((640, 480), (640, 480)), ((900, 1100), (900, 1100)), ((4000, 2000), (1280, 640)), ((9000, 2), (1280, 1))],
+)
+def test_pictures_are_sharp_at_the_size_in_which_they_are_shown(size, kept):
+    assert making._resized(Image.new("RGB", size)).size == kept
+
+
+# What a `make` that fails leaves behind
+
+
+def tree(folder):
+    """All that is in a folder, with content."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def small(**changes):
+    config = tiny(data=studies.samples(both=2, single=2), **changes)
+    del config["trust"]
+    config["which_class"] = {"images": 1, "items": 1, "checks": 1, "methods": ["gradcam"]}
+    return config
+
+
+def new(root):
+    return root / "deep" / "study"
+
+
+def empty(root):
+    (root / "study").mkdir()
+    return root / "study"
+
+
+def with_files_of_others(root):
+    (root / "study").mkdir()
+    (root / "study" / "study.toml").write_text("mine", encoding="utf-8")
+    return root / "study"
+
+
+def with_a_list(root):
+    """A folder that lucidcam wrote something else to, and where a killed `make` of an earlier version left a picture."""
+    (root / "study" / "pictures").mkdir(parents=True)
+    (root / "study" / "pictures" / "old.jpg").write_bytes(b"old")
+    (root / "study" / ".lucidcam-files").write_text("a.png\npictures/old.jpg\n", encoding="utf-8")
+    return root / "study"
+
+
+PLACES_OF_STUDIES = [new, empty, with_files_of_others, with_a_list]
+places_of_studies = pytest.mark.parametrize("place", PLACES_OF_STUDIES)
+
+
+@places_of_studies
+def test_a_study_is_made_wherever_nothing_is_in_the_way(tmp_path, place):
+    folder = place(tmp_path)
+    before = tree(tmp_path)
+    plan = study.make(small(), folder, progress=False)
+    after = tree(tmp_path)
+    assert read_plan(folder) == plan
+    pictures = {f"{PICTURES}/{name}" for item in plan.items for name in (*item.pictures, item.photo) if name}
+    made = {name for name, content in after.items() if content is not None} - set(before)
+    assert {(tmp_path / name).relative_to(folder).as_posix() for name in made} - {".lucidcam-files"} == pictures | {"plan.json"}
+    assert {name: after[name] for name in before if not name.endswith("-files")} == {k: v for k, v in before.items() if "-files" not in k}
+    assert {"plan.json", *pictures} <= set((folder / ".lucidcam-files").read_text(encoding="utf-8").split())
+    with pytest.raises(OptionError, match="holds a study"):
+        study.make(small(), folder, progress=False)
+    assert tree(tmp_path) == after
+
+
+class Interrupted:
+    """Raises KeyboardInterrupt before one of the lines of some modules; counts them."""
+
+    def __init__(self, at=None):
+        self.at, self.count = at, 0
+        self.files = {making.__file__, staging.__file__, ownership.__file__}
+
+    def trace(self, frame, event, _):
+        if frame.f_code.co_filename not in self.files:
+            return None
+        if event == "line" and linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() != "try:":  # no signal is handled there
+            self.count += 1
+            if self.count == self.at:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self.trace
+
+    def __enter__(self):
+        self.before = sys.gettrace()
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(self.before)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # open files are Python's to close
+@places_of_studies
+def test_a_make_that_is_interrupted_leaves_nothing(tmp_path, place):
+    """At many lines of it, all of those in which files are made or moved among them."""
+    (tmp_path / "whole").mkdir()
+    with Interrupted() as whole:
+        study.make(small(), place(tmp_path / "whole"), progress=False)
+    rng = np.random.default_rng(0)
+    last = range(max(1, whole.count - 60), whole.count, 3)
+    for at in sorted({*rng.choice(np.arange(1, whole.count), 25, replace=False).tolist(), *last}):
+        root = tmp_path / str(at)
+        root.mkdir()
+        folder = place(root)
+        before = tree(root)
+        try:
+            with Interrupted(at):
+                study.make(small(), folder, progress=False)
+        except KeyboardInterrupt:
+            pass
+        if (folder / "plan.json").exists():  # it was whole already
+            plan = read_plan(folder)
+            assert {f"{PICTURES}/{name}" for item in plan.items for name in item.pictures} <= set(tree(folder))
+            assert not [name for name in tree(root) if name.endswith(".tmp")]
+        else:
+            assert tree(root) == before, at
+
+
+FAILURES = {
+    "setting": {"passed": 2.0},
+    "method": {"methods": {"gradcam": {"layer": "nowhere"}}},
+    "option": {"methods": {"gradcam": {"nothing": 1}}},
+    "model": {"models": {"colours": {"load": "none.safetensors"}}},
+    "network": {"models": {"colours": {"load": "demos"}}},
+    "photos": {"data": "none"},
+    "labels": {"data": [np.zeros((8, 8, 3), np.uint8)]},
+    "classes": {"data": [lucidcam.Sample(np.zeros((8, 8, 3), np.uint8), "x", labels=("cat",))]},
+    "pixels": {"data": [lucidcam.Sample(Path("none.jpg"), "x", labels=("red", "blue"))]},
+}
+
+
+@places_of_studies
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_make_that_fails_leaves_nothing(tmp_path, place, failure):
+    folder = place(tmp_path)
+    before = tree(tmp_path)
+    with pytest.raises(LucidcamError):
+        study.make(small() | FAILURES[failure], folder, progress=False)
+    assert tree(tmp_path) == before
+
+
+@places_of_studies
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9, 1.0])
+def test_a_full_disk_leaves_nothing(tmp_path, place, share, monkeypatch):
+    """Whichever file does not fit, it is no problem of one photo: the study is not made with fewer."""
+    writes = []
+
+    def full(path, flags, *rest, plain=os.open, limit=None, **options):
+        if flags & os.O_CREAT and str(tmp_path) in str(path):
+            writes.append(path)
+            if limit is not None and len(writes) > limit:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(path, flags, *rest, **options)
+
+    def replaced_files(limit=None):
+        monkeypatch.setattr("os.open", partial(full, limit=limit))
+        monkeypatch.setattr("io.open", partial(opened, limit=limit))
+
+    def opened(path, mode="r", *rest, plain=io.open, limit=None, **options):
+        if set(mode) & set("wax") and str(tmp_path) in str(path):
+            writes.append(path)
+            if limit is not None and len(writes) > limit:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(path, mode, *rest, **options)
+
+    (tmp_path / "whole").mkdir()
+    folder = place(tmp_path / "whole")
+    with monkeypatch.context():
+        replaced_files()
+        study.make(small(), folder, progress=False)
+        monkeypatch.undo()
+    count = len(writes)
+    assert count > 4
+    writes.clear()
+    (tmp_path / "full").mkdir()
+    folder = place(tmp_path / "full")
+    before = tree(tmp_path / "full")
+    with monkeypatch.context():
+        replaced_files(min(count - 1, int(share * count)))
+        with pytest.raises(LucidcamError, match=r"(?i)no space left"):
+            study.make(small(), folder, progress=False)
+        monkeypatch.undo()
+    assert tree(tmp_path / "full") == before
+
+
+def test_pictures_of_photos_that_are_not_used_are_not_kept(tmp_path, monkeypatch):
+    plain = making._Pictures.keep
+    count = itertools.count()
+
+    def keep(self, picture):
+        name = plain(self, picture)
+        if next(count) == 1:  # after the first map of a photo
+            raise InputError("this photo cannot be explained after all")
+        return name
+
+    monkeypatch.setattr(making._Pictures, "keep", keep)
+    config = small()
+    config["which_class"] = config["which_class"] | {"checks": 0, "images": 2}
+    plan = study.make(config, tmp_path / "study", progress=False)
+    assert plan.problems == ("this photo cannot be explained after all",)
+    assert {path.name for path in (tmp_path / "study" / PICTURES).iterdir()} == {name for item in plan.items for name in item.pictures}
+
+
+def test_two_that_make_the_same_study_do_not_mix(tmp_path, monkeypatch):
+    """The one that is done first has it."""
+    plain = making._plan
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path / "study", empty(tmp_path / "there")):
+        monkeypatch.setattr(making, "_plan", lambda *arguments, folder=folder: _made_meanwhile(monkeypatch, plain, folder, arguments))
+        with pytest.raises(OptionError, match="cannot write to"):
+            study.make(small(), folder, progress=False)
+        plan = read_plan(folder)
+        assert {path.name for path in (folder / PICTURES).iterdir()} == {name for item in plan.items for name in item.pictures}
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def _made_meanwhile(monkeypatch, plain, folder, arguments):
+    monkeypatch.setattr(making, "_plan", plain)
+    study.make(small(), folder, progress=False)
+    return plain(*arguments)
 
 
 # Answers

@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import studies
 from browser import browsers
 from lucidcam import study
-from lucidcam.study.plan import Plan
+from lucidcam.study.plan import PICTURES, Plan
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
@@ -217,3 +218,93 @@ def test_a_killed_server_loses_nothing(tmp_path):
     assert (found.people.kept, found.people.finished) == (1, 1)
     assert sum(row.n for row in found.accuracy) == 3
     assert all(row.share.value == 1 for row in found.accuracy)
+
+
+SCREENS = [(1440, 900), (1280, 720), (390, 844)]
+
+
+@pytest.fixture
+def photographed(tmp_path):
+    """A study with pictures in the sizes that `make` writes: broad and tall ones, with and without the photo beside."""
+    folder = tmp_path / "study"
+    plan = studies.plan(folder, photos=4, items=4, checks=1)
+    sizes = {}
+    for image in {item.image for item in plan.items}:
+        size = [(1280, 640), (1280, 853), (640, 480), (853, 1280)][len(sizes) % 4]
+        sizes[image] = size
+    for item in plan.items:
+        for name in filter(None, (*item.pictures, item.photo)):
+            Image.new("RGB", sizes[item.image], (90, 120, 60)).save(folder / PICTURES / name)
+    return folder, plan
+
+
+@pytest.mark.parametrize(("width", "height"), SCREENS)
+def test_pictures_use_the_window_and_stand_beside_each_other(photographed, width, height):
+    folder, plan = photographed
+    with studies.served(folder) as address, browsers(1, viewport={"width": width, "height": height}) as [visitor]:
+        person = Person(visitor.page(), plan)
+        person.begin(address)
+        for _ in range(plan.count):
+            page = person.page
+            page.wait_for_load_state("load")
+            boxes = [each.bounding_box() for each in page.locator(".pictures figure:not(.photo) img").all()]
+            button = page.get_by_role("button", name="Next").bounding_box()
+            assert not wide(page)
+            shapes = page.evaluate("[...document.images].map(i => i.width / i.height / (i.naturalWidth / i.naturalHeight))")
+            assert shapes == pytest.approx([1] * len(shapes), rel=0.02)  # nothing is squashed
+            if width > 1000:
+                assert button["y"] + button["height"] <= height  # all on one screen
+                assert len({round(box["y"]) for box in boxes}) == 1
+                assert max(box["width"] for box in boxes) > 0.29 * width or boxes[0]["height"] > 0.44 * height
+            else:
+                across = boxes[0]["width"] if boxes[0]["width"] > boxes[0]["height"] else sum(box["width"] for box in boxes)
+                assert across > 0.9 * width or boxes[0]["height"] >= 0.5 * height
+                assert boxes[-1]["y"] + boxes[-1]["height"] - boxes[0]["y"] < height  # both can be seen together
+            person.answer()
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_no_page_is_at_odds_with_its_policy(photographed, script):
+    """Chromium says on the console what Content-Security-Policy refused, and what could not be loaded."""
+    folder, plan = photographed
+    with studies.served(folder) as address, browsers(1, java_script_enabled=script) as [visitor]:
+        page = visitor.page()
+        told, missing = [], []
+        page.on("console", lambda message: told.append(f"{page.url}: {message.text}"))
+        page.on("response", lambda response: response.status >= 400 and missing.append(response.url))
+        person = Person(page, plan)
+        page.goto(f"{address}/?missing=1")
+        person.begin(address)
+        page.goto(f"{address}/question?missing=1")
+        for where in ("", "question", "pause", "withdraw", "static/favicon.svg", "static/study.css"):
+            page.goto(f"{address}/{where}")
+        page.goto(f"{address}/question")
+        while not person.done():
+            person.answer()
+        assert told == []
+        for where in ("nothing", "pictures/nothing.jpg", "a/b/c"):
+            page.goto(f"{address}/{where}")
+            assert page.evaluate("getComputedStyle(document.querySelector('footer, main')).maxWidth") == "736px"  # the style is found
+        page.goto(f"{address}/withdraw")
+        person.click("button", "Delete my answers")
+        assert missing == [f"{address}/{where}" for where in ("nothing", "pictures/nothing.jpg", "a/b/c")]
+        assert not [each for each in told if "404" not in each]
+
+
+def test_a_removed_participant_is_led_to_the_start(tmp_path):
+    folder = tmp_path / "study"
+    plan = studies.plan(folder, items=2, checks=1)
+    with studies.served(folder) as address, browsers(2) as visitors:
+        one, two = people = [Person(visitor.page(), plan) for visitor in visitors]
+        for person in people:
+            person.begin(address)
+        two.answer()
+        assert len(study.remove(folder, study.Criteria(silent=True)).participants) == 1
+        one.page.locator(".choices input").first.check()
+        one.click("button", "Next")
+        assert one.page.get_by_label("I agree to take part").count() == 1
+        one.begin(address)
+        for person in people:
+            while not person.done():
+                person.answer()
+    assert study.report(folder, resamples=0).people.finished == 2

@@ -273,6 +273,7 @@ def append_line(path: Path, line: str) -> None:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     with os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8", newline="\n") as file:
         file.write(f"{line}\n")
+        file.flush()  # here, where an interrupt still closes the file: not later, when the line may have been taken back
 
 
 def _is_claimed(folder: Path, works: frozenset[str]) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +46,8 @@ def make(
     from lucidcam.cli._common import out as screen
     from lucidcam.cli._common import report as tell
 
-    plan = study.make(config, out)
+    with _ends_at_sigterm():
+        plan = study.make(config, out)
     for block in plan.blocks:
         items = plan.of(block.kind, check=False)
         photos = len({each.image for each in items})
@@ -60,6 +64,20 @@ def make(
         screen.print(f"{kind}: one who clicks at random passes the checks with a probability of {luck:.2%}", soft_wrap=True)
     screen.print(f"lucidcam study serve {out}", soft_wrap=True, markup=False)
     tell(plan.problems, SHOWN)
+
+
+@contextmanager
+def _ends_at_sigterm() -> Iterator[None]:
+    """SIGTERM ends the program as Ctrl-C does: what is half done is taken away first."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @app.command("serve", cls=Command, no_args_is_help=True)

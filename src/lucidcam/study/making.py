@@ -6,7 +6,7 @@ import io
 import itertools
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import comb
@@ -33,10 +33,14 @@ from lucidcam.study.config import read as read_config
 from lucidcam.study.plan import PICTURES, PLAN, Block, Item, Plan
 from lucidcam.study.scenes import Scene, joined, known, spoken, two_classed
 from lucidcam.study.sources import data_of, labelled, method_of, model_of
+from lucidcam.study.staging import Stage
 from lucidcam.types import Model, Prepared
 
-LARGEST = 640
-"""Pixels of a picture's longer side."""
+LARGEST = 1280
+"""Pixels of a picture's longer side at most: the width of a question's pictures on a laptop."""
+
+SMALLEST = 640
+"""Pixels of a picture's longer side at least. Smaller photos are enlarged before they are compressed: no browser enlarges JPEG's blocks."""
 
 SPARE_CHECKS = 2
 """So many times the checks of one participant are made, so that not all get the same."""
@@ -62,7 +66,8 @@ WORDS = {
 def make(config: Any, out: str | os.PathLike[str], progress: bool | None = None) -> Plan:
     """Explain the photos of a study, and write all that its page shows.
 
-    Serving then needs no model and no network, and cannot tell which class or model is shown: pictures have random names.
+    Serving then needs no model and no network, and cannot tell which class or model is shown: pictures have random names. The folder
+    appears when all is done; if that fails or is interrupted, nothing is left of it.
 
     Args:
         config: the path of a TOML file, a mapping of the same shape, or a `Config`.
@@ -71,21 +76,37 @@ def make(config: Any, out: str | os.PathLike[str], progress: bool | None = None)
 
     Raises:
         OptionError: a wrong setting, a folder that holds a study, or one with pictures of someone else's where its own are to be.
-        DataError: no photo suits a question.
+        DataError: no photo suits a question, or the pictures cannot be written: a full disk, say.
     """
     study = read_config(config)
     folder = Path(out).expanduser()
     check_writable(folder, PLAN)
     if (folder / PLAN).exists():
         raise OptionError(f"{folder} holds a study; choose another folder, or take it away: its answers would be lost.")
-    owned = OwnedFiles(folder)
-    owned.check(PLAN, f"{PICTURES}/*.jpg")
+    OwnedFiles(folder).check(PLAN, f"{PICTURES}/*.jpg")
     for name, options in study.methods.items():
         resolve_method(*method_of(name, options)[:2])
     data = data_of(study)
     samples, problems = labelled(data, study)
     models = {name: model_of(name, given, study.root) for name, given in study.models.items()}
-    workshop = _Workshop(study, models, samples, _Pictures(owned), problems=problems)
+    stage = Stage(folder, PLAN)
+    try:
+        stage.open()
+        workshop = _Workshop(study, models, samples, _Pictures(stage.files), problems=problems)
+        plan = _plan(study, workshop, data, progress)
+        workshop.pictures.keep_only({name for item in plan.items for name in (*item.pictures, item.photo)})
+        stage.files.path(PLAN)
+        plan.write(stage.place)
+        stage.commit()
+    finally:
+        try:
+            stage.clear()
+        finally:
+            stage.clear()  # if the first was interrupted
+    return plan
+
+
+def _plan(study: Config, workshop: _Workshop, data: Dataset, progress: bool | None) -> Plan:
     with bar(None, "explaining", progress) as advance:
         workshop.tell = advance
         blocks = []
@@ -93,7 +114,7 @@ def make(config: Any, out: str | os.PathLike[str], progress: bool | None = None)
             blocks.append(workshop.which_class(study.which_class))
         if study.trust is not None:
             blocks.append(workshop.trust(study.trust))
-    plan = Plan(
+    return Plan(
         id=secrets.token_hex(8),
         title=study.title,
         consent=study.consent,
@@ -105,9 +126,10 @@ def make(config: Any, out: str | os.PathLike[str], progress: bool | None = None)
         facts=workshop.facts(data),
         problems=tuple(workshop.problems),
     )
-    owned.path(PLAN)
-    plan.write(folder)
-    return plan
+
+
+class _NotWrittenError(DataError):
+    """A picture cannot be written, whatever photo it is of."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +139,32 @@ class _Pictures:
     owned: OwnedFiles
 
     def keep(self, picture: Image.Image) -> str:
-        shown = picture.convert("RGB")
-        shown.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+        shown = _resized(picture.convert("RGB"))
         buffer = io.BytesIO()
-        Image.fromarray(np.asarray(shown)).save(buffer, "JPEG", quality=88)  # a new image: no metadata comes along
+        # A new image: no metadata comes along. Full colour resolution: edges of the heat are of colour alone.
+        Image.fromarray(np.asarray(shown)).save(buffer, "JPEG", quality=88, subsampling=0)
         name = f"{_name()}.jpg"
-        write_whole(self.owned.path(f"{PICTURES}/{name}"), buffer.getvalue())
+        try:
+            write_whole(self.owned.path(f"{PICTURES}/{name}"), buffer.getvalue())
+        except DataError as error:
+            raise _NotWrittenError(str(error)) from error
         return name
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Remove the pictures of photos that turned out not to be usable."""
+        for path in (self.owned.folder / PICTURES).iterdir():
+            if path.name not in names:
+                path.unlink()
+
+
+def _resized(picture: Image.Image) -> Image.Image:
+    """A picture whose longer side has `SMALLEST` to `LARGEST` pixels."""
+    longer = max(picture.size)
+    factor = min(max(longer, SMALLEST), LARGEST) / longer
+    if factor == 1:
+        return picture
+    size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
+    return picture.resize(size, Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.BICUBIC)
 
 
 @dataclass
@@ -331,7 +372,7 @@ class _Workshop:
         """What is wrong with one photo is noted; what is asked for wrongly, whatever the photo, is raised."""
         try:
             yield
-        except (OptionError, LayerError, RuleError, MissingExtraError):
+        except (OptionError, LayerError, RuleError, MissingExtraError, _NotWrittenError):
             raise
         except LucidcamError as error:
             self.problems.append(str(error))

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
 from lucidcam.compat import import_optional
 from lucidcam.errors import OptionError, first_line
@@ -28,6 +29,9 @@ PURPOSE = "serving a study"
 
 LARGEST_FORM = 2048
 """Bytes of a form; ours have a few hundred."""
+
+UNKNOWN_SIZE = 4, 3
+"""Width and height that are assumed of a picture that cannot be read."""
 
 MONTH = 30 * 24 * 3600
 
@@ -215,6 +219,7 @@ class _Site:
     def __init__(self, plan: Plan, answers: Answers, pictures: Path, secure: bool, starts: TokenBucket) -> None:
         self.plan, self.answers, self.pictures, self.secure, self.starts = plan, answers, pictures, secure, starts
         self.logged: dict[str, float] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
         # Two studies on one machine share cookies, whatever their ports.
         self.cookie = f"study-{plan.id}"
         self.names = {each for item in plan.items for each in (*item.pictures, item.photo) if each}
@@ -258,7 +263,10 @@ class _Site:
             return self._go("./")
         if task is None:
             return self._go("done")
-        return self._page("question", **asked(self.plan, task), missing="missing" in request.query_params)
+        sizes = {name: await self._size(name) for name in (*task.item.pictures, task.item.photo) if name}
+        width, height = sizes[task.item.pictures[0]]
+        values = {**asked(self.plan, task), "sizes": sizes, "shape": "tall" if height > width else "broad"}
+        return self._page("question", **values, missing="missing" in request.query_params)
 
     async def answer(self, request: Any) -> Any:
         form = await self._form(request)
@@ -295,15 +303,27 @@ class _Site:
         response.delete_cookie(self.cookie, httponly=True, samesite="lax", secure=self.secure)
         return response
 
+    async def _size(self, name: str) -> tuple[int, int]:
+        """The size of a picture in pixels, so that a page keeps the place for it; some other where it cannot be read."""
+        if name not in self.sizes:
+            try:
+                self.sizes[name] = await self.aside(picture_size, self._path(name))
+            except (OSError, ValueError):
+                return UNKNOWN_SIZE
+        return self.sizes[name]
+
+    def _path(self, name: str) -> Path:
+        path = (self.pictures / name).resolve()
+        if not path.is_relative_to(self.pictures.resolve()):
+            raise OSError("a link that leads out")
+        return path
+
     async def picture(self, request: Any) -> Any:
         name = request.path_params["name"]
         if name not in self.names or not await self._known(request):
             raise self.errors.HTTPException(404)
         try:
-            path = (self.pictures / name).resolve()
-            if not path.is_relative_to(self.pictures.resolve()):  # a link that leads out
-                raise OSError
-            content = await self.aside(path.read_bytes)
+            content = await self.aside(self._path(name).read_bytes)
         except OSError:
             raise self.errors.HTTPException(404) from None
         kept = {"Cache-Control": "private, max-age=86400, immutable"}  # the name tells nothing, and no date is told
@@ -377,6 +397,16 @@ class _Site:
             return dict(parse_qsl(body.decode("ascii"), max_num_fields=8))
         except ValueError:
             raise self.errors.HTTPException(400, "What was sent is not a form.") from None
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of a JPEG picture, from its header.
+
+    Raises:
+        OSError: it cannot be read, or is none.
+    """
+    with Image.open(path, formats=("JPEG",)) as picture:
+        return picture.size
 
 
 WRITTEN = {str(value): value for values in ANSWERED.values() for value in values}

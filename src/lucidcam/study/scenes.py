@@ -15,7 +15,7 @@ from lucidcam.samples import Mask, Sample
 from lucidcam.types import Model
 from lucidcam.wording import short
 
-SIDE = 320
+SIDE = 640
 """Pixels per side of each of two photos that are joined."""
 
 OVERLAP = 0.1
