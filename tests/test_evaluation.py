@@ -249,7 +249,7 @@ def test_a_tuned_threshold_is_marked_wherever_its_figure_stands(tmp_path):
     told = json.loads((tmp_path / "judged" / "results.json").read_text(encoding="utf-8"))
     assert (told["metrics"]["maxboxacc"]["tuned"], told["metrics"]["average_drop"]["tuned"]) == (True, False)
     page = lucidcam.report(tmp_path / "judged", tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "maxboxacc % ↑ †" in page
+    assert "maxboxacc % † (higher is better)" in page
     assert "chosen on the images it is measured on" in page
     row = report.row("gradcam", "maxboxacc")
     assert row.low < row.mean <= row.high

@@ -13,17 +13,21 @@ import shutil
 import warnings
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import html5lib
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import lucidcam
 from commands import run as command
 from lucidcam import reports
 from lucidcam.errors import DataError, OptionError
 from lucidcam.evaluation.gallery import read_gallery
+from lucidcam.evaluation.report import Comparison, Report, Row
+from lucidcam.metrics._base import Figure
 from lucidcam.outputs.html import (
     Bar,
     Bars,
@@ -42,7 +46,9 @@ from lucidcam.outputs.html import (
 )
 from lucidcam.outputs.html.charts import bar_places, chart, fixed, number
 from lucidcam.outputs.html.pictures import LADDER, encoded
+from lucidcam.preprocess import Preprocess
 from lucidcam.reports.run import _classes, _tally
+from lucidcam.storage import json_text
 from runs import colours, images
 from scenes import folder, model, samples, scene
 
@@ -305,7 +311,7 @@ def test_the_callers_picture_is_left_as_it_is():
     before = picture.tobytes()
     shot = Shot((picture, picture.convert("P"), picture.convert("RGBA")), "c", "a")
     assert picture.tobytes() == before
-    assert [each.size for each in shot.pictures] == [(480, 320)] * 3
+    assert [each.size for each in shot.pictures] == [(720, 480)] * 3
     assert {each.mode for each in shot.pictures} == {"RGB"}
 
 
@@ -417,7 +423,183 @@ def test_hostile_names_of_images_and_classes(tmp_path):
     assert len(list(tree.iter("img"))) == 4
 
 
+def headings(table):
+    """The headings of a grid's columns and rows."""
+    columns = [" ".join(each.itertext()) for each in table.find("thead").iter("th")]
+    return columns, [" ".join(row.find("th").itertext()) for row in table.find("tbody").iter("tr")]
+
+
+@pytest.mark.parametrize("order", ["methods first", "classes first"])
+def test_methods_are_rows_and_classes_are_columns(order):
+    net, photo = model(), scene(("red", (4, 4, 24, 24)))
+    methods, classes = ["gradcam", "eigencam"], ["green", "red", "blue"]
+    pairs = [(m, c) for m in methods for c in classes] if order == "methods first" else [(m, c) for c in classes for m in methods]
+    found = [replace(each, name="a.png") for m, c in pairs for each in lucidcam.explain(net, photo, m, target=c)]
+    tree = check_whole(render(reports.page(found)))
+    [table] = [each for each in tree.iter("table") if each.get("class") == "matrix"]
+    columns, rows = headings(table)
+    assert rows == methods
+    assert [each.split()[0] for each in columns] == ["photo", *classes]
+    shown = [[each.get("alt") for each in row.iter("img")] for row in table.find("tbody").iter("tr")]
+    assert shown[0].pop(0) == "a.png (photo)"
+    for method, row in zip(methods, shown, strict=True):
+        assert [alt.split("(")[1].split()[:2] for alt in row] == [[f"{method}:", each] for each in classes]
+    assert len({(each.get("width"), each.get("height"), each.get("style")) for each in table.iter("img")}) == 1
+
+
+def test_a_grid_has_every_map_of_a_photo():
+    net, photo = model(), scene(("red", (4, 4, 24, 24)))
+    found = [*lucidcam.explain(net, photo, "gradcam", target=[["red", "green"]]), *lucidcam.explain(net, photo, "eigencam", target="red")]
+    found += lucidcam.explain(net, photo, "gradcam", target=[["red", "green"]], layer="0")
+    found = [replace(each, name="a.png") for each in (*found, found[0])]
+    tree = check_whole(render(reports.page(found)))
+    [table] = [each for each in tree.iter("table") if each.get("class") == "matrix"]
+    assert len(list(table.iter("img"))) == 1 + len(found)
+    _, rows = headings(table)
+    assert len(set(rows)) == len(rows) == 4, "gradcam at two layers, once more, and eigencam"
+
+
 # ------------------------------------------------------------------------------------------------------------- evaluations
+
+
+def judged(means, p=None, better=False, unit="", trivial=()):
+    """A report of methods with these figures, in which all pairs have the p-value of `p` by (first, second), or none is compared."""
+    figure = Figure("deletion", unit, better)
+    compared = [
+        Comparison("deletion", first, second, means[first] - means[second], -1.0, 1.0, p.get((first, second), 0.001))
+        for i, first in enumerate(means)
+        for second in list(means)[i + 1 :]
+        if p is not None
+    ]
+    rows = tuple(Row(name, "deletion", value, value - 0.1, value + 0.1, 20) for name, value in means.items())
+    return Report(rows, {"deletion": figure}, tuple(compared), {"data": "d", "model": "m"}, trivial=trivial)
+
+
+@pytest.mark.parametrize(
+    ("means", "p", "tied"),
+    [
+        ({"a": 0.2, "b": 0.2, "c": 0.3}, None, ["a", "b"]),
+        ({"a": 0.3, "b": 0.2000001, "c": 0.2}, None, ["b", "c"]),
+        ({"a": 0.2, "b": 0.2004, "c": 0.3}, {}, ["a", "b"]),
+        ({"a": 0.25, "b": 0.2, "c": 0.3}, {("a", "b"): 0.2}, ["a", "b"]),
+        ({"a": 0.25, "b": 0.2, "c": 0.3}, {("a", "b"): 0.2, ("b", "c"): 0.06}, ["a", "b", "c"]),
+        ({"a": 0.25, "b": 0.2, "c": 0.3}, {}, ["b"]),
+        ({"a": 0.25, "b": 0.2, "c": math.nan}, {}, ["b"]),
+    ],
+)
+@pytest.mark.parametrize("better", [False, True])
+def test_ties_are_told_as_ties(means, p, tied, better):
+    report = judged({name: 1 - value if better else value for name, value in means.items()}, p, better)
+    assert sorted(report.leaders("deletion")) == tied
+    text = words_of(check_whole(render(reports.page(report))))
+    lead = reports.page(report).lead
+    if len(tied) == 1:
+        assert f"{tied[0]} is best by 1 of 1 metric: deletion." in lead
+        assert "tie for the best" not in text
+    else:
+        assert "is best" not in text
+        assert ("All 3 methods tie" if len(tied) == 3 else f"{tied[0]} and {tied[1]} tie for the best") in lead
+        assert text.count("(ties for the best)") == len(tied)
+        console = Console(width=100, force_terminal=True, color_system="standard")
+        with console.capture() as captured:
+            console.print(report.table(100))
+        bold = re.findall(r"\x1b\[1m\s*([0-9.]+)", captured.get())
+        assert len(bold) == len(tied)
+
+
+@pytest.mark.parametrize(
+    ("means", "p", "words"),
+    [
+        ({"a": 0.3, "uniform": 0.2}, {}, "a baseline that knows nothing of the network is better than every method"),
+        ({"a": 0.2, "uniform": 0.2}, {}, "the best method and a baseline that knows nothing of the network tie"),
+        ({"a": 0.3, "uniform": 0.2}, {("a", "uniform"): 0.3}, "the best method and a baseline that knows nothing of the network tie"),
+        ({"a": 0.2, "uniform": 0.3}, {("a", "uniform"): 0.3}, "the best method and a baseline that knows nothing of the network tie"),
+    ],
+)
+def test_a_baseline_that_ties_is_not_better(means, p, words):
+    assert reports.page(judged(means, p, trivial=("uniform",))).lead.endswith(f"By deletion {words}.")
+
+
+def test_what_is_better_is_told_in_words_and_sorting_has_other_arrows(evaluated):
+    text = render(reports.page(evaluated))
+    tree = check_whole(text)
+    table = next(each for each in tree.iter("table") if (each.findtext("caption") or "").startswith("Every method"))
+    for each, name in zip(list(table.find("thead").iter("th"))[1:], evaluated.figures, strict=False):
+        better = evaluated.figures[name].higher_is_better
+        assert each.findtext("small") == ("↑ higher is better" if better else "↓ lower is better")
+    style, script = next(tree.iter("style")).text, next(tree.iter("script")).text
+    assert {"▲", "▼"} <= set(style)
+    assert not set(style + script) & set("↑↓↕")
+
+
+@pytest.mark.parametrize("crop", [24, 40])
+def test_galleries_leave_what_the_network_did_not_see_as_the_photo_is(tmp_path, crop):
+    preprocess = Preprocess(size=crop, resize=None, mean=(0.0,) * 3, std=(1.0,) * 3, fit="crop")
+    net = lucidcam.wrap(model().module, preprocess, labels=["red", "green", "blue"], name="cropped")
+    plain = [replace(each, objects=()) for each in samples(3)]  # of which none is framed
+    lucidcam.evaluate(net, plain, "gradcam", "average_drop", baselines=[], out=tmp_path / "out", **FAST)
+    left, top = (64 - crop) // 2, (48 - crop) // 2
+    outside = np.ones((48, 64), bool)
+    outside[top - 2 : top + crop + 2, left - 2 : left + crop + 2] = False
+    shots = read_gallery(tmp_path / "out" / "gallery")
+    assert shots
+    for each in shots:
+        photo, picture = (np.asarray(Image.open(tmp_path / "out" / "gallery" / name), float) for name in (each.photo, each.picture))
+        assert np.abs(photo - picture)[outside].max() < 40, "but for what the files' compression does"
+        assert np.abs(photo - picture)[~outside].mean() > 20
+
+
+# ------------------------------------------------------------------------------------------------------------------- JSON
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (math.nan, "null"),
+        (-math.inf, "null"),
+        ({"a": [1.5, (math.inf, {"b": np.float32("nan")})]}, '{"a": [1.5, [null, {"b": null}]]}'),
+        ([np.float32(0.5), np.int64(3), True, None, "NaN"], '[0.5, 3, true, null, "NaN"]'),
+        (Path("a"), '"a"'),
+    ],
+)
+def test_json_has_no_nan(value, text):
+    assert json_text(value) == text
+
+
+KEPT_IN_BINARY = {"evaluation/journal.py", "nn/memory.py", "pipeline/cache.py", "train/features.py"}
+"""Files whose JSON stands in archives or beside digests that only lucidcam reads."""
+
+NO_NUMBERS = {"storage.py", "web/page.py", "web/gate.py", "outputs/yolo.py", "catalogue.py"}
+"""`storage.json_text` itself; text alone; a list that ships with the package."""
+
+
+def test_all_json_is_made_in_one_place():
+    root = Path(lucidcam.__file__).parent
+    made = {path.relative_to(root).as_posix() for path in root.rglob("*.py") if re.search(r"\bjson\.dumps?\(", path.read_text("utf-8"))}
+    assert made <= KEPT_IN_BINARY | NO_NUMBERS
+
+
+def strict(text):
+    """JSON as the standard has it."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+
+@pytest.mark.parametrize("suffix", ["json", "npz"])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_what_is_written_of_an_explanation_is_json(tmp_path, suffix, wrong):
+    [found] = lucidcam.explain(model(), scene(("red", (4, 4, 24, 24))))
+    path = replace(found, score=wrong, probability=wrong, error=wrong).save(tmp_path / f"a.{suffix}")
+    told = strict(path.read_text() if suffix == "json" else str(np.load(path)["info"]))
+    assert (told["score"], told["probability"], told["error"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_what_an_evaluation_writes_is_json(tmp_path, wrong):
+    report = replace(judged({"a": wrong, "b": 0.5}), groups={"deletion": {"a": {"red": {"deletion": wrong, "list": [wrong]}}}})
+    report.save(tmp_path / "out")
+    told = strict((tmp_path / "out" / "results.json").read_text())
+    assert told["rows"][0]["mean"] is None
+    check_whole(render(reports.page(tmp_path / "out")))
 
 
 @pytest.fixture(scope="module")
@@ -448,10 +630,10 @@ def test_the_leaderboard_has_every_figure(evaluated):
                 continue
             digits = 1 if evaluated.figures[name].unit == "%" else 3
             assert float(shown.split()[0]) == pytest.approx(known.mean, abs=0.6 * 10**-digits)
-            top = evaluated.best(name)
-            assert ("(best)" in shown) == (top is not None and known.mean == evaluated.row(top, name).mean)
-            tied = top is not None and known.mean != evaluated.row(top, name).mean and evaluated.differs(name, row[0], top) is False
-            assert ("≈" in shown) == tied
+            leaders = evaluated.leaders(name)
+            assert ("(best)" in shown) == (leaders == [row[0]])
+            assert ("(ties for the best)" in shown) == (len(leaders) > 1 and row[0] in leaders)
+            assert ("≈" in shown) == (row[0] in leaders[1:] and evaluated.differs(name, row[0], leaders[0]) is False)
 
 
 def test_differences_have_the_sign_of_the_better_against_the_other(evaluated):
@@ -568,7 +750,7 @@ def test_a_map_is_not_laid_where_it_was_not(ran):
 def test_the_surest_and_the_least_sure(ran):
     place, results = ran
     page = reports.page(results, data=place / "photos", images=3)
-    folds = {each.title: each for each in page.sections[0].parts}
+    folds = {each.title: each for each in page.sections[0].parts if isinstance(each.parts[0], Gallery)}
     chances = sorted(row["probability"] for row in results.rows())
     shown = {title: [float(shot.labels[1].split()[-1]) for shot in fold.parts[0].shots] for title, fold in folds.items()}
     assert shown["Surest"] == pytest.approx(chances[::-1][:3], abs=5e-4)

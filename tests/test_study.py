@@ -34,11 +34,11 @@ from lucidcam.stats.interval import share_interval
 from lucidcam.study import making, staging
 from lucidcam.study.answers import LEFT_OPEN, Answers, FullError, Given, UnknownError
 from lucidcam.study.config import read as read_config
-from lucidcam.study.findings import judge
+from lucidcam.study.findings import Difference, judge
 from lucidcam.study.pages import TokenBucket
 from lucidcam.study.plan import ANSWERS, PICTURES, Block, Item, Plan
 from lucidcam.study.plan import read as read_plan
-from lucidcam.study.resampling import Draws
+from lucidcam.study.resampling import Draws, Interval
 from lucidcam.study.show import page, people, table
 from lucidcam.study.sources import data_of, labelled
 
@@ -373,8 +373,29 @@ def test_the_page_says_what_is_not_corrected(answered):
     found = study.report(answered)
     found.save(answered / "report.html")
     text = (answered / "report.html").read_text(encoding="utf-8")
-    assert text.count("the highest of 2, and its interval is not corrected for that") == 2
+    assert text.count("its interval is not corrected for being the highest of 2. It ties with") == 2
     assert "not corrected for the number of pairs" in text
+
+
+@pytest.mark.parametrize(
+    ("shares", "low", "high", "tied"),
+    [
+        ((0.9, 0.6), 0.1, 0.5, False),
+        ((0.9, 0.6), -0.1, 0.5, True),
+        ((0.9, 0.9), 0.1, 0.5, True),
+        ((0.9, 0.6), nan, nan, False),
+    ],
+)
+def test_methods_of_a_study_that_tie_are_not_ranked(answered, shares, low, high, tied):
+    found = study.report(answered)
+    rows = tuple(
+        replace(found.accuracy[0], method=name, share=Interval(share, share - 0.1, share + 0.1))
+        for name, share in zip("ab", shares, strict=True)
+    )
+    compared = (Difference("a", "b", Interval(shares[0] - shares[1], low, high)),)
+    lead = page(replace(found, accuracy=rows, accuracy_differences=compared)).lead.split("\n\n")[1]
+    assert ("It ties with b:" in lead) == tied
+    assert ("the highest of 2, and its interval is not corrected for that" in lead) != tied
 
 
 def test_all_right_is_all_agreed(tmp_path):

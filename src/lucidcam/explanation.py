@@ -193,8 +193,7 @@ class Explanation:
 
     def _overlaid(self, picture: Image.Image, colormap: str, alpha: float) -> Image.Image:
         """Blend the coloured heatmap into an image that may be changed."""
-        left, top, right, bottom = (round(side) for side in self.frame.box)
-        left, top, right, bottom = max(left, 0), max(top, 0), min(right, picture.width), min(bottom, picture.height)
+        left, top, right, bottom = self.frame.seen
         for first, heatmap in self.bands():
             box = left, max(top, first), right, min(bottom, first + len(heatmap))
             if box[1] < box[3]:

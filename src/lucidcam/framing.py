@@ -95,6 +95,16 @@ class Frame:
         """
         return cls(width, height, (0.0, 0.0, float(width), float(height)))
 
+    @property
+    def seen(self) -> tuple[int, int, int, int]:
+        """The part of the original image that the input shows: (left, top, right, bottom) in whole pixels.
+
+        >>> Frame(200, 100, (50.2, -20.0, 150.0, 120.0)).seen
+        (50, 0, 150, 100)
+        """
+        left, top, right, bottom = (round(side) for side in self.box)
+        return max(left, 0), max(top, 0), min(right, self.width), min(bottom, self.height)
+
     def inside(self, box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
         """A box (xyxy) in original pixels as it lies in the input of `size` (H, W).
 

@@ -44,7 +44,13 @@ def colour(heatmap: Array, colormap: str = "turbo") -> Image.Image:
     return Image.fromarray(_palette(colormap)[(np.clip(heatmap, 0, 1) * 255).round().astype(np.uint8)])
 
 
-def overlay(image: Image.Image, heatmap: Array, colormap: str = "turbo", alpha: float = 0.5) -> Image.Image:
+def overlay(
+    image: Image.Image,
+    heatmap: Array,
+    colormap: str = "turbo",
+    alpha: float = 0.5,
+    within: tuple[int, int, int, int] | None = None,
+) -> Image.Image:
     """Blend a coloured heatmap over an image of the same size.
 
     Args:
@@ -52,13 +58,21 @@ def overlay(image: Image.Image, heatmap: Array, colormap: str = "turbo", alpha: 
         heatmap: `[H, W]` in [0, 1].
         colormap: any matplotlib colormap.
         alpha: share of the heatmap, 0 to 1.
+        within: (left, top, right, bottom): the part that the heatmap is about, `Frame.seen`; the rest of the image is left as it is. None:
+            all of it.
 
     Raises:
         OptionError: when alpha is not between 0 and 1, or there is no such colormap.
     """
     if not 0 <= alpha <= 1:
         raise OptionError(f"expected alpha between 0 (only the image) and 1 (only the map); got {alpha}.")
-    return Image.blend(image.convert("RGB"), colour(heatmap, colormap), alpha)
+    if within is None:
+        return Image.blend(image.convert("RGB"), colour(heatmap, colormap), alpha)
+    left, top, right, bottom = within
+    found = image.convert("RGB") if image.mode != "RGB" else image.copy()
+    if left < right and top < bottom:
+        found.paste(Image.blend(found.crop(within), colour(heatmap[top:bottom, left:right], colormap), alpha), (left, top))
+    return found
 
 
 def check(colormap: str, alpha: float, level: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -19,6 +20,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +196,33 @@ def unsealed(content: bytes) -> bytes:
     if len(content) < DIGEST_BYTES or sealed(inner) != content:
         raise ValueError("the file is not as it was written")
     return inner
+
+
+def plain_json(value: Any) -> Any:
+    """A value in JSON's own types: NaN and infinities, which JSON does not have, become None; numbers of NumPy become Python's.
+
+    >>> plain_json({"low": float("nan"), "box": (1, float("inf"))})
+    {'low': None, 'box': [1, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: plain_json(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(inner) for inner in value]
+    if isinstance(value, Real) and not isinstance(value, (bool, int)):
+        return int(value) if isinstance(value, Integral) else float(value) if math.isfinite(value) else None
+    return value
+
+
+def json_text(value: Any, *, indent: int | None = None, ensure_ascii: bool = True, sort_keys: bool = False) -> str:
+    """A value as JSON that every reader takes; what JSON has no type for is written as its text.
+
+    Args:
+        value: mappings, lists, text and numbers.
+        indent: spaces of each level; None: all on one line.
+        ensure_ascii: escape what is not ASCII.
+        sort_keys: entries in the order of their names.
+    """
+    return json.dumps(plain_json(value), indent=indent, ensure_ascii=ensure_ascii, sort_keys=sort_keys, default=str, allow_nan=False)
 
 
 def parsed_json(text: str) -> Any:
@@ -476,8 +505,8 @@ def workplace(
 
 
 def _claim(store: Store, settings: Mapping[str, Any], what: str, ours: Callable[[str], bool], restart: bool) -> None:
-    content = {**settings, MADE_BY: "lucidcam", HOLDS: what}
-    text = json.dumps({**content, DIGEST: _digest_of_settings(content)}, indent=2, sort_keys=True, default=str)
+    content = plain_json({**settings, MADE_BY: "lucidcam", HOLDS: what})
+    text = json_text({**content, DIGEST: _digest_of_settings(content)}, indent=2, sort_keys=True)
     try:
         old = _settings(store)
         if old is None and (foreign := next((name for name in store.walk() if not _is_trace(name)), None)) is not None:

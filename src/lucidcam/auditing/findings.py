@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,7 +21,7 @@ from lucidcam.explainer import PREDICTED
 from lucidcam.ownership import OwnedFiles
 from lucidcam.picture_files import save_picture
 from lucidcam.samples import Mask, Problem
-from lucidcam.storage import check_writable, parsed_json, write_whole
+from lucidcam.storage import check_writable, json_text, parsed_json, write_whole
 from lucidcam.wording import counted
 
 AUDIT = "audit.json"
@@ -271,7 +270,7 @@ class Audit:
             _write_evidence(cluster.evidence, told["evidence"], owned, f"clusters/{number}")
         for number, (row, told) in enumerate(zip(self.confusions, document["confusions"], strict=True), start=1):
             _write_evidence(row["evidence"], told["evidence"], owned, f"confusions/{number}")
-        write_whole(owned.path(AUDIT), (json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n").encode())
+        write_whole(owned.path(AUDIT), (json_text(document, indent=2, ensure_ascii=False) + "\n").encode())
         return folder
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucidcam.errors import DataError, OptionError
-from lucidcam.storage import write_whole
+from lucidcam.storage import json_text, write_whole
 
 if TYPE_CHECKING:
     from lucidcam import Bank, Model, Names
@@ -88,7 +87,7 @@ class Speaker:
 
     def write(self) -> None:
         """Write words.json."""
-        text = json.dumps(self.entries, indent=2, ensure_ascii=False) + "\n"
+        text = json_text(self.entries, indent=2, ensure_ascii=False) + "\n"
         write_whole(self.owned.path("words.json"), text.encode())
 
     def show(self) -> None:

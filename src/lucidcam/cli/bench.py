@@ -49,7 +49,6 @@ def bench(
     from lucidcam.cli.evaluate import parsed
 
     methods = [parsed(each, catalogue.methods()) for each in method] if method else None
-    import json
 
     import torch
 
@@ -59,6 +58,7 @@ def bench(
     from lucidcam.costs.report import check_place
     from lucidcam.errors import InputError
     from lucidcam.images import find
+    from lucidcam.storage import json_text
     from lucidcam.types import DTYPES
 
     if out is not None:
@@ -86,7 +86,7 @@ def bench(
             told=lambda name: status.update(f"measuring {name}"),
         )
     if as_json:
-        typer.echo(json.dumps(costs.to_dict(), indent=2))
+        typer.echo(json_text(costs.to_dict(), indent=2))
         return
     shape = "×".join(map(str, costs.shape))
     on = f"{costs.device}, {costs.threads} thread{'s' if costs.threads != 1 else ''}" if costs.device == "cpu" else costs.device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +45,7 @@ def channels(
     import lucidcam
     from lucidcam.dissection.sheets import check_writable, files_of
     from lucidcam.ownership import check_not_input
+    from lucidcam.storage import json_text
 
     check_writable(out, "channels")
     for file in files_of(out, "channels"):
@@ -64,7 +64,7 @@ def channels(
     )
     found.save(out)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
+        typer.echo(json_text(found.to_dict(), indent=2))
         return
     screen.print(found.table())
     screen.print(f"\n{'channels.png and channels.json are in' if out.suffix.lower() not in ('.png', '.json') else 'written to'}")

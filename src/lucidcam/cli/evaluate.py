@@ -76,14 +76,14 @@ def evaluate(
 ) -> None:
     """Rank methods on your data: every metric with a 95 % interval, trivial baselines beside.
 
-    Bold: the best. ≈: not significantly different from it on the same images (5 %).
+    Bold: the best, and all that tie with it: equal as printed, or (≈) not significantly different on the same images (5 %).
+    ↑: higher is better; ↓: lower is better.
     †: its threshold is chosen on the images it is measured on.
 
     Exit code 0: all right; 1: some samples could not be used (the rest is measured); 2: usage.
     """
     methods = [parsed(each, catalogue.methods()) for each in method] if method else None
     metrics = [parsed(each, catalogue.metrics()) for each in metric] if metric else None
-    import json
 
     import lucidcam
     from lucidcam import registry
@@ -91,7 +91,7 @@ def evaluate(
     from lucidcam.cli._common import out as screen
     from lucidcam.data import open_data  # this brings torch
     from lucidcam.reports import check as check_page
-    from lucidcam.storage import check_writable
+    from lucidcam.storage import check_writable, json_text
 
     if page is not None:
         check_page(page)
@@ -128,7 +128,7 @@ def evaluate(
         if page is not None:
             write_page(found, page, told=not as_json)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2, default=str))
+        typer.echo(json_text(found.to_dict(), indent=2))
     else:
         screen.print(found.table(screen.width))
         where = f"; results.json, images.csv, curves and galleries are in {out}" if out is not None else ""

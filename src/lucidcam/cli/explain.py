@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from lucidcam.cli.report import ReportOption, write_page
 from lucidcam.errors import InputError, OptionError
 from lucidcam.ownership import OwnedFiles
 from lucidcam.progress import bar
-from lucidcam.storage import check_writable, parsed_json, write_whole
+from lucidcam.storage import check_writable, json_text, parsed_json, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,7 +157,7 @@ def explain(
         if speaker is not None:
             speaker.write()
     if as_json:
-        typer.echo(json.dumps(entries, indent=2))
+        typer.echo(json_text(entries, indent=2))
     else:
         _show(entries, look)
         if speaker is not None:
@@ -262,12 +261,12 @@ class _Look:
 
     def write_index(self, entries: list[dict[str, Any]], failures: list[dict[str, str]]) -> None:
         """Write explanations.json, and failures.json where there are any."""
-        write_whole(self.owned.path("explanations.json"), (json.dumps(entries, indent=2) + "\n").encode())
+        write_whole(self.owned.path("explanations.json"), (json_text(entries, indent=2) + "\n").encode())
         told = self.out / "failures.json"
         if failures:
             if _are_failures(told):
                 told.unlink()
-            write_whole(self.owned.path(told.name), (json.dumps(failures, indent=2) + "\n").encode())
+            write_whole(self.owned.path(told.name), (json_text(failures, indent=2) + "\n").encode())
         elif _are_failures(told):
             told.unlink()  # of an earlier run
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lucidcam.csv_rows import write_rows
 from lucidcam.errors import OptionError
 from lucidcam.ownership import OwnedFiles
-from lucidcam.storage import check_writable, write_whole
+from lucidcam.storage import check_writable, json_text, write_whole
 
 FILES = ("costs.json", "costs.csv", "costs.png")
 """What `Costs.save` writes."""
@@ -139,7 +138,7 @@ class Costs:
         write_rows(listing, [names, *([getattr(row, name) for name in names] for row in self.rows)], "\n")
         picture = io.BytesIO()
         self.plot().savefig(picture, dpi=120, format="png")
-        contents = ((json.dumps(self.to_dict(), indent=2) + "\n").encode(), listing.getvalue().encode(), picture.getvalue())
+        contents = ((json_text(self.to_dict(), indent=2) + "\n").encode(), listing.getvalue().encode(), picture.getvalue())
         for name, content in zip(FILES, contents, strict=True):
             write_whole(owned.path(name), content)
         return [folder / name for name in FILES]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import Counter
@@ -20,7 +19,7 @@ from lucidcam.errors import DataError, OptionError
 from lucidcam.fingerprints import architecture, steady
 from lucidcam.ownership import check_document
 from lucidcam.samples import Problem
-from lucidcam.storage import check_writable_file, parsed_json, write_whole, writing
+from lucidcam.storage import check_writable_file, json_text, parsed_json, write_whole, writing
 from lucidcam.types import Model
 
 if TYPE_CHECKING:
@@ -218,7 +217,7 @@ class Names:
         path = check_names_file(path)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
+        write_whole(path, (json_text(self.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
         return path
 
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lucidcam import maps, render
 from lucidcam.ownership import OwnedFiles, check_document, check_not_input
 from lucidcam.picture_files import save_picture
-from lucidcam.storage import check_writable_file, write_whole, writing
+from lucidcam.storage import check_writable_file, json_text, write_whole, writing
 from lucidcam.wording import short
 
 Order = Literal["gradient", "increase", "cam", "here"]
@@ -157,12 +156,7 @@ def _cell(found: Channels, row: Channel) -> Image.Image:
 
 def over(image: Image.Image, frame: Frame, raw: Tensor) -> Image.Image:
     """A map `[h, w]` over the part of the photo that the network sees; the rest is left as it is."""
-    photo = image.convert("RGB")
-    heat = maps.normalise(maps.in_photo(raw, frame))
-    left, top, right, bottom = (round(side) for side in frame.box)
-    box = (max(left, 0), max(top, 0), min(right, photo.width), min(bottom, photo.height))
-    photo.paste(render.overlay(photo, heat).crop(box), box[:2])
-    return photo
+    return render.overlay(image, maps.normalise(maps.in_photo(raw, frame)), within=frame.seen)
 
 
 def cell(picture: Image.Image, lines: list[str]) -> Image.Image:
@@ -242,7 +236,7 @@ def save(path: str | os.PathLike[str], stem: str, name: str, entry: Callable[[],
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             if file.suffix.lower() == ".json":
-                write_whole(file, (json.dumps(entry(), indent=2, ensure_ascii=False) + "\n").encode())
+                write_whole(file, (json_text(entry(), indent=2, ensure_ascii=False) + "\n").encode())
             else:
                 save_picture(drawn(), file)
     return Path(path).expanduser()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from lucidcam.evaluation.measure import Item, Measure
 from lucidcam.evaluation.report import Report
 from lucidcam.picture_files import save_picture
 from lucidcam.samples import Problem, Sample
-from lucidcam.storage import parsed_json, write_whole
+from lucidcam.storage import json_text, parsed_json, write_whole
 
 ENDS = 10
 """Images of each end of the ranking."""
@@ -104,7 +103,7 @@ def save_gallery(report: Report, measure: Measure, samples: Iterable[Sample | Pr
     kept = [
         {**asdict(each), **known[label, each.image]} for label, shots in chosen.items() for each in shots if (label, each.image) in known
     ]
-    write_whole(folder / SHOTS, (json.dumps(kept, indent=1) + "\n").encode())
+    write_whole(folder / SHOTS, (json_text(kept, indent=1) + "\n").encode())
     for label, shots in chosen.items():
         _save_sheet(label, shots, metric, pictures, folder)
 
@@ -205,7 +204,7 @@ def _picture(contender: Contender, measure: Measure, judge: Judge, item: Item) -
         raw = contender.maps(run, [item.sample.name])[0, 0].float().cpu()
     image = item.prepared.image
     heatmap = maps.normalise(maps.in_photo(raw, item.prepared.frame))
-    shown = render.overlay(image, heatmap)
+    shown = render.overlay(image, heatmap, within=item.prepared.frame.seen)
     things = [each for each in item.sample.objects if each.box is not None and item.classes.get(each.label) == number]
     boxes = [tuple(round(side) for side in each.box) for each in things if each.box is not None]
     return number, render.draw_boxes(shown, boxes, colour=(255, 255, 255)) if boxes else shown  # type: ignore[arg-type]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,8 @@ from lucidcam.evaluation.presets import Published
 from lucidcam.metrics._base import Curve, Figure
 from lucidcam.ownership import OwnedFiles
 from lucidcam.samples import Problem
-from lucidcam.storage import replaced, write_whole
+from lucidcam.stats.ties import leaders
+from lucidcam.storage import json_text, replaced, write_whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -163,11 +163,26 @@ class Report:
 
     def best(self, metric: str) -> str | None:
         """The method with the best figure; None where the metric has no direction or nothing counted."""
-        better = self.figures[metric].higher_is_better
-        rows = [row for row in self.rows if row.metric == metric and np.isfinite(row.mean)]
-        if better is None or not rows:
-            return None
-        return (max if better else min)(rows, key=lambda row: row.mean).method
+        return next(iter(self.leaders(metric)), None)
+
+    def leaders(self, metric: str, among: Iterable[str] | None = None) -> list[str]:
+        """The method with the best figure, and those that tie with it.
+
+        A method ties with the best that has the same figure, as it is printed, or that does not differ from it significantly on the same
+        images.
+
+        Args:
+            metric: the figure's name.
+            among: methods that are compared; None: all, baselines too.
+
+        Returns:
+            The best first; empty where the metric has no direction or nothing counted.
+        """
+        figure, wanted = self.figures[metric], None if among is None else set(among)
+        if figure.higher_is_better is None:
+            return []
+        means = {row.method: row.mean for row in self.rows if row.metric == metric and (wanted is None or row.method in wanted)}
+        return leaders(means, figure.higher_is_better, figure.digits, lambda first, second: self.differs(metric, first, second))
 
     def differs(self, metric: str, first: str, second: str) -> bool | None:
         """Whether two methods' figures differ on the same images, at the 5 % level; None where they were not compared."""
@@ -177,7 +192,7 @@ class Report:
     def table(self, width: int | None = None) -> RenderableType:
         """Methods × metrics for a terminal, in as many parts as its width needs.
 
-        The best figure is bold; one that does not differ from it significantly is marked with ≈.
+        The best figure is bold, and so are those that tie with it; one that does not differ from it significantly is marked with ≈.
 
         Args:
             width: in characters; None: the terminal's.
@@ -224,7 +239,7 @@ class Report:
 
         owned = OwnedFiles(folder, works=WORKS)
         owned.check("results.json", "images.csv", "images.parquet", "curves/*.png", "curves/*.svg")
-        write_whole(owned.path("results.json"), (json.dumps(self.to_dict(), indent=2, default=str) + "\n").encode())
+        write_whole(owned.path("results.json"), (json_text(self.to_dict(), indent=2) + "\n").encode())
         with replaced(owned.path("images.csv")) as place, place.open("w", newline="", encoding="utf-8") as file:
             write_rows(file, itertools.chain([COLUMNS], self.images()))
         _parquet(self.images(), owned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lucidcam.metrics._base import Figure
@@ -40,11 +41,10 @@ def _part(report: Report, names: list[str], first: int, last: bool) -> Group:
     for name in names:
         found.add_column(_heading(report.figures[name]), justify="right", overflow="fold", min_width=12)
     rows = {(row.method, row.metric): row for row in report.rows}
-    best = {name: report.best(name) for name in names}
-    top = {name: rows[method, name].mean for name, method in best.items() if method is not None}
+    leaders = {name: report.leaders(name) for name in names}
     for method in report.methods:
         style = "dim" if method in report.trivial else ""
-        cells = [_cell(report, rows.get((method, name)), best[name], top.get(name)) for name in names]
+        cells = [_cell(report, rows.get((method, name)), leaders[name]) for name in names]
         found.add_row(Text(method, style), *cells)
     for source in dict.fromkeys(_source(p) for p in report.published if p.metric in {n.partition(":")[0] for n in names}):
         values = {p.metric: p.value for p in report.published if _source(p) == source}
@@ -59,23 +59,23 @@ def _heading(figure: Figure) -> str:
     return f"{figure.name.replace('_', ' ')}{' %' if figure.unit else ''}{arrow}{' †' if figure.tuned else ''}"
 
 
-def _cell(report: Report, row: Row | None, best: str | None, top: float | None) -> Text:
+def _cell(report: Report, row: Row | None, leaders: Sequence[str]) -> Text:
     from rich.text import Text
 
     if row is None or not math.isfinite(row.mean):
         return Text("– ")
-    unit = report.figures[row.metric].unit
-    mean, low, high = (_number(value, unit) for value in (row.mean, row.low, row.high))
-    found = Text(mean, "bold" if row.mean == top else "")
+    digits = report.figures[row.metric].digits
+    mean, low, high = (_number(value, digits) for value in (row.mean, row.low, row.high))
+    found = Text(mean, "bold" if row.method in leaders else "")
     if math.isfinite(row.low):
         found.append(f" {low}–{high}" if row.low >= 0 else f" {low} to {high}", "dim not bold")
-    tied = best is not None and row.mean != top and report.differs(row.metric, row.method, best) is False
+    tied = row.method in leaders[1:] and report.differs(row.metric, row.method, leaders[0]) is False
     found.append("≈" if tied else " ", "not bold")
     return found
 
 
-def _number(value: float, unit: str) -> str:
-    return "–" if not math.isfinite(value) else f"{value:.1f}" if unit == "%" else f"{value:.3f}"
+def _number(value: float, digits: int) -> str:
+    return "–" if not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def _source(each: object) -> str:

@@ -7,7 +7,6 @@ activation maps: they show parts, patterns and abstract concepts that nobody mar
 from __future__ import annotations
 
 import heapq
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,7 @@ from lucidcam.progress import bar
 from lucidcam.runner import explain, on_any_image
 from lucidcam.samples import Problem
 from lucidcam.settings import resolve_method
-from lucidcam.storage import check_writable, write_whole, writing
+from lucidcam.storage import check_writable, json_text, write_whole, writing
 from lucidcam.types import Model
 
 FILES = ("regions.json", "overview.png")
@@ -94,7 +93,7 @@ class Discovery:
         ]
         problems = [{"name": each.name, "error": each.error} for each in self.problems]
         document = {**self.settings, "images": self.images, "classes": classes, "problems": problems}
-        text = json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
+        text = json_text(document, indent=2, ensure_ascii=False) + "\n"
         write_whole(owned.path(FILES[0]), text.encode())
         return owned.folder
 

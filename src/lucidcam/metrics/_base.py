@@ -66,6 +66,16 @@ class Figure:
     tuned: bool = False
 
     @property
+    def digits(self) -> int:
+        """After the point, where it is printed."""
+        return 1 if self.unit == "%" else 3
+
+    @property
+    def direction(self) -> str:
+        """Which figures are better, in words; "" where neither are."""
+        return {True: "higher is better", False: "lower is better", None: ""}[self.higher_is_better]
+
+    @property
     def limits(self) -> tuple[float, float]:
         """The ends of its scale, infinite where there is none."""
         return self.bounds or ((0.0, 100.0) if self.unit == "%" else (-math.inf, math.inf))

@@ -7,7 +7,6 @@ the command line.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -18,7 +17,7 @@ from lucidcam.class_scores import OutputKind
 from lucidcam.errors import ModelError, OptionError, first_line
 from lucidcam.preprocess import Preprocess
 from lucidcam.registry import sources
-from lucidcam.storage import parsed_json, write_whole
+from lucidcam.storage import json_text, parsed_json, write_whole
 
 WEIGHTS = "model.safetensors"
 NAME = "model.json"
@@ -74,7 +73,7 @@ class Card:
         Raises:
             DataError: when it cannot be written.
         """
-        text = json.dumps({"kind": KIND, "weights": WEIGHTS, **asdict(self)}, indent=2, default=str)
+        text = json_text({"kind": KIND, "weights": WEIGHTS, **asdict(self)}, indent=2)
         write_whole(folder / NAME, text.encode() + b"\n")
 
     @property

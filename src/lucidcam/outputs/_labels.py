@@ -7,7 +7,6 @@ that were written, `.lucidcam-files`, each entered before it is made; only those
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import shutil
@@ -29,7 +28,7 @@ from lucidcam.ownership import append_line as append_line
 from lucidcam.ownership import check_owned as check_owned
 from lucidcam.ownership import remove_owned as remove_owned
 from lucidcam.samples import Mask
-from lucidcam.storage import check_writable, writing
+from lucidcam.storage import check_writable, json_text, writing
 
 LARGEST = 254
 """Index images have a byte per pixel: 0 is the background, and 255 is left free, since many readers ignore such pixels."""
@@ -217,7 +216,7 @@ class Lists:
     def append(self, name: str, entry: Mapping[str, Any]) -> None:
         """Add an entry to a list."""
         with writing(self.path):
-            self._files[name].write(json.dumps(entry) + "\n")
+            self._files[name].write(json_text(entry) + "\n")
             self._files[name].flush()
 
     def finish(self, head: Mapping[str, Any]) -> None:
@@ -228,10 +227,10 @@ class Lists:
     def _finish(self, head: Mapping[str, Any]) -> None:
         with self._whole.open("w", encoding="utf-8", newline="\n") as out:
             out.write("{\n")
-            out.write("".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items()))
+            out.write("".join(f"{json_text(key)}: {json_text(value)},\n" for key, value in head.items()))
             for i, (name, file) in enumerate(self._files.items()):
                 file.seek(0)
-                out.write(f"{',' if i else ''}{json.dumps(name)}: [\n")
+                out.write(f"{',' if i else ''}{json_text(name)}: [\n")
                 for j, line in enumerate(file):
                     out.write(f"{',' if j else ''}{line}")
                 out.write("]\n")

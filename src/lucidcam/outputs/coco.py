@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from lucidcam.compat import import_optional
 from lucidcam.outputs._labels import Exporter, Found, Labels, Lists, write_text
 from lucidcam.registry import exporters
 from lucidcam.samples import Mask
+from lucidcam.storage import json_text
 
 
 @exporters.register("coco")
@@ -44,7 +44,7 @@ class Coco(Exporter):
 
     def announce(self) -> None:
         """See `Exporter.announce`."""
-        write_text(self.file("annotations.json.categories.part"), json.dumps(self._categories(), indent=1) + "\n")
+        write_text(self.file("annotations.json.categories.part"), json_text(self._categories(), indent=1) + "\n")
 
     def finish(self) -> None:
         """See `Exporter.finish`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,12 +14,13 @@ from lucidcam.errors import DataError
 from lucidcam.explanation import Explanation
 from lucidcam.outputs._packs import LARGEST, Array, Pack, Packable, Read
 from lucidcam.registry import packs, writers
+from lucidcam.storage import json_text
 
 
 @writers.register("npz")
 def write(explanation: Explanation, path: Path, *, threshold: float = 0.2) -> None:
     """Write `map` (original size), `raw` (layer resolution), `pixels` where there are any, and `info`: `to_dict` as JSON text."""
-    info = json.dumps(explanation.to_dict(threshold))
+    info = json_text(explanation.to_dict(threshold))
     arrays: dict[str, Any] = {"map": explanation.map, "raw": explanation.raw.numpy(), "info": info}
     if explanation.pixels is not None:
         arrays["pixels"] = explanation.pixels.numpy()

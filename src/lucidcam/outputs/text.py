@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from lucidcam.explanation import Explanation
 from lucidcam.registry import writers
+from lucidcam.storage import json_text
 
 
 @writers.register("json")
 def write(explanation: Explanation, path: Path, *, threshold: float = 0.2) -> None:
     """Write `Explanation.to_dict(threshold)`."""
-    path.write_text(json.dumps(explanation.to_dict(threshold), indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_text(explanation.to_dict(threshold), indent=2) + "\n", encoding="utf-8")

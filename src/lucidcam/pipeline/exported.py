@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 from lucidcam import registry
@@ -10,7 +9,7 @@ from lucidcam.errors import OptionError
 from lucidcam.ownership import check_owned, listed
 from lucidcam.pipeline.labels import labels
 from lucidcam.pipeline.ledger import EXPORTED
-from lucidcam.storage import Folder, parsed_json
+from lucidcam.storage import Folder, json_text, parsed_json
 
 
 def check_labels(store: Folder, formats: Iterable[str], restart: bool) -> None:
@@ -54,7 +53,7 @@ def export(name: str, store: Folder) -> None:
 
 
 def _document(digests: dict[str, dict[str, str]]) -> bytes:
-    return (json.dumps(digests, indent=1, sort_keys=True) + "\n").encode()
+    return (json_text(digests, indent=1, sort_keys=True) + "\n").encode()
 
 
 def _digests(store: Folder) -> dict[str, dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from lucidcam.pipeline import ledger
 from lucidcam.pipeline.job import Job
 from lucidcam.samples import Problem
 from lucidcam.settings import Settings
-from lucidcam.storage import Folder, Store
+from lucidcam.storage import Folder, Store, json_text
 from lucidcam.types import Model
 
 RESAMPLES = 1000
@@ -74,7 +73,7 @@ def report(store: Store, measure: Measure, asking: Asking, settings: Mapping[str
     if isinstance(store, Folder):
         found.save(store.root)
     else:
-        store.write("results.json", (json.dumps(found.to_dict(), indent=2, default=str) + "\n").encode())
+        store.write("results.json", (json_text(found.to_dict(), indent=2) + "\n").encode())
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from lucidcam.pipeline import ledger
 from lucidcam.pipeline.plan import Unit
 from lucidcam.pipeline.steps import Finished
 from lucidcam.samples import Mask, Problem
-from lucidcam.storage import Store
+from lucidcam.storage import Store, json_text
 
 
 def lines(unit: Unit, found: Sequence[Finished]) -> bytes:
@@ -38,7 +39,7 @@ def lines(unit: Unit, found: Sequence[Finished]) -> bytes:
             "height": maps[0].row["height"],
             "objects": [_written(thing) for each in maps for thing in each.objects],
         }
-        written.append(json.dumps(told, ensure_ascii=False))
+        written.append(json_text(told, ensure_ascii=False))
     return "".join(f"{line}\n" for line in written).encode()
 
 
@@ -64,7 +65,12 @@ def _written(thing: Found) -> dict[str, Any]:
 
 def _read(told: Mapping[str, Any], size: tuple[int, int]) -> Found:
     left, top, right, bottom = told["box"]
-    return Found(told["label"], (left, top, right, bottom), told["score"], _mask(told["mask"], size) if "mask" in told else None)
+    return Found(
+        told["label"],
+        (left, top, right, bottom),
+        math.nan if told["score"] is None else told["score"],
+        _mask(told["mask"], size) if "mask" in told else None,
+    )
 
 
 def _mask(text: str, size: tuple[int, int]) -> Mask:

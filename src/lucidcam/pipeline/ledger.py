@@ -10,7 +10,7 @@ from typing import Any
 
 from lucidcam.errors import DataError
 from lucidcam.pipeline.plan import Unit
-from lucidcam.storage import DIGEST, Store, digest_of
+from lucidcam.storage import DIGEST, Store, digest_of, json_text
 
 REPORTED = ("results.json", "images.csv", "images.parquet")
 FOLDER = "units"
@@ -169,7 +169,7 @@ def summarise(store: Store, settings: Mapping[str, Any], complete: bool, version
     notes: dict[str, None] = {}
     for each in records(store):
         failures += [
-            json.dumps({"sample": sample, "image": name, "error": error}, ensure_ascii=False) for sample, name, error in each.failures
+            json_text({"sample": sample, "image": name, "error": error}, ensure_ascii=False) for sample, name, error in each.failures
         ]
         units.append({key: value for key, value in asdict(each).items() if key not in ("identity", "failures", "files", "notes")})
         notes.update(dict.fromkeys(each.notes))
@@ -184,12 +184,12 @@ def summarise(store: Store, settings: Mapping[str, Any], complete: bool, version
         "units": units,
     }
     store.write(FAILURES, "".join(f"{line}\n" for line in failures).encode())
-    store.write(MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False, default=str).encode())
+    store.write(MANIFEST, json_text(manifest, indent=1, ensure_ascii=False).encode())
     return manifest
 
 
 def _text(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, ensure_ascii=False)
+    return json_text(content, ensure_ascii=False)
 
 
 def _path(number: int) -> str:

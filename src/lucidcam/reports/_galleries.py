@@ -37,13 +37,25 @@ def sections(shots: Sequence[Kept], folder: Path, report: Report) -> list[Sectio
             own = [each for each in shots if (each.method, each.group) == (method, group)]
             if own:
                 gallery = Gallery([_shot(each, opened(each.photo), opened(each.picture)) for each in own])
-                parts.append(Fold(_title(title, own[0]), (gallery,), open=group == "best" or len(methods) == 1, heading=True))
+                level = _level(own, report) if group in ("best", "worst") else ""
+                told = [Text(level, "note")] if level else []
+                parts.append(Fold(_title(title, own[0]), (*told, gallery), open=group == "best" or len(methods) == 1, heading=True))
         found.append(Section(method, parts))
     metric = shots[0].metric.replace("_", " ")
     lead = Text(
         f"Images chosen by {metric}. Each photo stands beside its map; what the data marks as the class that is shown is framed in white."
     )
     return [Section("Galleries", (lead, *found))]
+
+
+def _level(shots: Sequence[Kept], report: Report) -> str:
+    """What is to be said of images that are left out although they are as good, or as bad, as the last one shown; "": nothing."""
+    values, last = report.values.get((shots[0].method, shots[0].metric)), shots[-1].value
+    if values is None:
+        return ""
+    shown = sum(shot.value == last for shot in shots)
+    count = int((values == last).sum())
+    return "" if count <= shown else f"{count} images tie at {last:.3g}; {shown} of them {'is' if shown == 1 else 'are'} shown."
 
 
 def _title(title: str, first: Kept) -> str:
@@ -57,4 +69,5 @@ def _shot(kept: Kept, photo: Image.Image | None, picture: Image.Image | None) ->
     theirs = "" if kept.theirs is None else f"; {kept.against} {kept.theirs:.3g}"
     lost = "; not all of its pictures can be read any more" if len(pictures) < 2 else ""
     name = Path(kept.image).name
-    return Shot(pictures, name, f"{name}, {kept.method}", f"{value}{theirs}{lost}", labels)
+    words = tuple(dict.fromkeys((*kept.labels, kept.shown, kept.method, kept.against)))
+    return Shot(pictures, name, f"{name}, {kept.method}", f"{value}{theirs}{lost}", labels, words=words)

@@ -78,7 +78,7 @@ def _page(result: Audit | Saved, document: Mapping[str, Any]) -> Page:
     sections += _confidence(document)
     if document["problems"]:
         rows = [[each["name"], each["error"]] for each in document["problems"][:ROWS]]
-        sections.append(Section("Left out", (Table(["what", "why"], rows, "What could not be used"),)))
+        sections.append(Section("Left out", (Table(["what", "why"], rows, "What could not be used", filtered=True),)))
     sections.append(Section("Settings", (Facts(document["settings"]),)))
     facts = {
         "images": document["images"],
@@ -156,7 +156,7 @@ def _finding(finding: Mapping[str, Any]) -> Iterator[Part]:
 
 def _evidence(result: Audit | Saved, number: int, finding: Mapping[str, Any]) -> Iterator[Part]:
     kept = result.findings[number].evidence if isinstance(result, Audit) else ()
-    shots = _shots(result, kept, finding["evidence"])
+    shots = _shots(result, kept, finding["evidence"], (finding["label"], finding["beside"], finding["kind"]))
     if shots:
         selection = str(finding["evidence"][0].get("selection", ""))
         yield Gallery(shots, f"Evidence: {selection}" if selection else "Evidence")
@@ -164,15 +164,21 @@ def _evidence(result: Audit | Saved, number: int, finding: Mapping[str, Any]) ->
         yield Text("The pictures of this finding cannot be read any more.", "note")
 
 
-def _shots(result: Audit | Saved, kept: Sequence[Evidence], told: Sequence[Mapping[str, Any]], before: str = "") -> list[Shot]:
-    """Pictures that stand side by side: those in memory, or those in the folder; `before` stands before each caption."""
+def _shots(
+    result: Audit | Saved, kept: Sequence[Evidence], told: Sequence[Mapping[str, Any]], classes: Sequence[str], before: str = ""
+) -> list[Shot]:
+    """Pictures that stand side by side: those in memory, or those in the folder; `before` stands before each caption.
+
+    They are found by the names of `classes`, too.
+    """
     found = []
     for place, entry in enumerate(told):
         pictures = list(_pictures(result, entry) if isinstance(result, Saved) else kept[place].pictures)
         if pictures:
             labels = [caption for caption, _ in pictures]
             name = f"{before}{Path(entry['name']).name}"
-            found.append(Shot([picture for _, picture in pictures], name, f"{name}: {', '.join(labels)}", labels=labels))
+            words = (*labels, *(str(label) for label in classes))
+            found.append(Shot([picture for _, picture in pictures], name, f"{name}: {', '.join(labels)}", labels=labels, words=words))
     return found
 
 
@@ -226,7 +232,7 @@ def _clusters(result: Audit | Saved, document: Mapping[str, Any]) -> Section:
     for number, row in enumerate(told):
         rows.append([short(row["label"]), row["number"], row["images"], f"{row['images'] / row['of']:.0%}"])
         kept = result.clusters[number].evidence if isinstance(result, Audit) else ()
-        by_class.setdefault(row["label"], []).extend(_shots(result, kept, row["evidence"], f"kind {row['number']}: "))
+        by_class.setdefault(row["label"], []).extend(_shots(result, kept, row["evidence"], (row["label"],), f"kind {row['number']}: "))
     if not rows:
         return Section("Kinds of maps", ())
     note = (
@@ -247,7 +253,8 @@ def _confusions(result: Audit | Saved, document: Mapping[str, Any]) -> Section:
     shots: list[Shot] = []
     for number, row in enumerate(told):
         kept = result.confusions[number]["evidence"] if isinstance(result, Audit) else ()
-        shots += _shots(result, kept, row.get("evidence", ()), f"{short(row['label'])} taken for {short(row['predicted'])}: ")
+        before = f"{short(row['label'])} taken for {short(row['predicted'])}: "
+        shots += _shots(result, kept, row.get("evidence", ()), (row["label"], row["predicted"]), before)
     beside = (Gallery(shots, "The pairs of most images; of each a few drawn at random, with the maps of both classes"),) if shots else ()
     return Section(
         "Confusions", (*beside, Fold("All pairs", (Table(["label", "predicted", "images"], rows, "Images taken for another class"),)))

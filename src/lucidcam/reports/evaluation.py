@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Evaluation(Kind):
         if result.skipped:
             rows = [[each.name, each.error] for each in result.skipped[:ROWS]]
             more = "" if len(result.skipped) <= ROWS else f"The first {ROWS} of {len(result.skipped)}; results.json lists all."
-            sections.append(Section("Skipped", (Table(["sample", "why"], rows, "Samples that could not be used", more),)))
+            sections.append(Section("Skipped", (Table(["sample", "why"], rows, "Samples that could not be used", more, filtered=True),)))
         sections.append(Section("Settings", _settings(result)))
         facts = {
             "images": _images(result),
@@ -99,83 +99,108 @@ def _counted(report: Report) -> list[str]:
 def _lead(report: Report) -> str:
     """The result in a sentence or two."""
     methods, names = _methods(report), [name for name in _counted(report) if report.figures[name].higher_is_better is not None]
-    wins = {method: [name for name in names if _top(report, name, methods) == [method]] for method in methods}
-    told = f"{counted(len(methods), 'method')} judged on {counted(_images(report), 'image')} of {report.settings.get('data')}. "
+    told = f"{counted(len(methods), 'method')} judged on {counted(_images(report), 'image')} of {report.settings.get('data')}."
     if len(methods) > 1 and names:
-        ranked = sorted(((len(won), method) for method, won in wins.items() if won), reverse=True)
-        level = len(names) - sum(count for count, _ in ranked)
-        words = [f"{method} is best by {count} of {counted(len(names), 'metric')}" for count, method in ranked]
-        told += listed([*words, *([f"by {level} the best are level"] if level else [])]) + "; "
-        clear = sum(_clear(report, name, methods) for name in names)
-        told += f"the lead over the next method is significant by {clear or 'none'} of them."
-    below = [name for name in names if _best(report, name) in report.trivial]
+        told += f" {_ranking(report, names, methods)}"
+    below: list[str] = []
+    level: list[str] = []
+    for name in names:
+        best = report.leaders(name)
+        if best and best[0] in report.trivial:
+            (level if any(each in methods for each in best) else below).append(name)
+        elif any(each in report.trivial for each in best):
+            level.append(name)
     if below:
         told += (
-            f"\n\nBy {listed([_words(name) for name in below])} a baseline that knows nothing of the network is better than every method."
+            f"\n\nBy {listed([_words(each) for each in below])} a baseline that knows nothing of the network is better than every method."
         )
+    if level:
+        told += f"\n\nBy {listed([_words(each) for each in level])} the best method and a baseline that knows nothing of the network tie."
     return told
 
 
-def _clear(report: Report, name: str, methods: Sequence[str]) -> bool:
-    """Whether the best method differs significantly from the next one."""
-    best = _best(report, name, methods)
-    following = _best(report, name, [each for each in methods if each != best])
-    return best is not None and following is not None and report.differs(name, best, following) is True
+def _ranking(report: Report, names: Sequence[str], methods: Sequence[str]) -> str:
+    """Who is best by which metrics, and who tie."""
+    metrics: dict[frozenset[str], list[str]] = {}
+    for name in names:
+        best = report.leaders(name, methods)
+        if best:
+            metrics.setdefault(frozenset(best), []).append(name)
+    told = []
+    for tied, own in sorted(metrics.items(), key=lambda pair: (len(pair[0]), -len(pair[1]))):
+        by = f"by {len(own)} of {counted(len(names), 'metric')}: {listed([_words(each) for each in own])}"
+        ordered = [method for method in methods if method in tied]
+        told.append(f"{ordered[0]} is best {by}." if len(ordered) == 1 else f"{_tie(ordered, methods)} {by}.")
+    if any(len(tied) > 1 for tied in metrics):
+        tested = ", or do not differ significantly on the same images" if report.comparisons else ""
+        told.append(f"Methods tie that have the same figure{tested}.")
+    return " ".join(told)
+
+
+def _tie(tied: Sequence[str], methods: Sequence[str]) -> str:
+    """That several are the best together."""
+    return f"All {len(tied)} methods tie" if len(tied) == len(methods) > 2 else f"{listed(tied)} tie for the best"
 
 
 def _summary(report: Report) -> list[Part]:
     parts: list[Part] = [Text(note, "warning") for note in report.notes]
-    rows = []
+    rows: list[list[Cell | str]] = []
     methods = _methods(report)
     for name in _counted(report):
-        best, rival = _best(report, name, methods), _best(report, name, report.trivial)
-        if best is None:
+        best, rivals = report.leaders(name, methods), report.leaders(name, report.trivial)
+        if not best:
             continue
-        others = [each for each in methods if each != best]
-        next_best = _best(report, name, others)
+        following = report.leaders(name, [each for each in methods if each != best[0]])
         rows.append(
             [
-                _heading(report, name),
-                listed(_top(report, name, methods)),
-                _value(report, best, name),
-                _against(report, name, best, next_best),
-                _against(report, name, best, rival),
+                _column(report, name),
+                best[0] if len(best) == 1 else _tie([each for each in methods if each in best], methods),
+                _value(report, best[0], name),
+                _against(report, name, best[0], following[:1]),
+                _against(report, name, best[0], rivals),
             ]
         )
     if rows:
-        head = ["metric", "best method", "value", "against the next method", "against the best baseline"]
+        head = ["metric", "best method", "best value", "against the next method", "against the best baseline"]
         note = (
-            "Differences on the same images, with 95 % intervals of paired values; ≈: not significant at 5 %. "
-            "↑: more is better, ↓: less is."
+            "Best value: the highest, or lowest, figure. Differences on the same images, with 95 % intervals of paired values; ≈: not "
+            "significant at 5 %. Methods tie whose figures are equal as printed, or whose difference is not significant."
         )
         parts.append(Table(head, rows, "The best method by each metric", note))
     return parts
 
 
-def _against(report: Report, name: str, best: str, other: str | None) -> Cell | str:
-    if other is None:
+def _against(report: Report, name: str, best: str, others: Sequence[str]) -> Cell | str:
+    """The difference of two figures; of several others that tie, the first is compared and all are named."""
+    if not others:
         return "–"
+    other, more = others[0], others[1:]
+    named = f"{other} (ties with {listed(more) if len(more) < 3 else f'{len(more)} others'})" if more else other
     found = next((c for c in report.comparisons if c.metric == name and {c.first, c.second} == {best, other}), None)
     if found is None:
-        return other
+        return named
     sign = 1 if found.first == best else -1
     low, high = sorted((sign * found.low, sign * found.high))
-    unit = report.figures[name].unit
-    tied = " ≈" if report.differs(name, best, other) is False else ""
-    return Cell(f"{_signed(sign * found.difference, unit)}{tied}", small=f"{_signed(low, unit)} to {_signed(high, unit)}, {other}")
+    digits = report.figures[name].digits
+    level = " ≈" if report.differs(name, best, other) is False else ""
+    small = f"{_signed(low, digits)} to {_signed(high, digits)}, {best} − {named}"
+    return Cell(f"{_signed(sign * found.difference, digits)}{level}", small=small)
 
 
 def _leaderboard(report: Report) -> list[Part]:
     names = _counted(report)
+    leaders = {name: report.leaders(name) for name in names}
     rows: list[list[Any]] = []
     for method in report.methods:
         quiet = method in report.trivial
-        rows.append([Cell(method, quiet=quiet), *(_cell(report, method, name, quiet) for name in names)])
+        rows.append([Cell(method, quiet=quiet), *(_cell(report, method, name, leaders[name], quiet) for name in names)])
+    tuned = " †: its threshold is chosen on the images that it is measured on." if any(report.figures[name].tuned for name in names) else ""
     table = Table(
-        ["method", *(_heading(report, name) for name in names)],
+        ["method", *(_column(report, name) for name in names)],
         rows,
         "Every method and baseline, with 95 % intervals",
-        "Bold: the best. ≈: not significantly different from it, on the same images. Pale: baselines that know nothing of the network.",
+        "Bold: the best; where several are bold, they tie: equal as printed, or (≈) not significantly different from the best figure on "
+        f"the same images. Pale: baselines that know nothing of the network.{tuned}",
         numeric=range(1, len(names) + 1),
     )
     plain = {name.partition(":")[0]: name for name in names}
@@ -192,28 +217,27 @@ def _leaderboard(report: Report) -> list[Part]:
     return [table, published]
 
 
-def _cell(report: Report, method: str, name: str, quiet: bool) -> Cell:
+def _cell(report: Report, method: str, name: str, leaders: Sequence[str], quiet: bool) -> Cell:
     row = next((each for each in report.rows if (each.method, each.metric) == (method, name)), None)
     if row is None or not math.isfinite(row.mean):
         return Cell("–", quiet=quiet)
-    unit, best = report.figures[name].unit, report.best(name)
-    top = next((each.mean for each in report.rows if (each.method, each.metric) == (best, name)), None)
-    small = f"{_number(row.low, unit)} to {_number(row.high, unit)}" if math.isfinite(row.low) else ""
-    if best is not None and row.mean != top and report.differs(name, method, best) is False:
+    digits = report.figures[name].digits
+    small = f"{fixed(row.low, digits)} to {fixed(row.high, digits)}" if math.isfinite(row.low) else ""
+    if method in leaders[1:] and report.differs(name, method, leaders[0]) is False:
         small += " ≈"
-    return Cell(_number(row.mean, unit), best=row.mean == top, small=small, quiet=quiet)
+    return Cell(fixed(row.mean, digits), best=method in leaders, tied=len(leaders) > 1, small=small, quiet=quiet)
 
 
 def _figure(report: Report, name: str) -> Fold:
     """All about one figure."""
     rows = sorted((row for row in report.rows if row.metric == name and math.isfinite(row.mean)), key=lambda row: row.mean)
-    better, unit = report.figures[name].higher_is_better, report.figures[name].unit
+    better, unit, digits = report.figures[name].higher_is_better, report.figures[name].unit, report.figures[name].digits
     rows = rows[::-1] if better else rows
     bars = Bars(
         [Bar(row.method, row.mean, row.low, row.high, quiet=row.method in report.trivial) for row in rows],
         _heading(report, name),
         " %" if unit == "%" else unit,
-        1 if unit == "%" else 3,
+        digits,
     )
     parts: list[Part] = [bars]
     judge = next((label for label in report.curves if label == name or label.partition(":")[0] == name.partition(":")[0]), None)
@@ -225,7 +249,7 @@ def _figure(report: Report, name: str) -> Fold:
         table = Table(
             head,
             [
-                [c.first, c.second, c.difference, f"{_signed(c.low, '')} to {_signed(c.high, '')}", Cell(_p(c.p), best=False)]
+                [c.first, c.second, c.difference, f"{_signed(c.low, 3)} to {_signed(c.high, 3)}", Cell(_p(c.p), best=False)]
                 for c in compared
             ],
             f"{_heading(report, name)}: the first minus the second on the same images",
@@ -297,45 +321,39 @@ def _options(described: Any) -> Any:
     return {key: value for key, value in rest.items() if value is not None} or "as it comes"
 
 
-def _best(report: Report, metric: str, among: Iterable[str] | None = None) -> str | None:
-    """The method with the best figure, of some; None where the metric has no direction or nothing counted."""
-    better = report.figures[metric].higher_is_better
-    rows = [row for row in report.rows if row.metric == metric and math.isfinite(row.mean) and (among is None or row.method in set(among))]
-    if better is None or not rows:
-        return None
-    return (max if better else min)(rows, key=lambda row: row.mean).method
-
-
-def _top(report: Report, metric: str, among: Iterable[str]) -> list[str]:
-    """All that are level with the best."""
-    best = _best(report, metric, among)
-    return [] if best is None else [each for each in among if report.row(each, metric).mean == report.row(best, metric).mean]
-
-
 def _value(report: Report, method: str, name: str) -> Cell | str:
     row = next((each for each in report.rows if (each.method, each.metric) == (method, name) and math.isfinite(each.mean)), None)
     if row is None:
         return "–"
-    unit = report.figures[name].unit
-    return Cell(_number(row.mean, unit), small=f"{_number(row.low, unit)} to {_number(row.high, unit)}" if math.isfinite(row.low) else "")
+    digits = report.figures[name].digits
+    small = f"{fixed(row.low, digits)} to {fixed(row.high, digits)}" if math.isfinite(row.low) else ""
+    return Cell(fixed(row.mean, digits), small=small)
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _heading(report: Report, name: str) -> str:
+def _title(report: Report, name: str) -> str:
     figure = report.figures[name]
-    arrow = {True: " ↑", False: " ↓", None: ""}[figure.higher_is_better]
-    return f"{_words(name)}{' %' if figure.unit == '%' else ''}{arrow}{' †' if figure.tuned else ''}"
+    return f"{_words(name)}{' %' if figure.unit == '%' else ''}{' †' if figure.tuned else ''}"
 
 
-def _number(value: float, unit: str) -> str:
-    return fixed(value, 1 if unit == "%" else 3)
+def _column(report: Report, name: str) -> Cell:
+    """A metric as a heading of a table. Its arrow stands with words, as those by which a table is sorted are of another shape."""
+    figure = report.figures[name]
+    arrow = "" if figure.higher_is_better is None else "↑ " if figure.higher_is_better else "↓ "
+    return Cell(_title(report, name), small=f"{arrow}{figure.direction}")
 
 
-def _signed(value: float, unit: str) -> str:
-    return fixed(value, 1 if unit == "%" else 3, signed=True)
+def _heading(report: Report, name: str) -> str:
+    """A metric as a title, with what is better in words."""
+    direction = report.figures[name].direction
+    return f"{_title(report, name)} ({direction})" if direction else _title(report, name)
+
+
+def _signed(value: float, digits: int) -> str:
+    return fixed(value, digits, signed=True)
 
 
 def _p(value: float) -> str:

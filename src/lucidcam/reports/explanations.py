@@ -15,11 +15,11 @@ from PIL import Image
 from lucidcam.errors import OptionError
 from lucidcam.explanation import Explanation
 from lucidcam.images import bands
-from lucidcam.outputs.html import Cell, Facts, Fold, Gallery, Page, Part, Section, Shot, Table, Text
+from lucidcam.outputs.html import Cell, Facts, Gallery, Grid, Page, Part, Section, Shot, Table, Text
 from lucidcam.outputs.html.blocks import SIDE, reduced
 from lucidcam.reports._base import Kind, kinds
 from lucidcam.reports._files import opened, reading
-from lucidcam.reports._made import chance, of_model
+from lucidcam.reports._made import chance, not_explained, of_model
 from lucidcam.storage import parsed_json
 from lucidcam.types import Model
 from lucidcam.wording import counted, listed, short
@@ -30,11 +30,11 @@ SHOWN = 500
 ROWS = 5_000
 """Rows of all tables together; the page says so where it has more."""
 
-MANY = 150
-"""Images above which pictures are made small at once, so that they do not fill the memory."""
+SIDES = ((24, SIDE), (150, 480))
+"""(images, longer side of their pictures in pixels): pictures are made small at once, so that they do not fill the memory."""
 
 SMALL = 320
-"""Longer side in pixels of pictures that are made small at once."""
+"""Longer side in pixels where there are more images."""
 
 PICTURES = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "bmp", "gif")
 
@@ -109,7 +109,7 @@ class Gathered:
         if images < 1:
             raise OptionError(f"expected images ≥ 1; got {images}.")
         self._shown = set(range(count)) if count <= images else {i * count // images for i in range(images)}
-        self._side = SIDE if len(self._shown) <= MANY else SMALL
+        self._side = next((side for most, side in SIDES if len(self._shown) <= most), SMALL)
         self._look = {"colormap": colormap, "alpha": alpha}
         self._numbers: dict[str, int] = {}
         self._name_of = _Names()
@@ -261,7 +261,7 @@ def _page(seen: Sequence[Seen], shown: set[str], failures: Sequence[dict[str, st
     blind = sum(each.told.get("box") is None for each in seen)
     parts: list[Part] = []
     if failures:
-        parts.append(Text(f"{counted(len(failures), 'image')} could not be explained; the last section but one says why.", "warning"))
+        parts.append(Text(f"{counted(len(failures), 'image')} could not be explained; the list below the pictures says why.", "warning"))
     if blind:
         parts.append(
             Text(f"Nothing speaks for the target in {counted(blind, 'map')}: a map without positive evidence shows nothing.", "note")
@@ -270,14 +270,12 @@ def _page(seen: Sequence[Seen], shown: set[str], failures: Sequence[dict[str, st
         parts.append(Text(f"{counted(len(shown), 'image')} of the {len(names)} are shown, evenly chosen; the tables have all.", "note"))
     anchors = {name: f"image-{i}" for i, name in enumerate(names, start=1)}
     parts.append(Gallery([_shot(name, list(group), anchors[name], len(methods) > 1) for name, group in _grouped(seen) if name in shown]))
+    if failures:
+        parts.append(not_explained([(each.get("image", ""), each.get("error", "")) for each in failures], ROWS))
     sections = [Section("Images", parts)]
     if len(labels) > 1:
-        sections.append(_classes(labels, seen, anchors if seen else {}))
-    else:
-        sections.append(Section("Figures", (_table(seen, anchors, ""),)))
-    if failures:
-        rows = [[each.get("image", ""), each.get("error", "")] for each in failures[:ROWS]]
-        sections.append(Section("Not explained", (Table(["image", "why"], rows, "Images that could not be explained"),)))
+        sections.append(_classes(labels, seen))
+    sections.append(_figures(labels, seen, anchors))
     settings: dict[str, object] = {} if model is None else of_model(model)
     settings |= {"methods": methods, "layers": list(dict.fromkeys(str(each.told["layer"]) for each in seen))}
     sections.append(Section("Settings", (Facts(settings),)))
@@ -313,7 +311,34 @@ def _shot(name: str, group: Sequence[Seen], anchor: str, several: bool) -> Shot:
         "; ".join(dict.fromkeys(each for each in (note, *(each.told.get("note", "") for each in group), lost) if each)),
         labels,
         anchor=anchor,
+        words=list(dict.fromkeys(str(each.told[name]) for each in group for name in ("label", "method", "layer"))),
+        grid=_grid(group, len(pictures)),
     )
+
+
+def _grid(group: Sequence[Seen], count: int) -> Grid | None:
+    """A row for each method and a column for each class, where a photo has several of both; the last of its pictures are those of `group`.
+
+    A method that made several maps for a class, at several layers, say, has as many rows.
+    """
+    pictured = [each for each in group if each.picture is not None]
+    columns: dict[str, list[Seen]] = {}
+    rows: dict[tuple[str, int], str] = {}
+    cells: dict[tuple[int, int], int] = {}
+    repeats: Counter[tuple[str, str]] = Counter()
+    layers = {(str(each.told["method"]), str(each.told["layer"])) for each in pictured}
+    for number, each in enumerate(pictured, start=count - len(pictured)):
+        method, label = str(each.told["method"]), str(each.told["label"])
+        columns.setdefault(label, []).append(each)
+        several = sum(name == method for name, _ in layers) > 1
+        heading = " · ".join([method, *([str(each.told["layer"])] if several else [])])
+        key = heading, repeats[heading, label]
+        repeats[heading, label] += 1
+        rows.setdefault(key, heading if not key[1] else f"{heading} ({key[1] + 1})")
+        cells[list(rows).index(key), list(columns).index(label)] = number
+    if len(rows) < 2 or len(columns) < 2:
+        return None
+    return Grid(list(rows.values()), [_words(maps[0].told, False) for maps in columns.values()], cells)
 
 
 def _words(told: dict[str, Any], several: bool) -> str:
@@ -322,28 +347,29 @@ def _words(told: dict[str, Any], several: bool) -> str:
     return f"{told['method']}: {label}{sure}" if several else f"{label}{sure}"
 
 
-def _classes(labels: Sequence[str], seen: Sequence[Seen], anchors: dict[str, str]) -> Section:
+def _classes(labels: Sequence[str], seen: Sequence[Seen]) -> Section:
+    """The classes in figures."""
     groups: dict[str, list[Seen]] = {label: [] for label in labels}
     for each in seen:
         groups[str(each.told["label"])].append(each)
     rows: list[list[Any]] = []
-    folds: list[Part] = []
-    room = ROWS
-    for number, (label, group) in enumerate(groups.items(), start=1):
+    for label, group in groups.items():
         chances = [each.told["probability"] for each in group if each.told["probability"] is not None]
         images = len({str(each.told["image"]) for each in group})
-        rows.append([Cell(label, to=f"class-{number}"), images, len(group), chance(sum(chances) / len(chances) if chances else None)])
-        if room > 0:
-            folds.append(
-                Fold(label, (_table(group[:room], anchors, f"Maps for “{short(label)}”"),), anchor=f"class-{number}", heading=True)
-            )
-        room -= len(group)
-    left = [Text(f"The tables have the first {ROWS} maps; explanations.json has all.", "note")] if room < 0 else []
-    table = Table(["class", "images", "maps", "mean probability"], rows, "Classes that were explained", numeric=[3])
-    return Section("Classes", (table, *folds, *left))
+        rows.append([label, images, len(group), chance(sum(chances) / len(chances) if chances else None)])
+    table = Table(["class", "images", "maps", "mean probability"], rows, "Classes that were explained", numeric=[3], filtered=True)
+    return Section("Classes", (table,))
 
 
-def _table(seen: Sequence[Seen], anchors: dict[str, str], caption: str) -> Table:
+def _figures(labels: Sequence[str], seen: Sequence[Seen], anchors: dict[str, str]) -> Section:
+    """Every map, class by class."""
+    number = {label: i for i, label in enumerate(labels)}
+    ordered = sorted(seen, key=lambda each: number[str(each.told["label"])])
+    left = [Text(f"The table has the first {ROWS} maps; explanations.json has all.", "note")] if len(ordered) > ROWS else []
+    return Section("Figures", (_table(ordered, anchors), *left))
+
+
+def _table(seen: Sequence[Seen], anchors: dict[str, str]) -> Table:
     head = ["image", "method", "class", "layer", "score", "probability", "box (left, top, right, bottom)"]
     rows = [
         [
@@ -357,4 +383,4 @@ def _table(seen: Sequence[Seen], anchors: dict[str, str], caption: str) -> Table
         ]
         for t in (each.told for each in seen[:ROWS])
     ]
-    return Table(head, rows, caption or "Every map", numeric=[5])
+    return Table(head, rows, "Every map", numeric=[5], filtered=True)

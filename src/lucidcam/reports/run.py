@@ -24,7 +24,7 @@ from lucidcam.pipeline import Results
 from lucidcam.preprocess import Preprocess
 from lucidcam.reports._base import Kind, kinds
 from lucidcam.reports._files import opened, reading
-from lucidcam.reports._made import chance
+from lucidcam.reports._made import chance, not_explained
 from lucidcam.reports.evaluation import Evaluation, figures
 from lucidcam.storage import Folder
 from lucidcam.types import Frame, Model
@@ -34,10 +34,10 @@ SHOWN = 12
 """Images per gallery, unless told otherwise."""
 
 CLASSES = 200
-"""Classes with a part of their own."""
+"""Classes of which images are shown."""
 
 EACH = 4
-"""Images of a class's own part."""
+"""Images of each class."""
 
 ROWS = 1_000
 """Rows of the table of failures; failures.jsonl has all."""
@@ -81,16 +81,14 @@ class Run(Kind):
         with reading(f"the index in {result.store}", "that of a run"):
             tally = _tally(result, images, seed)
         with reading(f"failures.jsonl in {result.store}", "a run's failures"):
-            failures = [[each["image"], each["error"]] for each in result.failures()]
+            failures = [(each["image"], each["error"]) for each in result.failures()]
         look = _Look(result, model, None if data is None else Path(data).expanduser(), colormap, alpha)
-        sections = [Section("Images", [part for title, rows in tally.galleries() for part in _gallery(title, rows, look)])]
+        images_parts = [part for title, rows in tally.galleries() for part in _gallery(title, rows, look)]
+        images_parts += [not_explained(failures, ROWS, "failures.jsonl")] if failures else []
+        sections = [Section("Images", images_parts)]
         sections.append(_classes(tally, look))
         judged = _judged(result)
         sections += [] if judged is None else figures(judged)
-        if failures:
-            rows = failures[:ROWS]
-            more = "" if len(failures) <= ROWS else f"The first {ROWS} of {len(failures)}; failures.jsonl lists all."
-            sections.append(Section("Failures", (Table(["image", "why"], rows, "Images that could not be explained", more),)))
         sections.append(Section("Settings", (Facts(_flat(result.manifest["settings"])),)))
         if look.told:
             sections[0] = Section("Images", [Text(" ".join(sorted(look.told)), "warning"), *sections[0].parts])
@@ -236,7 +234,7 @@ class _Look:
             labels.append(f"{short(row['label'])} {chance(row['probability'])}" if row["probability"] is not None else short(row["label"]))
         name = Path(row["image"]).name
         note = "" if picture is not None else f"{short(row['label'])} {chance(row['probability'])}"
-        return Shot(pictures, name, f"{name}, {short(row['label'])}", note, labels, anchor=anchor)
+        return Shot(pictures, name, f"{name}, {short(row['label'])}", note, labels, anchor=anchor, words=(row["label"], self._method))
 
     def _photo(self, name: str) -> Image.Image | None:
         place = Path(name) if self._folder is None else self._folder / name
@@ -330,18 +328,17 @@ def _classes(tally: _Tally, look: _Look) -> Section:
         for i, each in enumerate(ordered, start=1)
     ]
     note = "Inside the boxes: the mean share of a map's positive evidence that lies in what is marked of its class." if marked else ""
-    table = Table(head, rows[:ROWS], "Maps of each class", note, numeric=[2, 3] if marked else [2])
-    folds = [
-        Fold(
-            each.label,
-            (Gallery([look(number, row) for number, row in each.rows], f"The first {counted(len(each.rows), 'map')} of {each.maps}"),),
-            f"class-{i}",
-            heading=True,
-        )
+    table = Table(head, rows[:ROWS], "Maps of each class", note, numeric=[2, 3] if marked else [2], filtered=True)
+    if len(ordered) < 2:
+        return Section("Classes", (table,))
+    shots = [
+        look(number, row, f"class-{i}" if first else "")
         for i, each in enumerate(ordered[:CLASSES], start=1)
+        for first, (number, row) in zip((True, *[False] * EACH), each.rows, strict=False)
     ]
-    few = [Text(f"The {CLASSES} classes with the most maps have a part of their own.", "note")] if len(ordered) > CLASSES else []
-    return Section("Classes", (table, *few, *(folds if len(ordered) > 1 else [])))
+    few = [Text(f"The {CLASSES} classes with the most maps have images here.", "note")] if len(ordered) > CLASSES else []
+    gallery = Gallery(shots, f"Of each class its first {EACH} maps, or all that it has", small=True)
+    return Section("Classes", (table, Fold("Images of each class", (*few, gallery), heading=True)))
 
 
 def _title(results: Results) -> str:
@@ -355,7 +352,7 @@ def _lead(results: Results, tally: _Tally) -> str:
     classes = counted(len(tally.classes), "class", "classes")
     told = f"{counted(manifest['images'], 'image')} explained by {method}: {counted(manifest['maps'], 'map')} for {classes}."
     if manifest["failed"]:
-        told += f" {counted(manifest['failed'], 'image')} could not be explained; they are listed below."
+        told += f" {counted(manifest['failed'], 'image')} could not be explained; they are listed below the images."
     if not manifest["complete"]:
         told += "\n\nThe run is not complete: it was stopped, and goes on when it is called again."
     return told

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from lucidcam.errors import DataError, OptionError
 from lucidcam.ownership import check_document
 from lucidcam.stats.interval import wilson
-from lucidcam.storage import check_writable_file, write_whole
+from lucidcam.storage import check_writable_file, json_text, write_whole
 from lucidcam.study.agreement import fleiss_kappa, krippendorff_alpha, randolph_kappa
 from lucidcam.study.answers import Answers, Given
 from lucidcam.study.plan import ANSWERED, ANSWERS, Item, Kind, Plan
@@ -209,7 +208,7 @@ class Findings:
         _check_out(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".json":
-            write_whole(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False).encode())
+            write_whole(path, json_text(self.to_dict(), indent=2, ensure_ascii=False).encode())
         else:
             html.write(page(self), path)
         return path

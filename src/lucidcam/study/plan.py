@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lucidcam.errors import OptionError, first_line
-from lucidcam.storage import parsed_json, write_whole
+from lucidcam.storage import json_text, parsed_json, write_whole
 
 PLAN = "plan.json"
 PICTURES = "pictures"
@@ -145,7 +144,7 @@ class Plan:
     def write(self, folder: Path) -> None:
         """Write the plan, whole or not at all."""
         content = {"version": VERSION, **asdict(self)}
-        write_whole(folder / PLAN, json.dumps(content, indent=1, ensure_ascii=False).encode())
+        write_whole(folder / PLAN, json_text(content, indent=1, ensure_ascii=False).encode())
 
 
 def needed(share: float, of: int) -> int:

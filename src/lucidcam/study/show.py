@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 
 from PIL import Image
@@ -11,9 +11,11 @@ from rich.table import Table as Grid
 from rich.text import Text as Line
 
 from lucidcam.outputs import html
+from lucidcam.stats.ties import leaders
 from lucidcam.study.findings import Agreement, Answered, Difference, Findings, People
 from lucidcam.study.plan import PICTURES
 from lucidcam.study.resampling import Interval
+from lucidcam.wording import listed
 
 QUESTIONS = {"which_class": "which class", "trust": "reliability"}
 Row = list["html.Cell | str | float | int | None"]
@@ -85,18 +87,36 @@ def page(found: Findings) -> html.Page:
 def _lead(found: Findings) -> Iterator[str]:
     yield people(found.people) + "."
     if found.accuracy:
-        best = found.accuracy[0]
-        share = f"{best.share.value:.0%} of the answers ({_span(best.share)}; chance: 0.5)"
-        yield f"The class that {best.method} shows was recognised in {share}{_best_of(len(found.accuracy))}."
+        shares = {row.method: row.share.value for row in found.accuracy}
+        best = leaders(shares, digits=2, differs=_told_apart(found.accuracy_differences))
+        first = next(row for row in found.accuracy if row.method == best[0])
+        share = f"{first.share.value:.0%} of the answers ({_span(first.share)}; chance: 0.5)"
+        yield f"The class that {best[0]} shows was recognised in {share}{_best_of(len(found.accuracy), best)}."
     if found.trust and found.plan.better:
-        most = max(found.trust, key=lambda row: (isfinite(row.score.low), row.score.value))
+        known = [row for row in found.trust if isfinite(row.score.low)] or found.trust
+        best = leaders({row.condition: row.score.value for row in known}, digits=2, differs=_told_apart(found.trust_differences))
+        most = next(row for row in known if row.condition == best[0])
         score = f"{_signed(most.score.value)} ({_span(most.score, signed=True)})"
         scale = f"on a scale from −2 (trust {most.other}) to 2 (trust {most.towards})"
-        yield f"Explained by {most.condition}, the score is {score}, {scale}{_best_of(len(found.trust))}."
+        yield f"Explained by {most.condition}, the score is {score}, {scale}{_best_of(len(found.trust), best)}."
 
 
-def _best_of(count: int) -> str:
-    """One of several that is named for its figure has it partly by luck."""
+def _told_apart(differences: Sequence[Difference]) -> Callable[[str, str], bool | None]:
+    """Whether the interval of two methods' difference leaves out 0; None where it is not known."""
+    known = {frozenset((each.first, each.second)): each.difference for each in differences if isfinite(each.difference.low)}
+
+    def differs(first: str, second: str) -> bool | None:
+        difference = known.get(frozenset((first, second)))
+        return None if difference is None else difference.low > 0 or difference.high < 0
+
+    return differs
+
+
+def _best_of(count: int, best: Sequence[str]) -> str:
+    """One of several that is named for its figure has it partly by luck, and may share it."""
+    if len(best) > 1:
+        tie = f"It ties with {listed(best[1:])}: the figures are equal, or the interval of their difference holds 0"
+        return f"; its interval is not corrected for being the highest of {count}. {tie}"
     return f"; the highest of {count}, and its interval is not corrected for that" if count > 1 else ""
 
 

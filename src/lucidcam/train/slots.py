@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from lucidcam.errors import InputError
 from lucidcam.nn import Memory
 from lucidcam.nn.memory import cosines
 from lucidcam.picture_files import save_figure, save_picture
-from lucidcam.storage import write_whole
+from lucidcam.storage import json_text, write_whole
 from lucidcam.train.features import Features
 from lucidcam.train.labelled import Array
 
@@ -61,7 +60,7 @@ class Slots:
                 for i in range(len(self.read))
             ],
         }
-        write_whole(folder / "slots.json", json.dumps(told, indent=2).encode() + b"\n")
+        write_whole(folder / "slots.json", json_text(told, indent=2).encode() + b"\n")
         save_figure(_histogram(self), folder / "slots.png", dpi=120)
         sheet = self._sheet()
         if sheet is not None:

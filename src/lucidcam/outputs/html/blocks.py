@@ -11,8 +11,9 @@ from PIL import Image
 
 from lucidcam.errors import OptionError
 
-SIDE = 480
-"""Longer side in pixels to which pictures are reduced when they are put on a page; the page's budget may reduce them further."""
+SIDE = 720
+"""Longer side in pixels to which pictures are reduced when they are put on a page; the page's budget may reduce them further. They are
+shown smaller, and as large as the screen allows when they are enlarged."""
 
 Value: TypeAlias = "str | float | int | None"
 Part: TypeAlias = "Text | Facts | Table | Curves | Bars | Gallery | Fold | Section"
@@ -57,6 +58,7 @@ class Cell:
     Attributes:
         value: text or number.
         best: printed bold and told to screen readers.
+        tied: it is one of several that tie for the best.
         small: small print beside it: an interval, "≈".
         to: the anchor of a section, fold or shot of this page that the cell leads to; "": none.
         quiet: printed pale: baselines.
@@ -64,6 +66,7 @@ class Cell:
 
     value: Value
     best: bool = False
+    tied: bool = False
     small: str = ""
     to: str = ""
     quiet: bool = False
@@ -74,18 +77,20 @@ class Table:
     """A table. Numbers stand to the right, with four significant digits unless they come as text; the first column names the row.
 
     Attributes:
-        head: a heading per column.
+        head: a heading per column; a cell's `small` is printed below its value: "↓ lower is better".
         rows: as many cells each.
         caption: what the table shows.
         note: small print below it: what the marks mean.
         numeric: columns whose texts are figures and stand to the right, too, by number.
+        filtered: each row is about one thing that the section's filter finds by the row's words: an image, a problem.
     """
 
-    head: Sequence[str]
+    head: Sequence[Cell | str]
     rows: Sequence[Sequence[Cell | Value]]
     caption: str = ""
     note: str = ""
     numeric: Sequence[int] = ()
+    filtered: bool = False
     kind: ClassVar[str] = "table"
 
     def __post_init__(self) -> None:
@@ -153,18 +158,38 @@ class Bars:
     kind: ClassVar[str] = "bars"
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Where the pictures of a shot stand: a table with a heading for each row and column.
+
+    Attributes:
+        rows: headings, from top to bottom.
+        columns: headings, from left to right.
+        cells: the number of a picture among the shot's, by row and column. Pictures that are in no cell have columns of their own, before
+            the others, headed by their labels.
+    """
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    cells: Mapping[tuple[int, int], int]
+
+
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """One thing seen: pictures that stand side by side over one caption. Pictures are reduced to `SIDE` pixels when they are given.
+    """One thing seen: pictures of one size that stand side by side, or in a grid, with one caption.
+
+    Pictures are reduced to `SIDE` pixels when they are given.
 
     Attributes:
         pictures: photos and maps.
-        caption: below them; a gallery is searched by it.
+        caption: of all of them.
         alt: what is to be seen, for those who do not see it. Of several pictures each gets its label, or its number, with it.
         note: small print below the caption.
         labels: of the pictures, below each; none or as many as pictures.
         to: the anchor of a section, fold or shot of this page that the caption leads to; "": none.
         anchor: what `to` of cells, bars and shots leads to; "": nothing does.
+        words: what the section's filter finds the shot by, beside the caption and the note: classes, methods. None given: the labels.
+        grid: where the pictures stand; None: side by side.
     """
 
     pictures: Sequence[Image.Image] = field(repr=False)
@@ -174,6 +199,8 @@ class Shot:
     labels: Sequence[str] = ()
     to: str = ""
     anchor: str = ""
+    words: Sequence[str] = ()
+    grid: Grid | None = None
 
     def __post_init__(self) -> None:
         if self.labels and len(self.labels) != len(self.pictures):
@@ -188,10 +215,12 @@ class Gallery:
     Attributes:
         shots: in order.
         caption: what they are.
+        small: smaller on paper than other galleries: what it shows is examples, or stands elsewhere, too.
     """
 
     shots: Sequence[Shot]
     caption: str = ""
+    small: bool = False
     kind: ClassVar[str] = "gallery"
 
 

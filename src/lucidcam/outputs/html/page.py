@@ -89,7 +89,7 @@ def _environment() -> Environment:
         loader=PackageLoader("lucidcam.outputs.html"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": _clean_number, "paragraphs": _paragraphs, "clean": _clean, "fact": _fact}
-    environment.globals |= {"chart": charts.chart, "bar_places": charts.bar_places, "numeric": _numeric, "cell": _cell}
+    environment.globals |= {"chart": charts.chart, "bar_places": charts.bar_places, "numeric": _numeric, "cell": _cell, "heads": _heads}
     return environment
 
 
@@ -143,6 +143,10 @@ def _shots(parts: Iterable[Any]) -> Iterator[Shot]:
 
 def _cell(value: Any) -> Cell:
     return value if isinstance(value, Cell) else Cell(value)
+
+
+def _heads(table: Table) -> str:
+    return ", ".join(str(_cell(each).value) for each in table.head)
 
 
 def _numeric(table: Table) -> list[bool]:

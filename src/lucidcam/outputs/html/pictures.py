@@ -14,7 +14,21 @@ from lucidcam.outputs.html.blocks import reduced
 BUDGET = 9_000_000
 """Bytes that all pictures of a page may take in the file, base64 included: the page stays below 10 MB."""
 
-LADDER = ((480, 82), (400, 80), (360, 78), (320, 75), (280, 74), (240, 72), (200, 70), (160, 68), (128, 62), (96, 55), (64, 45))
+LADDER = (
+    (720, 80),
+    (600, 81),
+    (480, 82),
+    (400, 80),
+    (360, 78),
+    (320, 75),
+    (280, 74),
+    (240, 72),
+    (200, 70),
+    (160, 68),
+    (128, 62),
+    (96, 55),
+    (64, 45),
+)
 """(longer side in pixels, WebP quality), from the best to the smallest."""
 
 PROBES = 24
