@@ -44,7 +44,7 @@ from lucidcam.outputs.html import (
     render,
     write,
 )
-from lucidcam.outputs.html.charts import bar_places, chart, fixed, number
+from lucidcam.outputs.html.charts import bar_axis, bar_places, chart, fixed, number
 from lucidcam.outputs.html.pictures import LADDER, encoded
 from lucidcam.preprocess import Preprocess
 from lucidcam.reports.run import _classes, _tally
@@ -256,6 +256,43 @@ def test_bars_share_a_scale_with_zero():
     assert (low.start, low.length) == (pytest.approx(20), pytest.approx(20))
     assert low.whisker == (pytest.approx(0), pytest.approx(50))
     assert (high.start, high.length, high.whisker) == (pytest.approx(40), pytest.approx(60), None)
+
+
+def test_bars_have_an_axis_that_spans_what_was_asked_for():
+    bars = Bars([Bar("a", 0.75, 0.6, 0.9), Bar("b", 0.5)], "c", ends=(0, 1), chance=0.5)
+    assert bar_axis(bars).ticks == [(0, "0"), (25, "0.25"), (50, "0.5"), (75, "0.75"), (100, "1")]
+    assert bar_axis(bars).chance == 50
+    assert [(each.start, each.length) for each in bar_places(bars)] == [(0, 75), (0, 50)]
+
+
+@pytest.mark.parametrize(
+    "bars",
+    [
+        Bars([Bar("a", -1.0, -2.0, 0.5), Bar("b", 3.0)], "c"),
+        Bars([Bar("a", 0.0)], "c"),
+        Bars([Bar("a", math.nan)], "c", chance=0.1),
+        Bars([Bar("a", 1e-9), Bar("b", -3e-9)], "c"),
+        Bars([Bar("a", 123456.0, 120000.0, 130000.0)], "c", chance=1e5),
+        Bars([Bar("a", 0.0012345)], "c", ends=(-2, 2)),
+    ],
+)
+def test_ticks_lie_on_the_scale_of_the_bars(bars):
+    axis = bar_axis(bars)
+    places = [place for place, _ in axis.ticks]
+    assert places == sorted(places)
+    assert all(-1e-6 <= place <= 100 + 1e-6 for place in places)
+    assert 2 <= len(places) <= 8
+    [zero] = [place for place, words in axis.ticks if words == "0"]  # 0 is always told
+    assert zero == pytest.approx(bar_places(replace(bars, items=[Bar("", 0.0), *bars.items]))[0].start)
+    assert (axis.chance is None) == (bars.chance is None)
+    assert len("".join(words for _, words in axis.ticks)) <= 30
+
+
+def test_chance_is_a_line_and_a_word(tmp_path):
+    page = Page("t", "l", [Section("s", [Bars([Bar("a", 0.5)], "c", chance=0.5), Bars([Bar("a", 0.5)], "c")])])
+    text = render(page)
+    assert text.count(">chance</text>") == 1
+    assert text.count('class="chance"') == 2  # through the bar and down to the axis
 
 
 # ---------------------------------------------------------------------------------------------------------------- pictures

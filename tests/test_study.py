@@ -1644,6 +1644,69 @@ def test_the_report_is_one_page_that_asks_for_nothing(answered):
     assert page(study.report(answered)).title == "Study: A study"
 
 
+def measured_plan(folder, **changes):
+    """A plan whose models were compared on labelled photos, written anew."""
+    plan = studies.plan(folder)
+    models = {name: {"name": name, "weights": "x", "accuracy": share} for name, share in zip(studies.SIDES, (0.475, 0.775))}
+    compared = {"photos": 40, "only weak right": 2, "only strong right": 14, "p": 0.0042}
+    plan = replace(plan, **{"facts": {"models": models, "which model is more accurate": compared}, "better_by": "accuracy", **changes})
+    plan.write(folder)
+    return plan
+
+
+FIGURES = "weak is right on 47.5%, strong is right on 77.5% of 40 labelled photos, p = 0.004"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "recorded"),
+    [
+        ({}, f"measured: {FIGURES}", "measured"),
+        ({"better_by": "author"}, f"named by the author; measured: {FIGURES}", "named by the author"),
+        ({"better_by": "author", "facts": {}}, "named by the author", "named by the author"),
+        ({"better_by": ""}, f"whether it was named by the author or measured is not recorded; measured: {FIGURES}", None),
+        ({"facts": {"models": [1], "which model is more accurate": 7}}, "measured", "measured"),
+    ],
+)
+def test_reports_say_how_the_better_model_is_known(folder, changes, words, recorded):
+    plan = measured_plan(folder, **changes)
+    answers = Answers(folder, plan)
+    for _ in range(2):
+        studies.take_part(answers, studies.right)
+    answers.close()
+    found = study.report(folder, folder / "report.html", resamples=10)
+    console = Console(width=1000, record=True, file=io.StringIO())
+    console.print(table(found))
+    assert f"towards strong, the better model ({words}); negative: towards weak" in console.export_text()
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert f"The better model is strong: {words}." in html.replace("&lt;", "<")
+    told = json.loads(found.save(folder / "report.json").read_text(encoding="utf-8"))["study"]
+    assert (told["better"], told["better_by"]) == ("strong", recorded)
+    assert told["chance"] == {"which_class": 0.5, "trust": 0.0}
+    assert html.count(">chance</text>") == 2
+    assert ">−2</text>" in html
+
+
+def test_a_plan_of_before_is_read_without_saying_how(folder):
+    studies.plan(folder)
+    content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    del content["better_by"]
+    (folder / "plan.json").write_text(json.dumps(content), encoding="utf-8")
+    assert read_plan(folder).better_by == ""
+    for wrong in ({"better_by": "me"}, {"better_by": [1]}, {"facts": 3}, {"better": 4}):
+        (folder / "plan.json").write_text(json.dumps(content | wrong), encoding="utf-8")
+        with pytest.raises(OptionError, match="is damaged"):
+            read_plan(folder)
+
+
+def test_make_records_whether_the_better_model_was_named(tmp_path):
+    only = {key: value for key, value in tiny().items() if key != "which_class"}
+    assert study.make(only, tmp_path / "measured", progress=False).better_by == "accuracy"
+    only["trust"] = only["trust"] | {"better": "red"}
+    plan = study.make(only, tmp_path / "named", progress=False)
+    assert (plan.better, plan.better_by) == ("red", "author")
+    assert read_plan(tmp_path / "named") == plan
+
+
 def test_fleiss_kappa_is_given_where_it_is_defined(folder):
     plan = studies.plan(folder, photos=2, items=4, which=False)
     answers = Answers(folder, plan)

@@ -23,6 +23,9 @@ from lucidcam.study.plan import ANSWERED, ANSWERS, Item, Kind, Plan
 from lucidcam.study.plan import read as read_plan
 from lucidcam.study.resampling import Draws, Floats, Interval, difference_interval, mean_interval
 
+BASES: Mapping[str, str | None] = {"author": "named by the author", "accuracy": "measured", "": None}
+"""How it is known which model is better, in words, by `Plan.better_by`."""
+
 
 @dataclass(frozen=True)
 class People:
@@ -183,10 +186,18 @@ class Findings:
     resamples: int = 0
     seed: int = 0
 
+    @property
+    def chance(self) -> dict[Kind, float]:
+        """What mere chance would have, by question: the share of right answers, and the score."""
+        options = [len(item.options) for item in self.plan.of("which_class", check=False) if item.options]
+        by_question: dict[Kind, float] = {"which_class": float(np.mean([1 / count for count in options])) if options else 0.5, "trust": 0.0}
+        return {block.kind: by_question[block.kind] for block in self.plan.blocks}
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON; null where a figure is not known."""
         plan = self.plan
-        study = {"title": plan.title, "id": plan.id, "passed": plan.passed, "better": plan.better or None, **plan.facts}
+        better = {"better": plan.better or None, "better_by": BASES[plan.better_by]}
+        study = {"title": plan.title, "id": plan.id, "passed": plan.passed, **better, "chance": self.chance, **plan.facts}
         items = [
             {"image": e.item.image, "question": e.item.kind, "condition": e.item.condition, "classes": e.item.options or [e.item.said]}
             | {"n": e.n, "mean": e.mean}

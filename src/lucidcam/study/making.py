@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import comb
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -123,6 +123,7 @@ def _plan(study: Config, workshop: _Workshop, data: Dataset, progress: bool | No
         passed=study.passed,
         participants=study.participants,
         better=workshop.better,
+        better_by=workshop.better_by,
         facts=workshop.facts(data),
         problems=tuple(workshop.problems),
     )
@@ -178,6 +179,7 @@ class _Workshop:
     accuracy: dict[str, float] = field(default_factory=dict)
     compared: dict[str, Any] = field(default_factory=dict)
     better: str = ""
+    better_by: Literal["author", "accuracy", ""] = ""
     unmatched: dict[str, str] = field(default_factory=dict)
     tell: Callable[[float], None] = lambda _: None
 
@@ -252,6 +254,7 @@ class _Workshop:
         if asked.between == "models":
             self.compared = _compared(self.config.compared, right)
             self.better = asked.better or self._more_accurate()
+            self.better_by = "author" if asked.better else "accuracy"
         for sample, word, predicted_ids in suited:
             if len({each.image for each in self.items[made:]}) == asked.images:
                 break

@@ -23,6 +23,10 @@ ANSWERED: Mapping[Kind, tuple[int, ...]] = {"which_class": (0, 1), "trust": (-2,
 """What can be answered: which of the options, as they stand on the page; or from "A clearly" to "B clearly"."""
 
 
+BETTER_BY = ("author", "accuracy", "")
+"""How it may be known which model is better, see `Plan`."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One thing that is asked about. Names of pictures, and its own, are random: they tell nothing.
@@ -104,6 +108,7 @@ class Plan:
         passed: the share of a question's checks that a participant has to pass.
         participants: no more are let in.
         better: of "trust" between models: the more accurate one; "": nobody knows.
+        better_by: how that is known: "author", who named it in the config; "accuracy", measured on the labelled photos; "": not recorded.
         facts: models, their accuracy, methods, data, versions: for the report.
         problems: photos that could not be used, and why.
     """
@@ -116,6 +121,7 @@ class Plan:
     passed: float
     participants: int
     better: str = ""
+    better_by: Literal["author", "accuracy", ""] = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
@@ -183,6 +189,10 @@ def read(folder: str | os.PathLike[str]) -> Plan:
 
 def _check(plan: Plan) -> None:
     """Raise where a plan holds what `make` does not write."""
+    if plan.better_by not in BETTER_BY or not isinstance(plan.better, str):
+        raise ValueError("it does not say which model is better, and how that is known")
+    if not isinstance(plan.facts, dict):
+        raise ValueError("its facts are no names with values")
     for each in plan.blocks:
         if each.kind not in ANSWERED or not all(isinstance(number, int) and number >= 0 for number in (each.items, each.checks)):
             raise ValueError("a block is of no known kind, or counts no whole numbers")

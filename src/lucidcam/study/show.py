@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
+from typing import Any
 
 from PIL import Image
 from rich.console import Group
@@ -12,8 +13,8 @@ from rich.text import Text as Line
 
 from lucidcam.outputs import html
 from lucidcam.stats.ties import leaders
-from lucidcam.study.findings import Agreement, Answered, Difference, Findings, People
-from lucidcam.study.plan import PICTURES
+from lucidcam.study.findings import BASES, Agreement, Answered, Difference, Findings, People
+from lucidcam.study.plan import ANSWERED, PICTURES
 from lucidcam.study.resampling import Interval
 from lucidcam.wording import listed
 
@@ -41,12 +42,15 @@ def table(found: Findings) -> Group:
     """For a terminal of 80 columns."""
     parts: list[Grid | Line] = [Line(people(found.people))]
     if found.accuracy:
-        grid = _grid("method", "right", "95 %", "Wilson", "answers", title="Which class is shown (0.5: by chance)")
+        chance = f"Which class is shown ({_number(found.chance['which_class'])}: by chance)"
+        grid = _grid("method", "right", "95 %", "Wilson", "answers", title=chance)
         for row in found.accuracy:
             grid.add_row(row.method, _number(row.share.value), _span(row.share), "{:.2f} to {:.2f}".format(*row.wilson), str(row.n))
         parts += [Line(), grid]
     if found.trust:
-        grid = _grid("explained by", "score", "95 %", "majority", "against", "answers", title="Which is more reliable (−2 to 2)")
+        grid = _grid(
+            "explained by", "score", "95 %", "majority", "against", "answers", title="Which is more reliable (−2 to 2; 0: by chance)"
+        )
         for each in found.trust:
             cells = (_signed(each.score.value), _span(each.score, signed=True), _number(each.majority), _number(each.against))
             grid.add_row(each.condition, *cells, str(each.n))
@@ -90,15 +94,16 @@ def _lead(found: Findings) -> Iterator[str]:
         shares = {row.method: row.share.value for row in found.accuracy}
         best = leaders(shares, digits=2, differs=_told_apart(found.accuracy_differences))
         first = next(row for row in found.accuracy if row.method == best[0])
-        share = f"{first.share.value:.0%} of the answers ({_span(first.share)}; chance: 0.5)"
+        share = f"{first.share.value:.0%} of the answers ({_span(first.share)}; chance: {_number(found.chance['which_class'])})"
         yield f"The class that {best[0]} shows was recognised in {share}{_best_of(len(found.accuracy), best)}."
     if found.trust and found.plan.better:
         known = [row for row in found.trust if isfinite(row.score.low)] or found.trust
         best = leaders({row.condition: row.score.value for row in known}, digits=2, differs=_told_apart(found.trust_differences))
         most = next(row for row in known if row.condition == best[0])
         score = f"{_signed(most.score.value)} ({_span(most.score, signed=True)})"
-        scale = f"on a scale from −2 (trust {most.other}) to 2 (trust {most.towards})"
+        scale = f"on a scale from −2 (trust {most.other}) to 2 (trust {most.towards}; chance: 0)"
         yield f"Explained by {most.condition}, the score is {score}, {scale}{_best_of(len(found.trust), best)}."
+        yield f"The better model is {found.plan.better}: {_basis(found)}."
 
 
 def _told_apart(differences: Sequence[Difference]) -> Callable[[str, str], bool | None]:
@@ -128,7 +133,13 @@ def _accuracy(found: Findings) -> Iterator[html.Section]:
     ]
     bars = [html.Bar(e.method, e.share.value, e.share.low, e.share.high) for e in found.accuracy]
     parts: list[html.Part] = [
-        html.Bars(bars, "Share of right answers, with 95 % intervals; 0.5 is chance"),
+        html.Bars(
+            bars,
+            f"Share of right answers, with 95 % intervals; {_number(found.chance['which_class'])} is chance",
+            digits=2,
+            ends=(0, 1),
+            chance=found.chance["which_class"],
+        ),
         html.Table(("method", "right", "95 %", "Wilson", "right answers", "answers"), rows, "Share of right answers", numeric=(1, 2, 3)),
     ]
     if found.accuracy_differences:
@@ -149,7 +160,13 @@ def _trust(found: Findings) -> Iterator[html.Section]:
     bars = [html.Bar(e.condition, e.score.value, e.score.low, e.score.high) for e in found.trust]
     note = "Majority: the share of items on which more answers are for it than against it; against: the other way round. The rest are ties."
     parts: list[html.Part] = [
-        html.Bars(bars, "Mean score from −2 to 2, with 95 % intervals"),
+        html.Bars(
+            bars,
+            "Mean score from −2 to 2, with 95 % intervals; 0 is chance",
+            digits=2,
+            ends=(min(ANSWERED["trust"]), max(ANSWERED["trust"])),
+            chance=found.chance["trust"],
+        ),
         html.Table(head, rows, "Trust", note, numeric=(2, 3, 4, 5)),
     ]
     if found.trust_differences:
@@ -212,8 +229,29 @@ def _settings(found: Findings) -> dict[str, object]:
 def _towards(found: Findings) -> list[str]:
     if found.plan.better:
         first = found.trust[0]
-        return [f"Positive: towards {first.towards}, the more accurate model; negative: towards {first.other}."]
+        return [f"Positive: towards {first.towards}, the better model ({_basis(found)}); negative: towards {first.other}."]
     return [f"{each.condition}: positive is towards {each.towards}." for each in found.trust]
+
+
+def _basis(found: Findings) -> str:
+    """How it is known which model is the better one, with the figures that were measured."""
+    basis = BASES[found.plan.better_by] or "whether it was named by the author or measured is not recorded"
+    figures = _measured(found.plan.facts)
+    if not figures:
+        return basis
+    return f"measured: {figures}" if found.plan.better_by == "accuracy" else f"{basis}; measured: {figures}"
+
+
+def _measured(facts: Mapping[str, Any]) -> str:
+    """How often the compared models are right; "" where that was not measured, or somebody has changed the facts."""
+    try:
+        compared = facts["which model is more accurate"]
+        shares = [(name, each["accuracy"]) for name, each in facts["models"].items() if each["accuracy"] is not None]
+        words = ", ".join(f"{name} is right on {share:.1%}" for name, share in shares)
+        p = "p < 0.001" if compared["p"] < 0.001 else f"p = {html.fixed(compared['p'], 3)}"
+        return f"{words} of {compared['photos']} labelled photos, {p}"
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ""
 
 
 def _coefficients(own: Agreement) -> tuple[float, ...]:

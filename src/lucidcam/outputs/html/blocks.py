@@ -142,19 +142,23 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bars:
-    """Values with intervals below each other, on one scale that has 0 on it.
+    """Values with intervals below each other, on one scale that has 0 on it, with an axis below.
 
     Attributes:
         items: from top to bottom.
         caption: what they are.
         unit: printed behind the values: " %".
         digits: behind the point, of values and intervals; None: four significant digits.
+        ends: of the axis; None: of the values and intervals.
+        chance: the value that mere chance would have; a line is drawn there. None: no line.
     """
 
     items: Sequence[Bar]
     caption: str
     unit: str = ""
     digits: int | None = None
+    ends: tuple[float, float] | None = None
+    chance: float | None = None
     kind: ClassVar[str] = "bars"
 
 

@@ -14,6 +14,9 @@ COLOURS = 8
 """Series that have a colour of their own; the next ones begin anew, with other dashes."""
 
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
+DENSE = 20
+"""Characters at the ticks of an axis below bars, at most: on a phone it is short."""
+
 ROWS = 41
 """Rows of the table below a chart, at most: evenly chosen."""
 
@@ -114,14 +117,43 @@ class BarPlace:
     interval: str
 
 
-def bar_places(bars: Bars) -> list[BarPlace]:
-    """Where bars lie, in percent, on a scale that holds 0 and all intervals."""
-    ends = [0.0, *(v for each in bars.items for v in (each.value, each.low, each.high) if math.isfinite(v))]
+@dataclass(frozen=True)
+class BarAxis:
+    """The axis below bars, in percent of the drawing's width: ticks as (place, text), and the place of chance, if it is drawn."""
+
+    ticks: list[tuple[float, str]]
+    chance: float | None
+
+
+def bar_axis(bars: Bars) -> BarAxis:
+    """Lay the axis of bars out."""
+    low, high = _bar_ends(bars)
+    values = _axis((low, high), tight=True)[0]
+    words = [number(value) for value in values]
+    if len("".join(words)) > DENSE:  # every second one has no words; 0 has some
+        words = [text if (k - values.index(0)) % 2 == 0 else "" for k, text in enumerate(words)]
+    ticks = [(_percent(value, low, high), text) for value, text in zip(values, words)]
+    return BarAxis(ticks, None if bars.chance is None else _percent(bars.chance, low, high))
+
+
+def _bar_ends(bars: Bars) -> tuple[float, float]:
+    """The ends of a scale that holds 0, all intervals, chance, and the ends that were asked for."""
+    values = [v for each in bars.items for v in (each.value, each.low, each.high) if math.isfinite(v)]
+    ends = [0.0, *values, *(bars.ends or ()), *(() if bars.chance is None else (bars.chance,))]
     low, high = min(ends), max(ends)
-    span = (high - low) or 1.0
+    return low, high if high > low else low + 1.0
+
+
+def _percent(value: float, low: float, high: float) -> float:
+    return 100 * (value - low) / (high - low)
+
+
+def bar_places(bars: Bars) -> list[BarPlace]:
+    """Where bars lie, in percent, on the scale of their axis."""
+    low, high = _bar_ends(bars)
 
     def at(value: float) -> float:
-        return 100 * (value - low) / span
+        return _percent(value, low, high)
 
     places = []
     for each in bars.items:

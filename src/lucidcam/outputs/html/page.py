@@ -89,7 +89,8 @@ def _environment() -> Environment:
         loader=PackageLoader("lucidcam.outputs.html"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": _clean_number, "paragraphs": _paragraphs, "clean": _clean, "fact": _fact}
-    environment.globals |= {"chart": charts.chart, "bar_places": charts.bar_places, "numeric": _numeric, "cell": _cell, "heads": _heads}
+    environment.globals |= {"chart": charts.chart, "bar_axis": charts.bar_axis, "bar_places": charts.bar_places}
+    environment.globals |= {"numeric": _numeric, "cell": _cell, "heads": _heads}
     return environment
 
 
