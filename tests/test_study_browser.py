@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -308,3 +309,42 @@ def test_a_removed_participant_is_led_to_the_start(tmp_path):
             while not person.done():
                 person.answer()
     assert study.report(folder, resamples=0).people.finished == 2
+
+
+FORM = b"POST /start HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+RAW_REQUESTS = [
+    b"\x00\xff\x01\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET http://evil.example/question/ HTTP/1.1\r\nHost: [evil\r\n\r\n",
+    b"GET /pictures/" + b"a" * 60_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /pictures/%00%ff HTTP/1.1\r\nHost: x\r\nCookie: " + b"study-=\xff\xfe;" * 3000 + b"\r\n\r\n",
+    FORM + b"Origin: http://[x\r\nContent-Length: 11\r\n\r\nconsent=yes",
+    FORM + b"Content-Length: NaN\r\n\r\n",
+    FORM + b"Content-Length: 100\r\n\r\nconsent",
+    FORM + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n",
+]
+
+
+def test_hostile_bytes_leave_no_traceback_in_the_log(tmp_path):
+    studies.plan(tmp_path / "study")
+    words = [sys.executable, "-m", "lucidcam.cli", "study", "serve", str(tmp_path / "study"), "--port", "0"]
+    server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    try:
+        address = ("127.0.0.1", int(server.stdout.readline().strip().rstrip("/").rpartition(":")[2]))
+        for request in RAW_REQUESTS:
+            with socket.create_connection(address, 10) as connection:
+                connection.sendall(request)
+                connection.shutdown(socket.SHUT_WR)  # those that are half there end here
+                connection.settimeout(10)
+                answer = connection.recv(65536)
+            assert not answer or b"1.1 4" in answer[:20], (request[:60], answer[:60])
+        with socket.create_connection(address, 10) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    finally:
+        server.send_signal(signal.SIGINT)
+        _, log = server.communicate(timeout=30)
+    assert "Traceback" not in log
+    assert len(log.splitlines()) <= len(RAW_REQUESTS)
