@@ -496,6 +496,14 @@ def test_a_grid_has_every_map_of_a_photo():
     assert len(set(rows)) == len(rows) == 4, "gradcam at two layers, once more, and eigencam"
 
 
+def test_rows_of_one_method_are_told_apart_by_its_options():
+    net, photo = model(), scene(("red", (4, 4, 24, 24)))
+    maps = [lucidcam.explain(net, photo, "rise", target=[["red", "green"]], masks=n, seed=0) for n in (8, 16)]
+    tree = check_whole(render(reports.page([replace(each, name="a.png") for found in maps for each in found])))
+    [table] = [each for each in tree.iter("table") if each.get("class") == "matrix"]
+    assert headings(table)[1] == ["rise · masks: 8", "rise · masks: 16"]
+
+
 # ------------------------------------------------------------------------------------------------------------- evaluations
 
 

@@ -319,19 +319,17 @@ def _shot(name: str, group: Sequence[Seen], anchor: str, several: bool) -> Shot:
 def _grid(group: Sequence[Seen], count: int) -> Grid | None:
     """A row for each method and a column for each class, where a photo has several of both; the last of its pictures are those of `group`.
 
-    A method that made several maps for a class, at several layers, say, has as many rows.
+    A method that made several maps for a class, at several layers or with several options, has as many rows, headed by what differs.
     """
     pictured = [each for each in group if each.picture is not None]
     columns: dict[str, list[Seen]] = {}
     rows: dict[tuple[str, int], str] = {}
     cells: dict[tuple[int, int], int] = {}
     repeats: Counter[tuple[str, str]] = Counter()
-    layers = {(str(each.told["method"]), str(each.told["layer"])) for each in pictured}
     for number, each in enumerate(pictured, start=count - len(pictured)):
-        method, label = str(each.told["method"]), str(each.told["label"])
+        label = str(each.told["label"])
         columns.setdefault(label, []).append(each)
-        several = sum(name == method for name, _ in layers) > 1
-        heading = " · ".join([method, *([str(each.told["layer"])] if several else [])])
+        heading = " · ".join([str(each.told["method"]), *_particulars(each, pictured)])
         key = heading, repeats[heading, label]
         repeats[heading, label] += 1
         rows.setdefault(key, heading if not key[1] else f"{heading} ({key[1] + 1})")
@@ -339,6 +337,17 @@ def _grid(group: Sequence[Seen], count: int) -> Grid | None:
     if len(rows) < 2 or len(columns) < 2:
         return None
     return Grid(list(rows.values()), [_words(maps[0].told, False) for maps in columns.values()], cells)
+
+
+def _particulars(seen: Seen, others: Sequence[Seen]) -> list[str]:
+    """By what a map's layer and options differ from those of other maps by its method."""
+    alike = [each.told for each in others if each.told["method"] == seen.told["method"]]
+    found = [str(seen.told["layer"])] if len({str(told["layer"]) for told in alike}) > 1 else []
+    options = seen.told.get("options")
+    for name, value in options.items() if isinstance(options, dict) else ():
+        if any(not isinstance(told.get("options"), dict) or told["options"].get(name) != value for told in alike):
+            found.append(f"{name}: {value}")
+    return found
 
 
 def _words(told: dict[str, Any], several: bool) -> str:
