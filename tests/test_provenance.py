@@ -227,6 +227,20 @@ def test_a_map_between_two_exchanges_of_the_weights_is_not_taken_for_one_before(
     assert told(averaged)["model"]["fingerprint"] is None
 
 
+@pytest.mark.parametrize("noted", [True, False])
+def test_changes_past_the_version_on_an_accelerator_are_seen_by_the_norm(monkeypatch: pytest.MonkeyPatch, noted: bool) -> None:
+    """There no values can be compared: an accelerator is stood for by tensors of which `TensorState` notes no values."""
+    monkeypatch.setattr(provenance, "ON_HOST", () if noted else ("cpu", "meta"))
+    monkeypatch.setattr("lucidcam.tensor_state.SMALL", 0)
+    monkeypatch.setattr("lucidcam.tensor_state.LENGTH", 0)
+    network = model()
+    (found,) = lucidcam.explain(network, photo())
+    network.module.conv2.weight.data.mul_(1.5)
+    assert (told(found)["model"]["fingerprint"] is None) == noted
+    (after,) = lucidcam.explain(network, photo())
+    assert not noted or told(after)["model"]["fingerprint"] == network.fingerprint()
+
+
 def test_a_fingerprint_is_computed_when_it_is_asked_for_and_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls: list[nn.Module] = []
     real = provenance.fingerprint

@@ -19,6 +19,7 @@ from torch import Tensor
 from lucidcam import images
 from lucidcam.compat import import_optional
 from lucidcam.errors import InputError, first_line
+from lucidcam.reprs import OneLineRepr
 from lucidcam.rollback import closes_scopes
 from lucidcam.sources import Stored, is_url
 
@@ -45,7 +46,7 @@ _VIDEO = (b"ftyp", b"moov", b"mdat", b"\x1aE\xdf\xa3", b"RIFF", b"OggS", b"FLV",
 
 
 @dataclass(frozen=True)
-class Clip:
+class Clip(OneLineRepr):
     """Frames in time.
 
     Attributes:

@@ -167,6 +167,8 @@ def _import(name: str, extra: str, purpose: str) -> ModuleType:
         with SavedWarnings():
             # torchvision's image codecs are compiled too; lucidcam reads images with Pillow.
             warnings.filterwarnings("ignore", message="Failed to load image Python extension")
+            # tqdm in a notebook without widgets; what lucidcam does needs none.
+            warnings.filterwarnings("ignore", message="IProgress not found")
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         library = name.partition(".")[0]

@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from lucidcam.reprs import one_line
+
 
 class LucidcamError(Exception):
     """Base of every error raised by lucidcam."""
+
+    def __repr__(self) -> str:
+        return one_line(type(self).__qualname__, [("", str(self))])
 
 
 class InputError(LucidcamError, ValueError):

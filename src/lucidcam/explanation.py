@@ -15,12 +15,14 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from lucidcam import images, maps, registry, render
+from lucidcam import images, maps, notebook, registry, render
 from lucidcam.errors import OptionError, unknown
 from lucidcam.ownership import check_not_input
 from lucidcam.provenance import Provenance
+from lucidcam.reprs import OneLineRepr, one_line
 from lucidcam.storage import writing
 from lucidcam.types import Frame
+from lucidcam.wording import short
 
 LARGEST_WHOLE = 20_000_000
 """Pixels of photos whose maps are made whole to be measured and drawn; those of larger ones come band by band."""
@@ -31,12 +33,15 @@ LARGEST_DRAWN = 60_000_000
 DRAWN = 8_000_000
 """Pixels of the pictures of photos that are larger than `LARGEST_DRAWN`: a third of each of the photo's sides, or a quarter, and so on."""
 
+SMALL_CHANCE = 0.001
+"""Probabilities below are not told exactly."""
+
 LEAST_SAMPLED = 2_000_000
 """Pixels of a large photo, at least, that choose which signed value its colours show as full."""
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(OneLineRepr):
     """What explanations that are looked at together share.
 
     Attributes:
@@ -101,6 +106,14 @@ class Explanation:
     note: str = ""
     provenance: Provenance | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        known: list[tuple[str, Any]] = [("probability", self.probability)] if self.probability is not None else [("score", self.score)]
+        if self.film:
+            known.append(("frames", len(self.film)))
+        if self.note:
+            known.append(("note", self.note))
+        return one_line("Explanation", [("", self.name), ("", self.short_label), *known, ("method", self.method), ("layer", self.layer)])
+
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) of the original image."""
@@ -163,7 +176,10 @@ class Explanation:
         height, width = self.size
         if height * width <= LARGEST_DRAWN or self.image.size != (width, height):
             return self
-        factor = math.isqrt((height * width - 1) // DRAWN) + 1
+        return self._reduced_by(math.isqrt((height * width - 1) // DRAWN) + 1)
+
+    def _reduced_by(self, factor: int) -> Explanation:
+        """The explanation of the photo in a smaller size, in the same colours."""
         image = self.image if self.image.mode == "RGB" else self.image.convert("RGB")
         scale = self.scale or Scale(float(self.raw.min()), self.peak, None if self.pixels is None else self._magnitude)
         return replace(self, image=image.reduce(factor), frame=_divided(self.frame, factor), scale=scale)
@@ -286,11 +302,60 @@ class Explanation:
             registry.writers[name](self, path, **options)
         return path
 
+    @property
+    def short_label(self) -> str:
+        """The target in words, a class without its synonyms."""
+        return self.label if self.target is None else short(self.label)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the picture, the class, method and layer, and what the colours mean."""
+        step = max(1, -(-len(self.film) // notebook.STRIP))
+        strip = [notebook.Figure(each.fitted_picture(notebook.SIDE // 2), f"frame {each.time}") for each in self.film[::step]]
+        return notebook.card(self.figure(notebook.LARGE), strip, [self.colours])
+
     def _repr_png_(self) -> bytes:
-        """What a notebook shows."""
+        """What consoles show that draw pictures but no HTML."""
         buffer = io.BytesIO()
-        self.picture().save(buffer, format="PNG")
+        self.fitted_picture(notebook.SIDE).save(buffer, format="PNG")
         return buffer.getvalue()
+
+    def fitted_picture(self, side: int) -> Image.Image:
+        """The picture that suits the method, with its longer side at most `side` pixels; never enlarged."""
+        factor = max(self.image.size) // side
+        small = self._reduced_by(factor) if factor > 1 and self.image.size == self.size[::-1] else self
+        return notebook.fitted(small.picture(), side)
+
+    def figure(self, side: int, *, made: str | None = None, with_name: bool = True) -> notebook.Figure:
+        """The picture with what is said of it in a notebook.
+
+        Args:
+            side: the picture's longer side in pixels.
+            made: how it was made; None: the method and layer; "": that is said elsewhere.
+            with_name: say the file's name.
+        """
+        sure = f"score {self.score:.4g}" if self.probability is None else f"probability {_chance(self.probability)}"
+        lines = ["" if math.isnan(self.score) and self.probability is None else sure]
+        lines.append(f"{self.method} at {self.layer}" if made is None else made)
+        lines.append(f"frame {self.time}, of the most evidence of {len(self.film)}" if self.film else "")
+        name = Path(self.name).name
+        lines.append(name if with_name else "")
+        alt = f"where {self.method} sees {self.short_label} in {name}"
+        return notebook.Figure(self.fitted_picture(side), self.short_label, [line for line in lines if line], alt, self.note)
+
+    @property
+    def colours(self) -> notebook.Scale:
+        """What the picture's colours mean."""
+        if self.pixels is not None and self.pixels.shape[0] == 3:
+            return notebook.Scale("Grey: 0; lighter: positive, darker: negative, for each of the photo's colours by itself.", "", "")
+        of = "the map's own maximum" if self.scale is None else "the largest value of all maps that share the scale"
+        if self.ranged:
+            return notebook.Scale(f"from the smallest value to {of}")
+        return notebook.Scale(f"positive evidence, as a share of {of}")
+
+
+def _chance(probability: float) -> str:
+    """A probability; small ones are not zero."""
+    return f"{probability:.3f}" if probability == 0 or probability >= SMALL_CHANCE else f"< {SMALL_CHANCE:.3f}"
 
 
 def _seen(frame: Frame) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from lucidcam.errors import LucidcamError, ModelError, OptionError
+from lucidcam.reprs import OneLineRepr
 
 Function = Callable[[Image.Image], Tensor]
 Values = npt.NDArray[np.float64]
@@ -66,7 +67,7 @@ LIKENESS = 0.2
 
 
 @dataclass(frozen=True)
-class Frame:
+class Frame(OneLineRepr):
     """Where in the original image the network's input lies.
 
     Attributes:

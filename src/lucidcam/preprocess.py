@@ -17,6 +17,7 @@ from torch import Tensor
 from lucidcam import framing
 from lucidcam.errors import ModelError, OptionError, unknown
 from lucidcam.images import Window, checked_window
+from lucidcam.reprs import OneLineRepr
 from lucidcam.types import Frame
 from lucidcam.vocabulary import IMAGENET_MEAN as IMAGENET_MEAN
 from lucidcam.vocabulary import IMAGENET_STD as IMAGENET_STD
@@ -43,7 +44,7 @@ INTERPOLATIONS: dict[str, Image.Resampling] = {each.name.lower(): each for each 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocess:
+class Preprocess(OneLineRepr):
     """Resize, crop, scale and normalise.
 
     Each channel becomes `(scale · x − mean) / std` of pixel values x in 0–255.
@@ -182,7 +183,7 @@ def _resized_part(
 
 
 @dataclass(frozen=True)
-class Probed:
+class Probed(OneLineRepr):
     """Any other preprocessing, and the part of the photo that it shows, measured by sending barcodes through it (`lucidcam.framing`).
 
     Args:
@@ -236,7 +237,7 @@ class Probed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clips:
+class Clips(OneLineRepr):
     """From a clip's frames to the input `[C, T, h, w]` of a network that takes clips.
 
     Attributes:

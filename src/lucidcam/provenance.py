@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lucidcam.fingerprints import fingerprint
+from lucidcam.reprs import OneLineRepr
 from lucidcam.rollback import raised_by_handler
 from lucidcam.targets import All, Function, TopK
 from lucidcam.tensor_state import TensorState
@@ -29,6 +30,9 @@ PREDICTED = "predicted"
 
 MOST_NUMBERS = 64
 """Numbers of an array or tensor that are written out; of larger ones, type and shape are."""
+
+ON_HOST = ("cpu", "meta")
+"""Kinds of devices whose tensors `TensorState` sees, or that hold no values."""
 
 DEEPEST = 8
 """Values in values that are written out."""
@@ -141,13 +145,13 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def _norm_elsewhere(tensors: Mapping[str, Tensor]) -> str:
     """The norm of the weights on accelerators, whose values `TensorState` does not see; "" where there are none."""
-    away = [each.detach() for each in tensors.values() if each.device.type not in ("cpu", "meta") and each.is_floating_point()]
+    away = [each.detach() for each in tensors.values() if each.device.type not in ON_HOST and each.is_floating_point()]
     strided = [each for each in away if each.layout == torch.strided and each.numel()]
     return repr(float(nn.utils.get_total_norm(strided))) if strided else ""
 
 
 @dataclass(frozen=True, eq=False)
-class Provenance:
+class Provenance(OneLineRepr):
     """Where a map comes from.
 
     Attributes:

@@ -35,11 +35,13 @@ from lucidcam.errors import (
     first_line,
 )
 from lucidcam.explanation import Explanation
+from lucidcam.explanations import Explanations
 from lucidcam.films import over_time
 from lucidcam.fingerprints import stands_for
 from lucidcam.methods._base import Method
 from lucidcam.methods._pixel import PixelMethod
 from lucidcam.methods._wrap import augmented, fused, smoothed
+from lucidcam.progress import batches
 from lucidcam.provenance import Provenance, Weights, against_of, described, described_target, versions
 from lucidcam.rollback import closes_scopes, raised_by_handler
 from lucidcam.settings import Settings, resolve_method
@@ -251,7 +253,7 @@ def explain(
     target: Any = None,
     layer: LayerSpec | Sequence[LayerSpec] | None = None,
     **options: Any,
-) -> list[Explanation]:
+) -> Explanations:
     """Explain photos.
 
     Args:
@@ -264,7 +266,7 @@ def explain(
         options: as for `attribute`.
 
     Returns:
-        One explanation per image and target, image by image.
+        One explanation per image and target, image by image: a list, which notebooks show as a grid.
 
     Raises:
         InputError: for an image that cannot be read.
@@ -276,7 +278,7 @@ def explain(
 @closes_scopes
 def explain_images(
     model: Model, images: Any, method: str | Method, target: Any, layer: Any, *, with_provenance: bool = True, **options: Any
-) -> list[Explanation]:
+) -> Explanations:
     """See `explain`.
 
     Args:
@@ -303,41 +305,47 @@ def explain_images(
     waiting = deque(_batches(model, prepared, targets, settings.images_at_once))
     fixed = _fixed_batch(model, prepared)
     most = min(settings.images_at_once, _room.get(model.module, settings.images_at_once)) if fixed is None else fixed
-    while waiting:
-        rows = waiting.popleft()
-        if len(rows) > most:
-            waiting.appendleft(rows[most:])
-            rows = rows[:most]
-        batch = [*rows, *rows[-1:] * ((fixed or 0) - len(rows))]
-        inputs = _stacked([prepared[i].tensor for i in batch], model)
-        asked = [targets[i] for i in batch] if isinstance(targets[rows[0]], list) else targets[rows[0]]
-        try:
-            asked = placed(asked, prepared[rows[0]].frame, (inputs.shape[-2], inputs.shape[-1]))
-            if model.task is not None:
-                with session(model.module):  # it may write a caption, or read a text
-                    inputs, asked = model.task.ask(inputs, asked, model)
-            with _opened(model.module, inputs, chosen, settings, asked, layer, settings.class_scores(model.class_scores)) as run:
-                explained = list(_explanations(run, chosen, settings, model, [prepared[i] for i in batch], [origins[i] for i in batch]))
-                for i, explanations in zip(rows, explained, strict=False):
-                    found[i] = explanations
-        except OptimizedCopyError:  # the network as it is has taken its place
-            waiting.appendleft(rows)
-        except MixingError:
-            waiting.appendleft(rows)
-            most = 1
-        except TargetNotFoundError as error:
-            row = 0 if len(rows) == 1 else error.image
-            if row is None or row >= len(rows):
-                raise
-            raise TargetNotFoundError(f"{prepared[rows[row]].name}: {error}", rows[row]) from None
-        except (RuntimeError, MemoryError) as error:
-            if len(rows) == 1 or not out_of_memory(error):
-                raise
-            most = _room[model.module] = len(rows) // 2
-            waiting.appendleft(rows)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-    return [explanation for group in found for explanation in group]
+    several = len(waiting) > 1 or len(prepared) > most
+    with batches(len(prepared), several, chosen.name, settings.progress) as parts:
+        settings, stated = replace(settings, progress=parts.shown), settings.class_scores(model.class_scores)
+        while waiting:
+            rows = waiting.popleft()
+            if len(rows) > most:
+                waiting.appendleft(rows[most:])
+                rows = rows[:most]
+            batch = [*rows, *rows[-1:] * ((fixed or 0) - len(rows))]
+            inputs = _stacked([prepared[i].tensor for i in batch], model)
+            asked = [targets[i] for i in batch] if isinstance(targets[rows[0]], list) else targets[rows[0]]
+            try:
+                asked = placed(asked, prepared[rows[0]].frame, (inputs.shape[-2], inputs.shape[-1]))
+                if model.task is not None:
+                    with session(model.module):  # it may write a caption, or read a text
+                        inputs, asked = model.task.ask(inputs, asked, model)
+                with (
+                    parts.batch(len(rows)),
+                    _opened(model.module, inputs, chosen, settings, asked, layer, stated) as run,
+                ):
+                    explained = list(_explanations(run, chosen, settings, model, [prepared[i] for i in batch], [origins[i] for i in batch]))
+                    for i, explanations in zip(rows, explained, strict=False):
+                        found[i] = explanations
+            except OptimizedCopyError:  # the network as it is has taken its place
+                waiting.appendleft(rows)
+            except MixingError:
+                waiting.appendleft(rows)
+                most = 1
+            except TargetNotFoundError as error:
+                row = 0 if len(rows) == 1 else error.image
+                if row is None or row >= len(rows):
+                    raise
+                raise TargetNotFoundError(f"{prepared[rows[row]].name}: {error}", rows[row]) from None
+            except (RuntimeError, MemoryError) as error:
+                if len(rows) == 1 or not out_of_memory(error):
+                    raise
+                most = _room[model.module] = len(rows) // 2
+                waiting.appendleft(rows)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+    return Explanations(explanation for group in found for explanation in group)
 
 
 @overload

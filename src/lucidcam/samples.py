@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lucidcam.errors import InputError, LucidcamError, first_line
+from lucidcam.reprs import OneLineRepr
 from lucidcam.wording import printable
 
 Mask = npt.NDArray[np.bool_]
@@ -35,7 +36,7 @@ class ClassId(str):
 
 
 @dataclass(frozen=True, eq=False)
-class Object:
+class Object(OneLineRepr):
     """One thing that is marked in an image.
 
     Attributes:
@@ -58,7 +59,7 @@ class Object:
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class Sample(OneLineRepr):
     """One image of a data set.
 
     Attributes:
@@ -161,7 +162,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(OneLineRepr):
     """Something of a data set that cannot be used; it is reported and skipped.
 
     Attributes:

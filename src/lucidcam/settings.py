@@ -26,7 +26,7 @@ class Settings:
             of 224²). Halved when the memory does not suffice.
         images_at_once: images that `explain` sends through the network together; halved when the memory does not suffice.
         seed: of every random draw.
-        progress: a bar for anything over two seconds; None: when standard error is a terminal.
+        progress: a bar for anything over two seconds; None: in a terminal or notebook.
         fusion: how the maps of several layers become one: "mean", "max" or "product".
         augment: average over changed copies: "hflip", "vflip", "gain", separated by commas; "": none.
         smooth: average over this many noisy copies; 0: none.

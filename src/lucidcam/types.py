@@ -18,6 +18,7 @@ from lucidcam.class_scores import BINARY_CLASSES, ClassScores, OutputKind
 from lucidcam.errors import InputError, ModelError, OptionError, TargetError, nearest
 from lucidcam.fingerprints import fingerprint
 from lucidcam.framing import Frame as Frame
+from lucidcam.reprs import OneLineRepr, one_line
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -36,7 +37,7 @@ _NUMBER = re.compile(r"([+-]?\d+)(?:\.0*)?")  # a whole number, also as a table 
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class Prepared(OneLineRepr):
     """One image or clip, ready for a network.
 
     Attributes:
@@ -117,7 +118,7 @@ class Model:
     def __repr__(self) -> str:
         """Name, layer, meaning of the outputs and preprocessing."""
         outputs = "found by value" if self.outputs is None else self.outputs
-        return f"Model({self.name!r}, layer={self.layer!r}, outputs={outputs!r}, preprocess={self.preprocess!r})"
+        return one_line("Model", [("", self.name), ("layer", self.layer), ("outputs", outputs), ("preprocess", self.preprocess)])
 
     @property
     def class_scores(self) -> ClassScores:

@@ -105,7 +105,7 @@ def audit(
         limit: at most so many samples.
         out: a folder to `save` to; None: nothing is written.
         seed: of pairs and control regions.
-        progress: a bar; None: when standard error is a terminal.
+        progress: a bar; None: in a terminal or notebook.
         format: of the data, as for `lucidcam.data.open_data`; None: found out.
         options: of the method.
 

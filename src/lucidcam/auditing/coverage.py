@@ -8,6 +8,7 @@ from typing import Any
 
 from lucidcam.auditing.statistics import Estimate
 from lucidcam.auditing.trials import Trial
+from lucidcam.reprs import OneLineRepr
 from lucidcam.wording import counted, figure, listed, short
 
 NAMES = {
@@ -39,7 +40,7 @@ NAMED = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Hypothesis:
+class Hypothesis(OneLineRepr):
     """One hypothesis that was tried.
 
     Attributes:
@@ -85,7 +86,7 @@ class Hypothesis:
 
 
 @dataclass(frozen=True)
-class Untried:
+class Untried(OneLineRepr):
     """Something that may be there and was not tried.
 
     Attributes:
@@ -117,7 +118,7 @@ class Untried:
 
 
 @dataclass(frozen=True, eq=False)
-class Coverage:
+class Coverage(OneLineRepr):
     """What was tried and what was not.
 
     Attributes:

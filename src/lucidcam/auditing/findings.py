@@ -20,6 +20,7 @@ from lucidcam.errors import DataError
 from lucidcam.explainer import PREDICTED
 from lucidcam.ownership import OwnedFiles
 from lucidcam.picture_files import save_picture
+from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Mask, Problem
 from lucidcam.storage import check_writable, json_text, parsed_json, write_whole
 from lucidcam.wording import counted
@@ -41,7 +42,7 @@ SHORTCUTS = ("watermark", "place", "background", "context", "companion")
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class Evidence(OneLineRepr):
     """One image of a finding.
 
     Attributes:
@@ -64,7 +65,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, eq=False)
-class Finding:
+class Finding(OneLineRepr):
     """Something that is wrong with a network on a data set.
 
     Attributes:
@@ -118,7 +119,7 @@ class Finding:
 
 
 @dataclass(frozen=True, eq=False)
-class Cluster:
+class Cluster(OneLineRepr):
     """A kind of a class's maps: images in which the network looks at the same places, off the object where that is marked.
 
     Attributes:
@@ -144,7 +145,7 @@ class Cluster:
 
 
 @dataclass(frozen=True, eq=False)
-class Audit:
+class Audit(OneLineRepr):
     """What `lucidcam.audit` returns.
 
     Attributes:

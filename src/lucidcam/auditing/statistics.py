@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lucidcam.reprs import OneLineRepr
 from lucidcam.stats.interval import LEVEL, Bounds, mean_interval
 from lucidcam.wording import figure
 
@@ -24,7 +25,7 @@ DIFFERENCE: Bounds = (-1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(OneLineRepr):
     """A mean over images with its interval.
 
     Attributes:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lucidcam.csv_rows import write_rows
 from lucidcam.errors import OptionError
 from lucidcam.ownership import OwnedFiles
+from lucidcam.reprs import OneLineRepr
 from lucidcam.storage import check_writable, json_text, write_whole
 
 FILES = ("costs.json", "costs.csv", "costs.png")
@@ -25,7 +26,7 @@ FORWARD = "forward"
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(OneLineRepr):
     """One measurement.
 
     Attributes:
@@ -56,7 +57,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Costs:
+class Costs(OneLineRepr):
     """What explanations cost on one network.
 
     Attributes:

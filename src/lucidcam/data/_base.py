@@ -14,12 +14,13 @@ from lucidcam import registry
 from lucidcam.data._bounds import Bounds
 from lucidcam.data._files import option_folder
 from lucidcam.errors import DataError, LucidcamError, first_line, unknown
+from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import DegenerateError, Problem, Sample, composed, left_out
 from lucidcam.sources import is_url, local
 
 
 @dataclass(frozen=True, kw_only=True)
-class Format(ABC):
+class Format(OneLineRepr, ABC):
     """A way to write down a data set. Subclasses are final; their fields are the format's options.
 
     Class attributes:
@@ -62,7 +63,7 @@ class Format(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(OneLineRepr):
     """Samples, one after the other, as often as asked.
 
     Attributes:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lucidcam.data._files import lines_of, read_json, start_of
 from lucidcam.errors import OptionError, TargetError
+from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import ClassId
 from lucidcam.types import Model, fold, without_zeros
 
@@ -21,7 +22,7 @@ A file is a JSON object, or lines `name=class`.
 
 
 @dataclass(eq=False)
-class ClassMap:
+class ClassMap(OneLineRepr):
     """From the data set's words to the network's class ids; what was met is kept, for reports.
 
     A word is looked up in this order: what the user gave; a number, as the label of that very name, else as class id; the network's synset

@@ -34,7 +34,7 @@ def asked(
         target: one class, by id or label, or a target object; None: the predicted class.
         layer: a dotted name or module; None: the model's own, or the last spatial layer.
         batch_size: masked images at a time; None: what fits well.
-        progress: a bar for what takes longer than two seconds; None: when standard error is a terminal.
+        progress: a bar for what takes longer than two seconds; None: in a terminal or notebook.
         title: what it says.
 
     Raises:

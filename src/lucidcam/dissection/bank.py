@@ -15,6 +15,7 @@ from lucidcam.data.synthetic import FORMS
 from lucidcam.dissection import patterns
 from lucidcam.dissection.texts import labelled
 from lucidcam.errors import DataError, OptionError
+from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Problem, Sample
 from lucidcam.types import Model
 
@@ -23,7 +24,7 @@ FEWEST = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Bank:
+class Bank(OneLineRepr):
     """Images with the concepts that each of them shows.
 
     What an image is not labelled with counts as not shown: a folder's image does not show what the other folders are about.
@@ -131,7 +132,7 @@ class Bank:
             clip: such a model: `lucidcam.load("hf:openai/clip-vit-base-patch16")`. The names are as good as what it says.
             share: of the images that show a text, 0 to 0.5.
             prompt: how a text is asked, with "{}" in its place.
-            progress: a bar; None: when standard error is a terminal.
+            progress: a bar; None: in a terminal or notebook.
 
         Raises:
             ModelError: `clip` is no model of images and texts.

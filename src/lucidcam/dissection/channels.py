@@ -26,6 +26,7 @@ from lucidcam.methods._channels import Channels as Masks
 from lucidcam.methods.cam import head_weights
 from lucidcam.metrics.sanity import spearman
 from lucidcam.perturb.baselines import baseline as replacing
+from lucidcam.reprs import OneLineRepr
 from lucidcam.rollback import closes_scopes
 from lucidcam.types import Frame, Model
 
@@ -39,7 +40,7 @@ ROUNDING = 8
 
 
 @dataclass(frozen=True)
-class Channel:
+class Channel(OneLineRepr):
     """One channel of a layer, for one image and class.
 
     Attributes:
@@ -71,7 +72,7 @@ class Channel:
 
 
 @dataclass(frozen=True, eq=False)
-class Channels:
+class Channels(OneLineRepr):
     """The live channels of a layer for one image and class.
 
     Attributes:
@@ -250,7 +251,7 @@ def channels(
             the spread of their activations), in turn. 0: every live channel's.
         baseline: what masked pixels are replaced by, as for `scorecam`: "zeros" in pre-processed space, "mean", "blur", or a number.
         batch_size: masked images at a time; None: what fits well.
-        progress: a bar for what takes longer than two seconds; None: when standard error is a terminal.
+        progress: a bar for what takes longer than two seconds; None: in a terminal or notebook.
 
     Raises:
         LayerError: the layer's maps are not `[h, w]`.

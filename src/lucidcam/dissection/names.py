@@ -18,6 +18,7 @@ from lucidcam.dissection import telling
 from lucidcam.errors import DataError, OptionError
 from lucidcam.fingerprints import architecture, steady
 from lucidcam.ownership import check_document
+from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Problem
 from lucidcam.storage import check_writable_file, json_text, parsed_json, write_whole, writing
 from lucidcam.types import Model
@@ -36,7 +37,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Meaning:
+class Meaning(OneLineRepr):
     """One thing that a channel answers to.
 
     Attributes:
@@ -64,7 +65,7 @@ class Meaning:
 
 
 @dataclass(frozen=True)
-class Name:
+class Name(OneLineRepr):
     """What one channel is called.
 
     Attributes:
@@ -119,7 +120,7 @@ def network_of(model: Model) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Names:
+class Names(OneLineRepr):
     """What the channels of a layer are called.
 
     Attributes:

@@ -58,7 +58,7 @@ def concepts(
         layer: a dotted name; None: the model's own, or the last spatial layer.
         least: held-out AUC that a name needs, 0.5 to 1.
         quantile: share of places at which a channel counts as active, for the overlap.
-        progress: a bar; None: when standard error is a terminal.
+        progress: a bar; None: in a terminal or notebook.
 
     Raises:
         DataError: the bank's images do not suffice, or none can be read.

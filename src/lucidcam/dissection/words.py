@@ -19,6 +19,7 @@ from lucidcam.dissection.names import Names
 from lucidcam.dissection.naming import concepts
 from lucidcam.errors import LayerError, OptionError, unknown
 from lucidcam.methods._base import spatial_mean
+from lucidcam.reprs import OneLineRepr
 from lucidcam.rollback import closes_scopes
 from lucidcam.types import Frame, Model
 
@@ -38,7 +39,7 @@ DRAWS = 1000
 
 
 @dataclass(frozen=True)
-class Word:
+class Word(OneLineRepr):
     """What one concept has to do with a class in an image.
 
     Attributes:
@@ -66,7 +67,7 @@ class Word:
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class Words(OneLineRepr):
     """What speaks for a class and against it in one image, in the words of a bank.
 
     Attributes:
@@ -199,7 +200,7 @@ def words(
         bank: to name them by, as for `lucidcam.concepts`.
         layer: a dotted name; None: that of the names, else the model's own, or the last spatial layer.
         top: words of each side in texts, tables and pictures.
-        progress: a bar; None: when standard error is a terminal.
+        progress: a bar; None: in a terminal or notebook.
 
     Raises:
         OptionError: names of another network or layer; both names and a bank; a value outside its range.

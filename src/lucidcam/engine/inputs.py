@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lucidcam.errors import InputError
+from lucidcam.reprs import OneLineRepr
 
 Change = Callable[[Tensor], Tensor]
 
@@ -19,7 +20,7 @@ Key = int | str
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Inputs(OneLineRepr):
     """The arguments of one forward call.
 
     Attributes:

@@ -19,6 +19,7 @@ from lucidcam.engine.sharing import settled_inputs
 from lucidcam.engine.thread_state import no_inference
 from lucidcam.engine.trace import Call, Layer, Trace, example, remembered, signature, tensors_of, trace, with_axes
 from lucidcam.errors import LayerError, LucidcamError, unknown
+from lucidcam.reprs import OneLineRepr
 from lucidcam.rollback import closes_scopes, raised_by_handler
 from lucidcam.targets import logits
 
@@ -31,7 +32,7 @@ MOST_TRIED = 32
 
 
 @dataclass(frozen=True)
-class LayerInfo:
+class LayerInfo(OneLineRepr):
     """What is known of a layer.
 
     Attributes:

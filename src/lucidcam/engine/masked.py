@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,27 +17,25 @@ from lucidcam.engine.foreign import out_of_memory, says_nothing
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hooks
 from lucidcam.engine.trace import batch_of, replace_first, run_forward, tensors_of, trace
-from lucidcam.progress import listener
+from lucidcam.progress import SLOW, Bar, listener, open_bar, shows_bars
+from lucidcam.reprs import OneLineRepr
 from lucidcam.rollback import Scope
-
-SLOW = 2.0
-"""Seconds after which a stream shows a progress bar."""
 
 
 @dataclass
-class Stream:
+class Stream(OneLineRepr):
     """Runs a function over a range of rows, a batch at a time.
 
     Attributes:
         batch: rows at a time; halved, for good, when the device runs out of memory.
-        progress: show a progress bar on streams that take longer than two seconds; None: when standard error is a terminal.
+        progress: show a progress bar on streams that take longer than two seconds; None: in a terminal or notebook.
         title: what the bar says.
     """
 
     batch: int
     progress: bool | None = None
     title: str = "explaining"
-    _bar: Any = field(default=None, repr=False)
+    _bar: Bar | None = field(default=None, repr=False)
     _inside: bool = field(default=False, repr=False)
 
     def run(self, count: int, step: Callable[[slice], Tensor], times: int = 1) -> Tensor:
@@ -82,16 +79,16 @@ class Stream:
     @contextmanager
     def _watched(self, count: int) -> Iterator[Callable[[int], None]]:
         """Yield a function to tell how much is done; it shows a bar once that takes long, unless another one is on the screen."""
-        wanted = sys.stderr.isatty() if self.progress is None else self.progress
+        wanted = shows_bars() if self.progress is None else self.progress
         began = time.monotonic()
-        bar: Any = None
+        bar: Bar | None = None
         hear, inside = listener(), self._inside
         self._inside = inside or count > 1  # one step alone tells nothing; what runs in it does
 
         def end() -> None:
             self._inside = inside
             if bar is not None:
-                bar.stop()
+                bar.close()
                 self._bar = None
 
         def tell(done: int) -> None:
@@ -99,14 +96,9 @@ class Stream:
             if hear is not None:
                 hear(None if inside or count == 1 else done / count)
             if bar is None and wanted and self._bar is None and done < count and time.monotonic() - began >= SLOW:
-                from rich.console import Console
-                from rich.progress import Progress
-
-                bar = self._bar = Progress(console=Console(stderr=True), transient=True)
-                bar.add_task(self.title, total=count)
-                bar.start()
+                bar = self._bar = open_bar(count, self.title)
             if bar is not None:
-                bar.update(bar.task_ids[0], completed=done)
+                bar.update(done)
 
         with Scope() as scope:
             scope.undo(end)

@@ -34,6 +34,7 @@ from lucidcam.engine.sharing import settled_inputs
 from lucidcam.engine.thread_state import Restored
 from lucidcam.engine.trace import ForeignError, Layer, batch_of, run_forward, tensors_of, trace
 from lucidcam.errors import LayerError, LucidcamError, ModelError, OptimizedCopyError, TargetError
+from lucidcam.reprs import OneLineRepr, one_line
 from lucidcam.rollback import closes_scopes, raised_by_handler
 from lucidcam.targets import Bound, Target, as_target, local, logits, sound
 
@@ -66,7 +67,7 @@ class Capture:
 
 
 @dataclass(frozen=True)
-class Note:
+class Note(OneLineRepr):
     """What must be known to read some maps.
 
     Attributes:
@@ -261,6 +262,11 @@ class Run:
     targets: slice = field(default_factory=lambda: slice(None))
     errors: list[Tensor] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        layers = list(self._pass.specs) or "the default one"
+        shown = [("", type(self.module).__name__), ("image", list(self.image.shape)), ("layers", layers), ("asked", self._pass.asked)]
+        return one_line("Run", shown)
 
     # ------------------------------------------------------------------------------------------------------------- views
 
@@ -727,7 +733,7 @@ def open_run(
         layer: a layer, several, or None for the default one.
         batch_size: masked images at a time; None: by the device.
         seed: of every random draw.
-        progress: whether long streams show a bar; None: when standard error is a terminal.
+        progress: whether long streams show a bar; None: in a terminal or notebook.
         title: what the bar says.
         stated: what is said of the meaning of the module's outputs (`Model.class_scores`); None: nothing, it is found by value.
         explain_input: which of several images is explained, as for `lucidcam.attribute`.

@@ -82,7 +82,7 @@ def evaluate(
         optimized: measure on a folded, channels-last copy of the network that gives the same scores; see `lucidcam.optimize`.
         out: a folder for the results and for what is needed to go on after an interruption.
         restart: begin anew in a folder that holds an earlier evaluation.
-        progress: a bar with the time left; None: when standard error is a terminal.
+        progress: a bar with the time left; None: in a terminal or notebook.
         format: the data's format; None: found out.
         options: the format's own (`split`, `images`, …).
 
@@ -129,7 +129,7 @@ def evaluate(
         "weights": model.fingerprint(),
         "outputs": model.outputs,
         "threshold": model.threshold,
-        "preprocess": repr(model.preprocess),
+        "preprocess": steady(model.preprocess),
         "prepared": _probe(model),
         "data": dataset.name,
         "format": dataset.format,

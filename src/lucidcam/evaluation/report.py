@@ -18,6 +18,7 @@ from lucidcam.errors import MissingExtraError, OptionError
 from lucidcam.evaluation.presets import Published
 from lucidcam.metrics._base import Curve, Figure
 from lucidcam.ownership import OwnedFiles
+from lucidcam.reprs import OneLineRepr, one_line
 from lucidcam.samples import Problem
 from lucidcam.stats.ties import leaders
 from lucidcam.storage import json_text, replaced, write_whole
@@ -37,7 +38,7 @@ SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(OneLineRepr):
     """One figure of one method.
 
     Attributes:
@@ -58,7 +59,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(OneLineRepr):
     """The difference of two methods' figures on the same images.
 
     Attributes:
@@ -119,8 +120,8 @@ class Report:
     folder: Path | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        measured = f"{len(self.names)} images, {len(self.skipped)} skipped"
-        return f"Report({', '.join(self.methods)}; {', '.join(self.figures)}; {measured})"
+        counts = [("images", len(self.names)), ("skipped", len(self.skipped))]
+        return one_line("Report", [("methods", self.methods), ("figures", list(self.figures)), *counts])
 
     @property
     def methods(self) -> list[str]:

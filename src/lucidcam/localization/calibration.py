@@ -18,6 +18,7 @@ from lucidcam.methods._base import Method
 from lucidcam.metrics._base import Array
 from lucidcam.metrics._localization import Located
 from lucidcam.metrics.localization_error import overlaps
+from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Problem
 from lucidcam.stats.interval import mean_interval
 from lucidcam.types import Model
@@ -27,7 +28,7 @@ LEVELS = tuple(i / 100 for i in range(1, 100))
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(OneLineRepr):
     """A threshold, and how good its boxes are.
 
     Attributes:

@@ -25,6 +25,7 @@ from lucidcam.localization.sheets import save_sheets
 from lucidcam.methods._base import Method
 from lucidcam.ownership import OwnedFiles
 from lucidcam.progress import bar
+from lucidcam.reprs import OneLineRepr
 from lucidcam.runner import explain, on_any_image
 from lucidcam.samples import Problem
 from lucidcam.settings import resolve_method
@@ -36,7 +37,7 @@ FILES = ("regions.json", "overview.png")
 
 
 @dataclass(frozen=True, eq=False)
-class Discovery:
+class Discovery(OneLineRepr):
     """What `discover` found.
 
     Attributes:
@@ -148,7 +149,7 @@ def discover(
         class_map: from the data's names of classes to the model's labels or ids, where they differ.
         limit: at most so many samples.
         out: a folder to `save` to; None: nothing is written.
-        progress: a bar; None: when standard error is a terminal.
+        progress: a bar; None: in a terminal or notebook.
         format: of the data, as for `lucidcam.data.open_data`; None: found out.
         options: as for `lucidcam.explain`.
 

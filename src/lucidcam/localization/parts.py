@@ -11,6 +11,7 @@ from PIL import Image
 
 from lucidcam import maps
 from lucidcam.explanation import Explanation
+from lucidcam.reprs import OneLineRepr
 
 MARGIN = 0.25
 """What is shown around a region's box, on each side; a share of the box's longer side."""
@@ -23,7 +24,7 @@ CROP = 192
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Part(OneLineRepr):
     """A region of one image that speaks for a class.
 
     Attributes:
@@ -58,7 +59,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Concept:
+class Concept(OneLineRepr):
     """A class with the regions that speak most for it.
 
     Attributes:

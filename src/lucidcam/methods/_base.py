@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lucidcam import registry
 from lucidcam.engine.run import Run
 from lucidcam.errors import SignedLayerWarning
+from lucidcam.reprs import OneLineRepr
 
 CHANNELS = 2
 """The channels' axis in `[B, T, C, *grid]`."""
@@ -22,7 +23,7 @@ Kind = Literal["activation", "gradient", "perturbation", "pixel"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(ABC):
+class Method(OneLineRepr, ABC):
     """A way to explain a score. Subclasses are final; their fields are the method's options.
 
     Class attributes:

@@ -24,6 +24,7 @@ from lucidcam.class_scores import THRESHOLD, ClassScores, OutputKind
 from lucidcam.engine.mixing import MixingError
 from lucidcam.engine.run import Run, open_run
 from lucidcam.errors import InputError
+from lucidcam.reprs import OneLineRepr
 from lucidcam.rollback import closes_scopes
 from lucidcam.targets._as import target_of_row
 
@@ -33,7 +34,7 @@ Explain = Callable[[Run], Tensor]
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(OneLineRepr):
     """What one image adds.
 
     Attributes:
@@ -46,7 +47,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Figure(OneLineRepr):
     """One number a metric gives.
 
     Attributes:
@@ -82,7 +83,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Curve:
+class Curve(OneLineRepr):
     """What a figure was read from, for a plot.
 
     Attributes:
@@ -101,7 +102,7 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric(ABC):
+class Metric(OneLineRepr, ABC):
     """A way to judge maps. Subclasses are final; their fields are the metric's options.
 
     Class attributes:
@@ -140,7 +141,7 @@ class Metric(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class Batch(OneLineRepr):
     """Images, one target each, and a method's maps of them: what a faithfulness metric judges.
 
     Attributes:

@@ -15,12 +15,13 @@ from torch import Tensor
 from lucidcam import maps
 from lucidcam.errors import InputError
 from lucidcam.metrics._base import Array, Metric, Record
+from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Mask, Object, Sample
 from lucidcam.types import Frame
 
 
 @dataclass(frozen=True, eq=False)
-class Located:
+class Located(OneLineRepr):
     """A map of one class of one image, and where that class really is: what a localisation metric judges.
 
     Attributes:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lucidcam.engine.foreign import totals
 from lucidcam.errors import ModelError, OptionError, first_line, unknown
+from lucidcam.reprs import OneLineRepr
 from lucidcam.storage import parsed_json, write_whole
 
 Loss = Literal["bce", "cross_entropy"]
@@ -31,7 +32,7 @@ RIDGE = 1e-3
 
 
 @dataclass(frozen=True)
-class Losses:
+class Losses(OneLineRepr):
     """The parts of the training loss, each a scalar.
 
     Attributes:
@@ -51,7 +52,7 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class Belongs:
+class Belongs(OneLineRepr):
     """What a memory was trained on and belongs to.
 
     Attributes:

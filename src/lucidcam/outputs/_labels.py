@@ -27,6 +27,7 @@ from lucidcam.ownership import OwnedFiles
 from lucidcam.ownership import append_line as append_line
 from lucidcam.ownership import check_owned as check_owned
 from lucidcam.ownership import remove_owned as remove_owned
+from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Mask
 from lucidcam.storage import check_writable, json_text, writing
 
@@ -35,7 +36,7 @@ LARGEST = 254
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Found(OneLineRepr):
     """One thing that was found in an image.
 
     Attributes:
@@ -52,7 +53,7 @@ class Found:
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
+class Labels(OneLineRepr):
     """What was found in one image.
 
     Attributes:

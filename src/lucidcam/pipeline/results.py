@@ -16,6 +16,7 @@ from lucidcam.evaluation import Report
 from lucidcam.outputs._packs import Array
 from lucidcam.pipeline import ledger
 from lucidcam.pipeline.rows import decoded
+from lucidcam.reprs import one_line
 from lucidcam.storage import Store, digest_of, open_store
 
 RECENT = 4
@@ -51,7 +52,8 @@ class Results:
         self._unit = lru_cache(RECENT)(self._maps_of)
 
     def __repr__(self) -> str:
-        return f"Results({str(self.store)!r}, images={self.manifest['images']}, maps={len(self)}, failed={self.manifest['failed']})"
+        counts = [("images", self.manifest["images"]), ("maps", len(self)), ("failed", self.manifest["failed"])]
+        return one_line("Results", [("", str(self.store)), *counts])
 
     def __len__(self) -> int:
         return int(self.manifest["maps"])

@@ -116,7 +116,7 @@ def run(
         address: of the Ray cluster; None: the one this machine belongs to, or a new one on this machine.
         retry_failed: do units again in which something failed: files that could not be reached may be there now, or be mended.
         restart: begin anew in a folder that holds another run.
-        progress: a bar with images per second and the time left; None: when standard error is a terminal.
+        progress: a bar with images per second and the time left; None: in a terminal or notebook.
         options: as for `lucidcam.explain`.
 
     Returns:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from lucidcam.compat import import_optional
 from lucidcam.errors import OptionError, first_line, unknown
+from lucidcam.reprs import OneLineRepr
 
 CONSENT = """\
 You will be shown pictures that explain what a computer program looked at in photos, and be asked a short question about each.
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WhichClass:
+class WhichClass(OneLineRepr):
     """Asks which of two classes a picture is about (Grad-CAM, section 5.1): the map of one of the two classes of a photo is shown.
 
     Attributes:
@@ -54,7 +55,7 @@ class WhichClass:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trust:
+class Trust(OneLineRepr):
     """Asks which of two is more reliable, from −2 to +2 (Grad-CAM, section 5.2): both explain the same right prediction.
 
     Attributes:
@@ -85,7 +86,7 @@ class Trust:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(OneLineRepr):
     """A study.
 
     Attributes:

@@ -15,6 +15,7 @@ import numpy as np
 
 from lucidcam.errors import DataError, OptionError
 from lucidcam.ownership import check_document
+from lucidcam.reprs import OneLineRepr
 from lucidcam.stats.interval import wilson
 from lucidcam.storage import check_writable_file, json_text, write_whole
 from lucidcam.study.agreement import fleiss_kappa, krippendorff_alpha, randolph_kappa
@@ -28,7 +29,7 @@ BASES: Mapping[str, str | None] = {"author": "named by the author", "accuracy": 
 
 
 @dataclass(frozen=True)
-class People:
+class People(OneLineRepr):
     """Who took part.
 
     Attributes:
@@ -55,7 +56,7 @@ class People:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(OneLineRepr):
     """How often the class that a method shows was recognised.
 
     Attributes:
@@ -74,7 +75,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(OneLineRepr):
     """Two methods on the same people and photos.
 
     Attributes:
@@ -89,7 +90,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Trusted:
+class Trusted(OneLineRepr):
     """How much more one of two was trusted.
 
     Attributes:
@@ -114,7 +115,7 @@ class Trusted:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(OneLineRepr):
     """How far people agree about the same items. NaN: not defined.
 
     An item of "which class" offers two classes of many: chance is ½ there, whatever is answered elsewhere, which only Randolph's kappa
@@ -142,7 +143,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Answered:
+class Answered(OneLineRepr):
     """One item.
 
     Attributes:
@@ -157,7 +158,7 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Findings(OneLineRepr):
     """A study's result.
 
     Attributes:

@@ -72,7 +72,7 @@ def make(config: Any, out: str | os.PathLike[str], progress: bool | None = None)
     Args:
         config: the path of a TOML file, a mapping of the same shape, or a `Config`.
         out: the folder of the study; it must not hold one yet.
-        progress: a bar; None: when standard error is a terminal.
+        progress: a bar; None: in a terminal or notebook.
 
     Raises:
         OptionError: a wrong setting, a folder that holds a study, or one with pictures of someone else's where its own are to be.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lucidcam.errors import OptionError, first_line
+from lucidcam.reprs import OneLineRepr
 from lucidcam.storage import json_text, parsed_json, write_whole
 
 PLAN = "plan.json"
@@ -28,7 +29,7 @@ BETTER_BY = ("author", "accuracy", "")
 
 
 @dataclass(frozen=True)
-class Item:
+class Item(OneLineRepr):
     """One thing that is asked about. Names of pictures, and its own, are random: they tell nothing.
 
     Attributes:
@@ -70,7 +71,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(OneLineRepr):
     """One question with its items.
 
     Attributes:
@@ -96,7 +97,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OneLineRepr):
     """A study, ready to be served.
 
     Attributes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from lucidcam.errors import DataError, OptionError
+from lucidcam.reprs import OneLineRepr
 from lucidcam.study.answers import Answers, Participant
 from lucidcam.study.findings import judge_checks
 from lucidcam.study.plan import ANSWERS, Plan
@@ -33,7 +34,7 @@ LARGEST_NUMBER = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Criteria:
+class Criteria(OneLineRepr):
     """Who is to be removed: those to whom one of the first four applies, if the last two apply, too.
 
     Attributes:
@@ -76,7 +77,7 @@ class Criteria:
 
 
 @dataclass(frozen=True)
-class Removal:
+class Removal(OneLineRepr):
     """Who is removed, or would be.
 
     Attributes:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lucidcam.reprs import OneLineRepr
 from lucidcam.stats import interval
 
 Floats = npt.NDArray[np.float64]
@@ -17,7 +18,7 @@ TINY = 1e-9
 
 
 @dataclass(frozen=True)
-class Interval:
+class Interval(OneLineRepr):
     """A figure with its 95 % interval; NaN where it is not known.
 
     Attributes:

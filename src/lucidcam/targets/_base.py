@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lucidcam.class_scores import ScoreReader
 from lucidcam.errors import ModelError, TargetError
+from lucidcam.reprs import OneLineRepr
 from lucidcam.types import Frame
 
 Read = Callable[[Any, "Tensor | None"], Tensor]
@@ -20,7 +21,7 @@ Label = Callable[[int], str]
 
 
 @dataclass(frozen=True)
-class Bound:
+class Bound(OneLineRepr):
     """A target fixed for B images.
 
     Attributes:
@@ -94,7 +95,7 @@ def sound(scores: Tensor) -> Tensor:
     return scores
 
 
-class Target(ABC):
+class Target(OneLineRepr, ABC):
     """From a module's outputs to what is explained.
 
     Class attributes:

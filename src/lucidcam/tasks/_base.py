@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from lucidcam.errors import ModelError, TargetError
+from lucidcam.reprs import OneLineRepr
 from lucidcam.targets import Several, Target, as_target, by_word, leaves
 from lucidcam.targets.words import Spoken
 from lucidcam.types import Model
@@ -18,7 +19,7 @@ S = TypeVar("S", bound=Spoken)
 
 
 @dataclass(frozen=True)
-class Written:
+class Written(OneLineRepr):
     """A text as a model reads it.
 
     Attributes:
@@ -74,7 +75,7 @@ def of_outputs(value: Any) -> TypeGuard[Target]:
     return isinstance(value, Target) and not isinstance(value, Spoken) and not value.local
 
 
-class OfImages:
+class OfImages(OneLineRepr):
     """What the tasks share whose module takes the image by itself."""
 
     def alone(self, target: Any) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lucidcam.errors import TargetError
+from lucidcam.reprs import OneLineRepr
 from lucidcam.targets import Caption, Target, Tokens
 from lucidcam.tasks._base import Written, asked, expected, rows_of, spoken, translated
 from lucidcam.types import Model
@@ -18,7 +19,7 @@ EXAMPLE = "a"
 
 
 @dataclass(frozen=True)
-class Captions:
+class Captions(OneLineRepr):
     """Why a sentence, or a word of it (Selvaraju 2017, § 8.1): the log-probability of its tokens, with the sentence as the module's input.
 
     Attributes:

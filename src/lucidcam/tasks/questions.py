@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lucidcam.errors import TargetError
+from lucidcam.reprs import OneLineRepr
 from lucidcam.targets import Bound, Classes, Question, Target, Tokens
 from lucidcam.targets._base import Label
 from lucidcam.tasks._base import Written, asked, expected, rows_of, spoken, translated
@@ -20,7 +21,7 @@ EXAMPLE = "what is the colour"
 
 
 @dataclass(frozen=True)
-class Questions:
+class Questions(OneLineRepr):
     """Why one of the answers that a model knows (Selvaraju 2017, § 8.2): its logit, with the question as the module's input.
 
     The answers are the model's labels.
@@ -63,7 +64,7 @@ class Questions:
 
 
 @dataclass(frozen=True)
-class OpenQuestions:
+class OpenQuestions(OneLineRepr):
     """Why an answer in words: the log-probability of its tokens, with question and answer as the module's input.
 
     Attributes:

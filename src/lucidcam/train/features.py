@@ -80,7 +80,7 @@ def features_of(model: Model, data: Labelled, layer: str | None, folder: Path, p
         data: the photos.
         layer: whose activations; None: the model's own, or the last spatial one.
         folder: where `features.npy` and `features.json` are kept.
-        progress: a bar; None: when standard error is a terminal.
+        progress: a bar; None: in a terminal or notebook.
 
     Raises:
         DataError: no photo can be read, or the folder cannot be written.

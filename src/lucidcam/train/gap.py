@@ -28,6 +28,7 @@ from lucidcam.models.gap import OWN, on_top
 from lucidcam.nn import GAPNetwork
 from lucidcam.nn.gap import Pooling
 from lucidcam.preprocess import Fit, Preprocess, with_window
+from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Problem
 from lucidcam.storage import SETTINGS, check_writable, write_whole
 from lucidcam.train._lightning import Task, leads, torchmetrics
@@ -44,7 +45,7 @@ LOCATED = 200
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class Trained(OneLineRepr):
     """A trained network.
 
     Attributes:

@@ -16,6 +16,7 @@ from lucidcam.errors import DataError, OptionError
 from lucidcam.fingerprints import architecture, steady
 from lucidcam.nn import Memory
 from lucidcam.nn.memory import FILE, Belongs, Loss, Losses, Read
+from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Problem
 from lucidcam.storage import SETTINGS, check_writable
 from lucidcam.train._lightning import Task, leads
@@ -35,7 +36,7 @@ UNBIASED_LR = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedMemory:
+class TrainedMemory(OneLineRepr):
     """A trained memory.
 
     Attributes:

@@ -14,6 +14,7 @@ from lucidcam.errors import InputError
 from lucidcam.nn import Memory
 from lucidcam.nn.memory import cosines
 from lucidcam.picture_files import save_figure, save_picture
+from lucidcam.reprs import OneLineRepr
 from lucidcam.storage import json_text, write_whole
 from lucidcam.train.features import Features
 from lucidcam.train.labelled import Array
@@ -24,7 +25,7 @@ SHEET = 12
 
 
 @dataclass(frozen=True, eq=False)
-class Slots:
+class Slots(OneLineRepr):
     """Views of a memory over the images it was trained on.
 
     Attributes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from lucidcam.errors import DataError, ModelError, OptionError, first_line, unknown
+from lucidcam.progress import bar, is_notebook, shows_bars
+from lucidcam.reprs import OneLineRepr
 from lucidcam.rollback import SavedWarnings, closes_scopes
 from lucidcam.storage import damaged_entry, workplace
 from lucidcam.train._lightning import Callback, leads, lightning
@@ -26,7 +29,7 @@ METRICS = "lucidcam_metrics"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(OneLineRepr):
     """How long, how fast and where; the same for every training.
 
     Attributes:
@@ -43,7 +46,7 @@ class Training:
         logger: "csv" (`log/version_N/metrics.csv`, a file for each run) or "tensorboard".
         seed: of every draw.
         restart: forget an earlier training in the folder instead of going on with it.
-        progress: a line per epoch, and a bar where standard error is a terminal; False: silent.
+        progress: a line per epoch, and a bar in a terminal or notebook; False: silent.
     """
 
     epochs: int = 20
@@ -234,12 +237,12 @@ def _say(training: Training, text: str) -> None:
 
 
 def _trainer(training: Training, out: Path, folder: Path, what: str) -> Any:
-    shown = sys.stderr.isatty() and training.progress is not False
+    shown = shows_bars() and training.progress is not False
     callbacks: list[Any] = [Told(what, training.progress), Seeded(training.seed)]
     if training.patience is not None:
         callbacks.append(lightning.callbacks.EarlyStopping(MONITOR, patience=training.patience, mode="min", check_finite=False))
     if shown:
-        callbacks.append(lightning.callbacks.RichProgressBar(leave=False))
+        callbacks.append(NotebookBar(what) if is_notebook() else lightning.callbacks.RichProgressBar(leave=False))
     shared = {"enable_version_counter": False, "save_on_exception": False}
     callbacks.append(Best(folder, filename="best", monitor=MONITOR, mode="min", **shared))
     callbacks.append(lightning.callbacks.ModelCheckpoint(folder, filename="last", every_n_epochs=1, **shared))
@@ -252,7 +255,7 @@ def _trainer(training: Training, out: Path, folder: Path, what: str) -> Any:
             strategy=training.strategy,
             logger=_logger(training, out),
             callbacks=callbacks,
-            enable_progress_bar=shown,
+            enable_progress_bar=shown and not is_notebook(),  # Lightning's own wants widgets there
             enable_model_summary=False,
             num_sanity_val_steps=0,
             log_every_n_steps=10,
@@ -321,6 +324,39 @@ class Told(Callback):  # type: ignore[misc]
     def on_save_checkpoint(self, trainer: Any, task: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the figures with the weights they are of."""
         checkpoint[METRICS] = _metrics(trainer)
+
+
+class NotebookBar(Callback):  # type: ignore[misc]
+    """A bar over the steps of a whole training, in the output of a notebook's cell."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._stack = ExitStack()
+
+    def on_train_start(self, trainer: Any, task: Any) -> None:
+        """Begin to count; a training that goes on has done some."""
+        if trainer.is_global_zero:
+            steps = trainer.estimated_stepping_batches
+            self._advance = self._stack.enter_context(bar(int(steps) if math.isfinite(steps) else None, self.what, True))
+            self._told = 0
+            self._tell(trainer)
+
+    def on_train_batch_end(self, trainer: Any, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count the step."""
+        self._tell(trainer)
+
+    def on_train_end(self, trainer: Any, task: Any) -> None:
+        """Take the bar away."""
+        self._stack.close()
+
+    def on_exception(self, trainer: Any, task: Any, exception: BaseException) -> None:
+        """Take the bar away."""
+        self._stack.close()
+
+    def _tell(self, trainer: Any) -> None:
+        if trainer.is_global_zero:
+            self._advance(trainer.global_step - self._told)
+            self._told = trainer.global_step
 
 
 class Seeded(Callback):  # type: ignore[misc]
