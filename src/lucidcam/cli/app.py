@@ -25,6 +25,18 @@ def app(
     auth: Annotated[str | None, typer.Option(metavar="NAME:PASSWORD", envvar="LUCIDCAM_AUTH", help="What visitors must give.")] = None,
     max_mb: Annotated[float, typer.Option("--max-mb", help="Megabytes of a photo's file.")] = 20.0,
     max_megapixels: Annotated[float, typer.Option("--max-megapixels", help="Of a photo; larger ones are refused undecoded.")] = 25.0,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name",
+            help="Host name that visitors reach it by, besides this machine's own; repeatable.",
+            metavar="HOST",
+        ),
+    ] = None,
+    behind_proxy: Annotated[
+        bool,
+        typer.Option("--behind-proxy", help="A proxy before it sets X-Forwarded-Host, -For and -Proto; else these are ignored."),
+    ] = False,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Show the page at once.")] = False,
     optimize: OptimizeOption = False,
     loading: LoadOptions = DEFAULT_LOADING,
@@ -35,10 +47,11 @@ def app(
     """
     from lucidcam.cli._common import err, load_model, out
     from lucidcam.errors import OptionError
+    from lucidcam.server.gate import LOOPBACK
     from lucidcam.web import Limits, serve
 
-    name, colon, password = (auth or "").partition(":")
-    if auth is not None and not (name and colon and password):
+    user, colon, password = (auth or "").partition(":")
+    if auth is not None and not (user and colon and password):
         raise OptionError("expected --auth NAME:PASSWORD, neither of them empty.")
     limits = Limits(megabytes=max_mb, megapixels=max_megapixels)
     specs = list(dict.fromkeys(model or ["demo"]))
@@ -51,8 +64,18 @@ def app(
         options = loading if spec in files else alone
         title = options.architecture if spec == "demo" and options.architecture else spec
         models[f"{title} (untrained)" if loading.untrained else title] = load_model(spec, options, optimize)
-    server = serve(models, host, port, (name, password) if auth else None, limits=limits, open_browser=open_browser, wait=False)
-    if host not in ("127.0.0.1", "localhost", "::1") and auth is None:
+    server = serve(
+        models,
+        host,
+        port,
+        (user, password) if auth else None,
+        limits=limits,
+        names=name or (),
+        behind_proxy=behind_proxy,
+        open_browser=open_browser,
+        wait=False,
+    )
+    if host not in LOOPBACK and auth is None:
         err.print(f"Everyone who reaches {host} can use this page: --auth asks for a password.", style="yellow", markup=False)
     out.print(f"{', '.join(models)}: {server.url}", markup=False, soft_wrap=True)
     out.print("Ctrl+C ends it.")

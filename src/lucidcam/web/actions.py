@@ -1,343 +1,228 @@
-"""What visitors can do on the page: checked, computed by `studio` and its neighbours, told in words where it cannot be done."""
+"""What visitors can do: each action takes the JSON of a request, and gives what is answered as JSON, or a file."""
 
 from __future__ import annotations
 
-import html
-import logging
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import wraps
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import gradio as gr
-
-from lucidcam.errors import InputError, LucidcamError, OptionError, unknown
+from lucidcam import catalogue, render
+from lucidcam.errors import InputError, OptionError, unknown
 from lucidcam.explanation import Explanation
 from lucidcam.picture_files import save_picture
 from lucidcam.progress import Listener
-from lucidcam.web import judging, pixels, questions, showing, wording
-from lucidcam.web.photos import MILLION, Upload
-from lucidcam.web.room import occupied
-from lucidcam.web.studio import Seen, Served, StoppedError, Studio, in_full
+from lucidcam.web import judging, pixels, questions, showing
+from lucidcam.web.examples import Example
+from lucidcam.web.fields import Fields
+from lucidcam.web.photos import FORMATS
+from lucidcam.web.questions import Question
+from lucidcam.web.store import Store, Upload
+from lucidcam.web.studio import Seen, Served, Studio, in_full, is_long
+from lucidcam.wording import short
 
-TELL_EVERY = 0.2
-"""Seconds between two messages of how far a computation is."""
+TYPES = {"png": "image/png", "npz": "application/octet-stream", "json": "application/json"}
+"""What a map is saved as."""
 
-BLANK = (gr.update(choices=[], value=[]), None, "", "", "")
-"""What the page shows without a photo: no classes, no picture, no words."""
-
-log = logging.getLogger("lucidcam.web")
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass(eq=False)
-class Visits:
-    """What visitors have under way, so that each may stop what is theirs."""
-
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _under_way: dict[str, set[threading.Event]] = field(default_factory=dict)
-
-    @contextmanager
-    def work(self, request: gr.Request | None, progress: gr.Progress, told: str) -> Iterator[Listener]:
-        """A piece of work of one visitor; gives what to tell how far it is."""
-        who, stop = _who(request), threading.Event()
-        last = 0.0
-
-        def tell(share: float | None) -> None:
-            nonlocal last
-            if stop.is_set():
-                raise StoppedError("stopped.")
-            now = time.monotonic()
-            if share is not None and now - last > TELL_EVERY:
-                last = now
-                progress(share, desc=told)
-
-        with self._lock:
-            self._under_way.setdefault(who, set()).add(stop)
-        try:
-            yield tell
-        finally:
-            with self._lock:
-                mine = self._under_way[who]
-                mine.discard(stop)
-                if not mine:
-                    del self._under_way[who]
-
-    def stop(self, request: gr.Request) -> None:
-        """End what a visitor has under way."""
-        with self._lock:
-            for each in self._under_way.get(_who(request), ()):
-                each.set()
+CHANNEL_SIDE = 120
+"""Pixels across of a channel's picture."""
 
 
-def _who(request: gr.Request | None) -> str:
-    return str(getattr(request, "session_hash", None) or "")
+@dataclass(frozen=True)
+class File:
+    """A file to be downloaded.
+
+    Attributes:
+        name: plain letters.
+        type: of its content.
+        content: bytes.
+    """
+
+    name: str
+    type: str
+    content: bytes
 
 
-def readable(action: F) -> F:
-    """Turn our own errors into a message on the page; any other is told in the server's log alone."""
-
-    @wraps(action)
-    def act(*values: Any, **named: Any) -> Any:
-        try:
-            return action(*values, **named)
-        except LucidcamError as error:
-            text = html.escape(str(error), quote=False)
-            raise gr.Error(
-                text[:1].upper() + text[1:], title="Stopped" if isinstance(error, StoppedError) else "Not possible", print_exception=False
-            ) from None
-        except gr.Error:
-            raise
-        except Exception:
-            log.exception("%s failed", action.__name__)
-            raise gr.Error("This went wrong on the server; its log tells why.", print_exception=False) from None
-
-    return act  # type: ignore[return-value]
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """A question, checked."""
-
-    served: Served
-    seen: Seen
-    layer: float
-    methods: tuple[str, ...]
-    options: dict[str, dict[str, Any]]
-    targets: tuple[Any, ...]
-
-    @property
-    def count(self) -> int:
-        """How many maps it asks for."""
-        return len(self.methods) * len(self.targets)
+Action = Callable[[Any, Listener], "dict[str, Any] | File"]
 
 
 class Actions:
-    """What visitors can do: one method per action, each also an endpoint of the same name.
+    """What visitors can do.
 
     Args:
         studio: the models.
+        store: the photos.
+        examples: photos to begin with, by name.
     """
 
-    def __init__(self, studio: Studio) -> None:
-        self.studio = studio
-        self.visits = Visits()
+    def __init__(self, studio: Studio, store: Store, examples: Mapping[str, Example]) -> None:
+        self.studio, self.store, self.examples = studio, store, examples
 
-    def ask(
-        self,
-        photo: Upload | None,
-        model: str,
-        layer: float,
-        methods: Sequence[str],
-        classes: Sequence[str],
-        others: str,
-        against: str,
-        options: str,
-    ) -> Asked:
-        """Check a question; no class at all means the likeliest one."""
-        served = self.studio.model(model)
-        if photo is None:
-            raise InputError("expected a photo; got none: give one, or take an example.")
-        for method in methods or ():
-            if method not in served.methods:
-                raise OptionError(unknown("method", str(method)[:80], served.methods))
-        asked = tuple(dict.fromkeys(methods or ["gradcam"]))
-        chosen = questions.options(options or "", asked)
-        served.place(layer)
-        seen = self.studio.see(photo, served)
-        ids = questions.targets(served.model, classes or [], others or "", "")
-        if not ids:
-            classes = [str(self.studio.top(seen, served, 1)[0].id)]
-        found = Asked(served, seen, layer, asked, chosen, tuple(questions.targets(served.model, classes, others or "", against or "")))
-        if found.count > self.studio.limits.maps:
-            raise OptionError(
-                f"expected at most {self.studio.limits.maps} maps side by side; got {found.count}: choose fewer methods or classes."
-            )
-        return found
+    # -------------------------------------------------------------------------------------------------- what there is
 
-    def maps(self, asked: Asked, tell: Listener) -> list[Explanation]:
-        """The maps that a question asks for, method by method."""
-        found: list[Explanation] = []
-        for number, method in enumerate(asked.methods):
+    def about(self) -> dict[str, Any]:
+        """The models with their layers and methods, the limits, the examples."""
+        limits = self.studio.limits
+        return {
+            "models": [self._model(served) for served in self.studio.served.values()],
+            "methods": {name: _method(name) for name in sorted({each for one in self.studio.served.values() for each in one.methods})},
+            "colormaps": showing.palettes(),
+            "examples": list(self.examples),
+            "formats": [each.lower() for each in FORMATS],
+            "limits": {"megabytes": limits.megabytes, "megapixels": limits.megapixels, "maps": limits.maps},
+            "steps": {"usual": judging.STEPS, "most": judging.MOST_STEPS},
+        }
+
+    def labels(self, model: str) -> dict[str, Any]:
+        """The labels of a model's classes, by id; none where it has none.
+
+        Raises:
+            OptionError: there is no such model.
+        """
+        return {"labels": list(self.studio.model(model).model.class_labels or ())}
+
+    @staticmethod
+    def _model(served: Served) -> dict[str, Any]:
+        return {
+            "name": served.name,
+            "layers": [{"name": each.name, "channels": each.channels, "grid": list(each.grid)} for each in served.places],
+            "layer": served.default.name,
+            "methods": list(served.methods),
+            "classes": len(served.model.class_labels or ()) or None,
+        }
+
+    # ------------------------------------------------------------------------------------------------------- photos
+
+    def check_photo(self, upload: Upload) -> dict[str, Any]:
+        """Look whether an upload is a photo; one that is none is let go at once.
+
+        Raises:
+            InputError: it is none.
+        """
+        try:
+            photo = self.studio.photo(upload)
+        except BaseException:
+            self.store.remove(upload.id)
+            raise
+        return {"photo": upload.id, "name": photo.name, "width": photo.size[0], "height": photo.size[1]}
+
+    def take_example(self, body: Any, tell: Listener) -> dict[str, Any]:
+        """One of the examples, as if it had been uploaded."""
+        name = Fields(body, ("example",)).text("example")
+        if name not in self.examples:
+            raise OptionError(unknown("example", name, self.examples))
+        return self.check_photo(self.store.add(self.examples[name].content, f"{name}.jpg"))
+
+    def forget(self, body: Any, tell: Listener) -> dict[str, Any]:
+        """Let a photo go."""
+        self.store.remove(Fields(body, ("photo",)).text("photo"))
+        return {}
+
+    # --------------------------------------------------------------------------------------------------------- maps
+
+    def explain(self, body: Any, tell: Listener) -> dict[str, Any]:
+        """The likeliest classes of a photo, and the maps of every method and class that are asked for, or of the likeliest class."""
+        question, seen = self._question(questions.read(body, self.studio, tell))
+        maps: list[Explanation] = []
+        for number, method in enumerate(question.methods):
 
             def told(share: float | None, number: int = number) -> None:
-                tell(None if share is None else (number + share) / len(asked.methods))
+                tell(None if share is None else (number + share) / len(question.methods))
 
-            found += self.studio.explain(asked.seen, asked.served, asked.layer, method, asked.options[method], asked.targets, told)
-        return found
+            maps += self._maps(question, seen, method, question.targets, told)
+        columns = len(question.targets)
+        classes = [each for each in question.classes if each != question.against]
+        queries = [replace(question, methods=(method,), classes=(each,)).to_dict() for method in question.methods for each in classes]
+        return {
+            "question": question.to_dict(),
+            "scores": [asdict(each) for each in self.studio.top(seen, question.served)],
+            "columns": columns,
+            **showing.viewed(maps, queries),
+        }
 
-    def one(self, asked: Asked, which: float, tell: Listener) -> tuple[Explanation, Any]:
-        """One of those maps, by its number, with its target."""
-        row, column = divmod(questions.whole(which, "the number of a map", asked.count), len(asked.targets))
-        method, target = asked.methods[row], asked.targets[column]
-        return self.studio.explain(asked.seen, asked.served, asked.layer, method, asked.options[method], [target], tell)[0], target
-
-    # ----------------------------------------------------------------------------------------------------------- actions
-
-    @readable
-    def look(
-        self,
-        photo: Upload | None,
-        model: str,
-        layer: float,
-        methods: list[str],
-        options: str,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio is told that progress is wanted
-    ) -> tuple[Any, Any, str, str, str]:
-        """A photo's likeliest classes, and the map of the first."""
-        if photo is None:
-            return BLANK
-        served = self.studio.model(model)
-        scores = self.studio.top(self.studio.see(photo, served), served)
-        asked = self.ask(photo, model, layer, methods, [str(scores[0].id)], "", "", options)
-        with self.visits.work(request, progress, "explaining") as tell:
-            found = self.maps(asked, tell)
-        names = [(f"{each.label.split(',')[0]} {100 * each.probability:.1f} %", str(each.id)) for each in scores]
-        return (
-            gr.CheckboxGroup(choices=names, value=[str(scores[0].id)]),
-            showing.viewed(found, 1),
-            wording.note(asked.served.place(asked.layer)),
-            "",
-            "",
+    def pixel(self, body: Any, tell: Listener) -> dict[str, Any]:
+        """One place of a map: its value, and the channels behind it; x and y are shares of the photo's width and height."""
+        fields = Fields(body, ("map", "x", "y"))
+        x, y = fields.number("x", None, 0, 1), fields.number("y", None, 0, 1)
+        question, seen, one = self._one(fields, tell)
+        width, height = one.frame.width, one.frame.height
+        at, activations = pixels.pixel(
+            question.served.model, seen.prepared, one, question.targets[0], min(x * width, width - 1), min(y * height, height - 1)
         )
+        size = (CHANNEL_SIDE, max(1, round(CHANNEL_SIDE * height / width)))
+        pictures = [
+            showing.address(render.overlay(one.image, pixels.channel_map(activation, one)).resize(size)) for activation in activations
+        ]
+        channels = [{**asdict(each), "picture": picture} for each, picture in zip(at.channels, pictures, strict=True)]
+        return {**asdict(at), "channels": channels, "maximum": float(one.raw.max())}
 
-    @readable
-    def explain(
-        self,
-        photo: Upload | None,
-        model: str,
-        layer: float,
-        methods: list[str],
-        classes: list[str],
-        others: str,
-        against: str,
-        options: str,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[Any, str]:
-        """The maps of every chosen method and class, side by side."""
-        if photo is None:
-            return None, ""
-        asked = self.ask(photo, model, layer, methods, classes, others, against, options)
-        with self.visits.work(request, progress, "explaining") as tell:
-            found = self.maps(asked, tell)
-        columns = len(asked.targets) if len(asked.targets) > 1 else min(len(asked.methods), 3)
-        return showing.viewed(found, min(columns, 4)), wording.note(asked.served.place(asked.layer))
-
-    @readable
-    def pixel(
-        self,
-        photo: Upload | None,
-        model: str,
-        layer: float,
-        methods: list[str],
-        classes: list[str],
-        others: str,
-        against: str,
-        options: str,
-        which: float,
-        x: float,
-        y: float,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[str, dict[str, Any]]:
-        """One place of a map, x and y as shares of the photo's width and height: its value, and the channels behind it."""
-        asked = self.ask(photo, model, layer, methods, classes, others, against, options)
-        with self.visits.work(request, progress, "explaining") as tell:
-            one, target = self.one(asked, which, tell)
-            at, activations = pixels.pixel(asked.served.model, asked.seen.prepared, one, target, x * one.frame.width, y * one.frame.height)
-        return wording.place(at, activations, one), asdict(at)
-
-    @readable
-    def metrics(
-        self,
-        photo: Upload | None,
-        model: str,
-        layer: float,
-        methods: list[str],
-        classes: list[str],
-        others: str,
-        against: str,
-        options: str,
-        which: float,
-        steps: float,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[str, list[dict[str, Any]]]:
+    def judge(self, body: Any, tell: Listener) -> dict[str, Any]:
         """How far one map can be believed: average drop, increase in confidence, deletion and insertion."""
-        asked = self.ask(photo, model, layer, methods, classes, others, against, options)
-        if not 1 <= steps <= 224:
-            raise OptionError(f"expected 1 to 224 points of a curve; got {steps:g}.")
-        with self.visits.work(request, progress, "judging") as tell:
-            one, _ = self.one(asked, which, tell)
-            with self.studio.turn(asked.served, True, tell) as (quiet, told):
-                found = judging.judge(quiet, asked.seen.prepared, one, told, int(steps))
-        return wording.verdict(found, one), [asdict(each) for each in found]
+        fields = Fields(body, ("map", "steps"))
+        steps = fields.whole("steps", judging.STEPS, 1, judging.MOST_STEPS)
+        question, seen, one = self._one(fields, tell)
+        with self.studio.turn(question.served, True, tell) as (quiet, told):
+            found = judging.judge(quiet, seen.prepared, one, told, steps)
+        return {"metrics": [asdict(each) for each in found]}
 
-    @readable
-    def save(
-        self,
-        photo: Upload | None,
-        model: str,
-        layer: float,
-        methods: list[str],
-        classes: list[str],
-        others: str,
-        against: str,
-        options: str,
-        which: float,
-        format: str,
-        colormap: str,
-        opacity: float,
-        threshold: float,
-        boxes: bool,
-        hide: bool,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> str:
-        """One map with all of the photo's pixels, as a picture (png), an array (npz) or numbers and words (json)."""
-        asked = self.ask(photo, model, layer, methods, classes, others, against, options)
-        if format not in ("png", "npz", "json"):
-            raise OptionError(unknown("format", str(format)[:80], ("png", "npz", "json")))
+    def save(self, body: Any, tell: Listener) -> File:
+        """One map with all of the photo's pixels: as a picture (png), an array (npz), or numbers and words (json)."""
+        fields = Fields(body, ("map", "format", "colormap", "opacity", "threshold", "boxes", "hide"))
+        format, colormap = fields.text("format", "png"), fields.text("colormap", "turbo")
+        if format not in TYPES:
+            raise OptionError(unknown("format", format, TYPES))
         if colormap not in showing.COLORMAPS:
-            raise OptionError(unknown("colormap", str(colormap)[:80], showing.COLORMAPS))
-        assert photo is not None
-        with self.visits.work(request, progress, "writing") as tell:
-            one, _ = self.one(asked, which, tell)
-        full = in_full(one, self.studio.photo(photo, asked.served), asked.served.model)
-        files = Path(gr.utils.get_upload_folder())
-        if occupied(files) > self.studio.limits.room * MILLION:
-            raise OptionError("there is no more room for files on the server; try again in an hour.")
-        folder = Path(tempfile.mkdtemp(prefix="made-", dir=files))
-        path = folder / f"{wording.stem(full)}.{format}"
-        if format == "png":
-            save_picture(showing.picture(full, colormap, opacity, threshold, boxes, hide), path)
-        else:
-            full.save(path)
-        return str(path)
+            raise OptionError(unknown("colormap", colormap, showing.COLORMAPS))
+        opacity, threshold = fields.number("opacity", 0.5, 0, 1), fields.number("threshold", 0.2, 0, 1)
+        boxes, hide = fields.flag("boxes", True), fields.flag("hide", False)
+        question, _, one = self._one(fields, tell)
+        upload = self.store.get(question.photo)
+        with self.studio.pixels:
+            full = in_full(one, self.studio.decoded(upload, question.served), question.served.model)
+            with TemporaryDirectory(prefix="lucidcam-save-", ignore_cleanup_errors=True) as folder:
+                path = Path(folder) / f"map.{format}"
+                if format == "png":
+                    save_picture(showing.picture(full, colormap, opacity, threshold, boxes, hide), path)
+                else:
+                    full.save(path, threshold=threshold)
+                return File(f"{stem(full)}.{format}", TYPES[format], path.read_bytes())
 
-    @readable
-    def model(self, model: str, photo: Upload | None, request: gr.Request) -> tuple[Any, ...]:
-        """Another model: its layers and methods, and what it makes of the photo."""
-        served = self.studio.model(model)
-        seen = self.look(photo, model, served.default, ["gradcam"], "", request)
-        return (
-            gr.Slider(maximum=len(served.places) - 1, value=served.default),
-            gr.Dropdown(choices=list(served.methods), value=["gradcam"]),
-            *seen,
-        )
+    # ------------------------------------------------------------------------------------------------------ the steps
 
-    @readable
-    def layers(self, model: str) -> list[dict[str, Any]]:
-        """A model's layers in execution order: the name, channels and grid of each number."""
-        return [asdict(place) for place in self.studio.model(model).places]
+    def _question(self, question: Question) -> tuple[Question, Seen]:
+        """A question with its photo as the model gets it; where no class was named, the likeliest is."""
+        seen = self.studio.see(self.store.get(question.photo), question.served)
+        if not question.classes:
+            best = [each.id for each in self.studio.top(seen, question.served) if each.id != question.against]
+            if not best:
+                raise InputError("expected a network with two classes at least, to explain one rather than the other.")
+            question = replace(question, classes=(best[0],))
+        return question, seen
 
-    def stop(self, request: gr.Request) -> None:
-        """End what this visitor has under way."""
-        self.visits.stop(request)
+    def _one(self, fields: Fields, tell: Listener) -> tuple[Question, Seen, Explanation]:
+        """The map that a request is about."""
+        question, seen = self._question(questions.read_one(fields.mapping("map"), self.studio, tell))
+        return question, seen, self._maps(question, seen, question.methods[0], question.targets, tell)[0]
+
+    def _maps(self, question: Question, seen: Seen, method: str, targets: Sequence[Any], tell: Listener) -> list[Explanation]:
+        return self.studio.explain(seen, question.served, question.layer, method, question.options[method], targets, tell)
+
+
+def _method(name: str) -> dict[str, Any]:
+    """A method with its options, as the page shows them."""
+    entry = catalogue.methods()[name]
+    meanings = {each.name: each.meaning for each in entry.options}
+    return {
+        "summary": entry.paragraphs[0] if entry.paragraphs else "",
+        "paper": entry.paper,
+        "cost": entry.columns[-1],
+        "long": is_long(name, {}),
+        "options": [{**asdict(each), "meaning": meanings.get(each.name, "")} for each in questions.choices(name)],
+    }
+
+
+def stem(one: Explanation) -> str:
+    """A name for a file about a map, of plain letters."""
+    words = "-".join((Path(one.name).stem, one.method.replace("+", "p"), short(one.label)))
+    return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "_" for letter in words)[:80]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -12,14 +13,39 @@ from lucidcam.errors import MissingExtraError
 PHOTOS = {"chelsea": "cat", "coffee": "coffee", "rocket": "rocket", "astronaut": "astronaut"}
 """What scikit-image calls them, and what the page does."""
 
+SMALL = (160, 120)
+"""(width, height) in pixels that a picture to choose from has at most."""
 
-def write_examples(folder: Path) -> tuple[str, ...]:
-    """Write the photos into a folder as JPEG files; gives their paths, none where there are no photos."""
+
+@dataclass(frozen=True)
+class Example:
+    """A photo to begin with.
+
+    Attributes:
+        content: a JPEG file.
+        small: another, to choose from.
+    """
+
+    content: bytes = field(repr=False)
+    small: bytes = field(repr=False)
+
+
+def examples() -> dict[str, Example]:
+    """The photos by name; none where scikit-image is not installed, or its photos are not."""
     try:
         data = import_optional("skimage.data", "demo", "examples")
-        folder.mkdir(parents=True, exist_ok=True)
-        for source, name in PHOTOS.items():
-            Image.fromarray(getattr(data, source)()).save(folder / f"{name}.jpg", quality=92)
+        return {name: _example(Image.fromarray(getattr(data, source)())) for source, name in PHOTOS.items()}
     except (MissingExtraError, OSError, AttributeError):
-        return ()
-    return tuple(str(folder / f"{name}.jpg") for name in PHOTOS.values())
+        return {}
+
+
+def _example(photo: Image.Image) -> Example:
+    small = photo.copy()
+    small.thumbnail(SMALL)
+    return Example(_jpeg(photo, 92), _jpeg(small, 85))
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

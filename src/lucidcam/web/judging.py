@@ -22,6 +22,9 @@ from lucidcam.types import Model, Prepared
 STEPS = 56
 """Points of each curve unless told otherwise: a quarter of the paper's 224, for a quarter of the wait."""
 
+MOST_STEPS = 224
+"""Points of each curve at most: the paper's."""
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
@@ -14,6 +12,7 @@ from lucidcam import images
 from lucidcam.errors import InputError
 from lucidcam.rollback import SavedWarnings, closes_scopes
 from lucidcam.web.limits import Limits
+from lucidcam.web.store import MILLION, Upload
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 """As Pillow calls them. Nothing else is tried on an uploaded file: each decoder that is left out is one that cannot be attacked."""
@@ -21,29 +20,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 SHOWN_SIDE = 768
 """Pixels of a photo's longer side on the page; downloads have all of them."""
 
-MILLION = 1_000_000
-
 SLENDER = 20
 """How many times as long as wide a photo may be. Networks get the short side in a fixed length: of a line of few pixels, the long one would
 become millions."""
-
-
-@dataclass(frozen=True, eq=False)
-class Upload:
-    """A file that a visitor sent.
-
-    Attributes:
-        path: where it lies on this machine.
-        name: what the visitor calls it.
-    """
-
-    path: Path
-    name: str
-
-    @property
-    def shown_name(self) -> str:
-        """The name without folders, short enough for a message."""
-        return PurePosixPath(self.name.replace("\\", "/")).name[:80] or "the file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,37 +44,24 @@ class Photo:
     whole: Image.Image = field(repr=False)
 
 
-def content_of(upload: Upload, limits: Limits) -> tuple[bytes, str]:
-    """A file's content and its digest.
-
-    Raises:
-        InputError: it is too large, empty, or gone.
-    """
-    try:
-        size = upload.path.stat().st_size
-        if size > limits.megabytes * MILLION:
-            raise InputError(
-                f"expected a file of at most {limits.megabytes:g} MB; {upload.shown_name} has {size / MILLION:.1f} MB: make it smaller."
-            )
-        content = upload.path.read_bytes()
-    except OSError:
-        raise InputError("the photo is no longer on the server; give it again.") from None
-    return content, hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def decode(content: bytes, digest: str, upload: Upload, limits: Limits, window: images.Window | None = None) -> Photo:
+def decode(upload: Upload, limits: Limits, window: images.Window | None = None) -> Photo:
     """Check what a file is by its content, and its size by its header; then decode it.
+
+    Args:
+        upload: the file.
+        limits: of its pixels.
+        window: (width, level) of grey values that are shown.
 
     Raises:
         InputError: with what was expected.
     """
-    name = upload.shown_name
+    name, content = upload.shown_name, upload.read()
     _check(content, name, limits)
     try:
         whole = images.read(content, window)[0]
     except InputError as error:
         raise InputError(str(error).replace("'bytes'", name)) from None
-    return Photo(digest, name, whole.size, small(whole), whole)
+    return Photo(upload.digest, name, whole.size, small(whole), whole)
 
 
 def small(image: Image.Image, side: int = SHOWN_SIDE) -> Image.Image:

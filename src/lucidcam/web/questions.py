@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, fields
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lucidcam import registry
 from lucidcam.errors import OptionError, TargetError, unknown
 from lucidcam.methods._base import Method
+from lucidcam.progress import Listener
 from lucidcam.settings import resolve_method
 from lucidcam.targets import Contrast
-from lucidcam.types import Model
+from lucidcam.web.fields import LONGEST, Fields, shown
+from lucidcam.wording import printable
+
+if TYPE_CHECKING:
+    from lucidcam.web.studio import Served, Studio
+
+QUESTION = ("photo", "model", "weights", "layer", "methods", "options", "classes", "against")
+"""Fields of a question."""
 
 TIMES = 4
 """A number may be so many times its default at most: nobody may keep the server busy for hours."""
@@ -24,6 +31,51 @@ AT_LEAST = 256
 
 NOT_HERE = frozenset({"mcam"})
 """Methods that read a file of the server."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a visitor asks, checked.
+
+    Attributes:
+        photo: its id.
+        served: the model.
+        weights: the fingerprint of its weights at this moment.
+        layer: its name.
+        methods: names, each once.
+        options: of each method, those that were given.
+        classes: ids, each once; none: the likeliest one is meant.
+        against: the class rather than which they are; None: they are explained for themselves.
+    """
+
+    photo: str
+    served: Served
+    weights: str
+    layer: str
+    methods: tuple[str, ...]
+    options: Mapping[str, Mapping[str, Any]]
+    classes: tuple[int, ...]
+    against: int | None = None
+
+    @property
+    def targets(self) -> list[Any]:
+        """Class ids, or contrasts of them with the other class."""
+        if self.against is None:
+            return list(self.classes)
+        return [Contrast(each, self.against) for each in self.classes if each != self.against]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The question as `read` takes it, with nothing left out."""
+        return {
+            "photo": self.photo,
+            "model": self.served.name,
+            "weights": self.weights,
+            "layer": self.layer,
+            "methods": list(self.methods),
+            "options": {name: dict(self.options.get(name, {})) for name in self.methods},
+            "classes": list(self.classes),
+            "against": self.against,
+        }
 
 
 @dataclass(frozen=True)
@@ -84,25 +136,21 @@ def _choice(field: Field[Any], hint: Any) -> Choice:
     return Choice(field.name, "float", usual, 0.0, max(1.0, TIMES * usual))
 
 
-def options(text: str, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The options of each method, from `{"scorecam": {"budget": 64}}`, checked.
+def options(given: Mapping[str, Any], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The options of each method, from `{"scorecam": {"budget": 64}}`, checked; those of other methods do not matter.
 
     Raises:
-        OptionError: for text that is none of this kind, and for an option or value that there is not.
+        OptionError: for an option or value that there is not.
     """
-    try:
-        given = json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError):
-        given = None
-    if not isinstance(given, dict) or not all(isinstance(each, dict) for each in given.values()):
-        raise OptionError('expected options as JSON, {"scorecam": {"budget": 64}} for instance.')
     found = {}
     for method in methods:
+        mine = given.get(method) or {}
+        if not isinstance(mine, Mapping):
+            raise OptionError(f'expected the options of {method} as a JSON object, {{"{method}": {{…}}}}; got {shown(mine)}.')
         known = {each.name: each for each in choices(method)}
-        mine: Mapping[str, Any] = given.get(method, {})
         for name in mine:
             if name not in known:
-                raise OptionError(f"{method}: {unknown('option', name, known)}")
+                raise OptionError(f"{method}: {unknown('option', printable(name[:LONGEST]), known)}")
         found[method] = {name: known[name].checked(_typed(known[name], value)) for name, value in mine.items()}
         resolve_method(method, found[method])
     return found
@@ -120,46 +168,55 @@ def _typed(choice: Choice, value: Any) -> Any:
     return value
 
 
-def whole(number: Any, what: str, count: int) -> int:
-    """A whole number from 0, below a count.
+def read(body: Any, studio: Studio, tell: Listener) -> Question:
+    """A question as a visitor sends it, checked against the models that there are.
+
+    How many maps it asks for is counted before anything is looked up.
 
     Args:
-        number: as it was sent.
-        what: it is, for the message.
-        count: of those there are.
+        body: the JSON.
+        studio: the models.
+        tell: what is told, again and again, that the work goes on; what it raises ends it.
 
     Raises:
-        OptionError: it is something else.
+        LucidcamError: with what was expected.
     """
-    # JSON has whole numbers that are too large for a float.
-    fits = isinstance(number, int) or (isinstance(number, float) and number.is_integer())
-    if not fits or not 0 <= number < count:
-        raise OptionError(f"expected {what} from 0 to {count - 1}; got {str(number)[:80]}.")
-    return int(number)
+    fields = Fields(body, QUESTION, "a question")
+    served = studio.model(fields.text("model", next(iter(studio.served)), longest=1000))
+    weights = served.model.fingerprint()
+    if fields.text("weights", weights) != weights:
+        raise OptionError(f"the weights of {served.name} are others than when this map was made; explain the photo again.")
+    most = studio.limits.maps
+    methods = tuple(dict.fromkeys(map(str, fields.several("methods", most)))) or ("gradcam",)
+    classes = fields.several("classes", most)
+    if len(methods) * max(1, len(classes)) > most:
+        raise OptionError(
+            f"expected at most {most} maps side by side; got {len(methods)} methods × {len(classes)} classes: choose fewer of them."
+        )
+    for method in methods:
+        if method not in served.methods:
+            raise OptionError(unknown("method", printable(method), served.methods))
+    layer = served.place(fields.text("layer", served.default.name, longest=1000)).name
+    chosen = options(fields.mapping("options"), methods)
+    ids = []
+    for word in classes:
+        tell(None)
+        ids.append(served.model.find_label(word))
+    against = fields.class_name("against")
+    other = None if against is None else served.model.find_label(against)
+    ids = list(dict.fromkeys(ids))
+    if other is not None and ids == [other]:
+        raise TargetError(f"{served.model.label(other)!r} rather than itself cannot be explained; choose another class.")
+    return Question(fields.text("photo"), served, weights, layer, methods, chosen, tuple(ids), other)
 
 
-def targets(model: Model, chosen: Sequence[str], others: str, against: str) -> list[Any]:
-    """The classes that are asked about, as targets.
-
-    Args:
-        model: the network.
-        chosen: class ids as text.
-        others: more labels or ids, separated by semicolons.
-        against: rather than this label or id; "" for none.
-
-    Returns:
-        Class ids, or contrasts.
+def read_one(body: Any, studio: Studio, tell: Listener) -> Question:
+    """The question of one map, as answers have it at each of their maps.
 
     Raises:
-        TargetError: for a class that there is not.
+        LucidcamError: with what was expected, also where it asks for several maps or for none.
     """
-    words = [*chosen, *(word for word in others.split(";") if word.strip())]
-    if any(not isinstance(word, str) or len(word) > 200 for word in words) or len(against) > 200:
-        raise TargetError("expected class labels or ids of at most 200 letters.")
-    ids = list(dict.fromkeys(model.find_label(word) for word in words))
-    if not against.strip():
-        return ids
-    other = model.find_label(against)
-    if ids == [other]:
-        raise TargetError(f"{model.label(other)!r} rather than itself cannot be explained; choose another class.")
-    return [Contrast(each, other) for each in ids if each != other]
+    question = read(body, studio, tell)
+    if len(question.methods) != 1 or len(question.classes) != 1:
+        raise OptionError("expected the question of one map: one method and one class.")
+    return question

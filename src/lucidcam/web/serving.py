@@ -1,53 +1,70 @@
-"""The server: one process on this machine, behind the gate."""
+"""The web app as a server of its own, or as an ASGI application for another."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
+import html
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from lucidcam.compat import import_optional
 from lucidcam.errors import OptionError
 from lucidcam.models import load
+from lucidcam.server import Gate, Listening, Login, Names
 from lucidcam.types import Model
-from lucidcam.web.gate import Gate
+from lucidcam.web.examples import examples
 from lucidcam.web.limits import Limits
-from lucidcam.web.photos import MILLION
+from lucidcam.web.store import Store
 from lucidcam.web.studio import Studio
-
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-"""Names of this machine, as seen by itself."""
-
-QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_SHARE": "False"}
-"""What keeps Gradio from calling its makers."""
+from lucidcam.web.work import Workers
 
 Models = Mapping[str, Model] | Sequence[str] | Model | str
 """Models by the name they are shown under; or names for `lucidcam.load`; or one of either."""
 
+PURPOSE = "the web app"
 
-def build(models: Models = "demo", limits: Limits | None = None) -> Any:
-    """The page as a `gradio.Blocks`, to be put into an app of one's own.
 
-    What `serve` puts before it (addresses that may be asked for, headers, sizes) is then missing: see `lucidcam.web.gate.Gate`.
+def build(
+    models: Models = "demo",
+    limits: Limits | None = None,
+    *,
+    host: str = "127.0.0.1",
+    names: Iterable[str] = (),
+    auth: tuple[str, str] | None = None,
+    behind_proxy: bool = False,
+) -> Gate:
+    """The web app as an ASGI application, for a server of one's own; all that `serve` checks is checked here, too.
 
     Args:
         models: models, or names for `lucidcam.load`. Only they can be asked.
         limits: of what visitors may ask.
+        host: that the server listens on: 127.0.0.1 and its like answer to the names of this machine alone.
+        names: that the server is reached by besides (`Host` headers, without the port).
+        auth: name and password that visitors must give.
+        behind_proxy: `X-Forwarded-Host`, `-For` and `-Proto` are believed: there is a proxy, which sets them.
 
     Raises:
-        MissingExtraError: Gradio is not installed.
+        MissingExtraError: Starlette is not installed.
         ModelError: a model does not tell classes of photos.
+        OptionError: there is no model; the name or the password is empty.
     """
-    os.environ.update(QUIET, GRADIO_TEMP_DIR=str(files()))  # before components are made, which remember the folder
-    import_optional("gradio", "web", "the web app")
-    from lucidcam.web import page
+    import_optional("starlette", "web", PURPOSE)
+    from lucidcam.web.actions import Actions
+    from lucidcam.web.site import UPLOAD, Site
 
-    return page.build(Studio.of(_named(models), limits))
+    if auth is not None and not all(auth):
+        raise OptionError("expected a name and a password as auth, neither of them empty.")
+    limits = limits or Limits()
+    studio, store = Studio.of(_named(models), limits), Store(limits)
+    site = Site(Actions(studio, store, examples()), store, Workers(limits))
+    return Gate(
+        site.application(),
+        Names.of(host, names),
+        None if auth is None else Login(*auth),
+        uploads=frozenset({UPLOAD}),
+        behind_proxy=behind_proxy,
+    )
 
 
 def serve(
@@ -57,6 +74,8 @@ def serve(
     auth: tuple[str, str] | None = None,
     *,
     limits: Limits | None = None,
+    names: Iterable[str] = (),
+    behind_proxy: bool = False,
     open_browser: bool = False,
     wait: bool = True,
 ) -> Server:
@@ -66,97 +85,76 @@ def serve(
         models: as for `build`.
         host: which of this machine's addresses to listen on; others than 127.0.0.1 can be reached from elsewhere.
         port: 0 takes a free one.
-        auth: name and password that visitors must give (HTTP basic authentication: beyond this machine put TLS before it).
+        auth: name and password that visitors must give; beyond this machine put TLS before it.
         limits: of what visitors may ask.
+        names: that the server is reached by besides its own.
+        behind_proxy: a proxy stands before it, whose `X-Forwarded-…` headers are believed.
         open_browser: show the page at once.
         wait: until the server is interrupted; else it runs on beside the caller, until it is closed.
 
     Returns:
-        The server; also a context manager that closes it.
+        The server; also a context manager that closes it. A notebook shows it as a link.
 
     Raises:
-        MissingExtraError: Gradio is not installed.
+        MissingExtraError: Starlette or uvicorn is not installed.
         OptionError: the port is taken.
+        ModelError: a model does not tell classes of photos.
     """
-    server = Server(build(models, limits), limits or Limits(), host, port, auth)
+    app = build(models, limits, host=host, names=names, auth=auth, behind_proxy=behind_proxy)
+    server = Server(Listening(app, host, port, "web", PURPOSE))
     server.start(open_browser)
     if wait:
         server.wait()
     return server
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Server:
     """A page that is served.
 
     Attributes:
-        page: the `gradio.Blocks`.
-        limits: of what visitors may ask.
-        host: that it listens on.
-        port: likewise.
-        auth: name and password, or None.
-        url: where the page is.
+        listening: how it listens.
+        closed: whether it was ended.
     """
 
-    page: Any
-    limits: Limits
-    host: str = "127.0.0.1"
-    port: int = 7860
-    auth: tuple[str, str] | None = field(default=None, repr=False)
-    url: str = ""
+    listening: Listening
+    closed: bool = field(default=False, init=False)
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return self.listening.url
+
+    @property
+    def app(self) -> Any:
+        """What is served."""
+        return self.listening.app
 
     def start(self, open_browser: bool = False) -> None:
         """Serve; returns when the page can be asked for.
 
         Raises:
-            OptionError: the port is taken.
+            OptionError: the server does not start.
         """
-        import gradio as gr
-        from starlette.middleware import Middleware
+        self.listening.start()
+        if open_browser:
+            import webbrowser
 
-        from lucidcam.web import page
-
-        hosts = LOOPBACK if self.host in LOOPBACK else frozenset[str]()
-        sizes = {"file_bytes": int(self.limits.megabytes * MILLION), "folder_bytes": int(self.limits.room * MILLION)}
-        gate = Middleware(Gate, folder=files(), hosts=hosts, auth=self.auth, **sizes)
-        try:
-            _, address, _ = self.page.launch(
-                server_name=self.host,
-                server_port=self.port or _free_port(self.host),
-                max_file_size=int(self.limits.megabytes * MILLION),
-                theme=gr.themes.Default(
-                    primary_hue="indigo", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-                ),
-                css_paths=[page.HERE / "page.css"],
-                app_kwargs={"middleware": [gate]},
-                prevent_thread_lock=True,
-                inbrowser=open_browser,
-                share=False,
-                show_error=False,
-                quiet=True,
-                footer_links=["api"],
-                run_history=False,
-                enable_monitoring=False,
-                ssr_mode=False,
-                pwa=False,
-                mcp_server=False,
-                num_workers=0,
-                state_session_capacity=128,
-            )
-        except OSError as error:
-            raise OptionError(f"cannot listen on {self.host}:{self.port} ({error}); choose another --port.") from None
-        self.url = address
+            webbrowser.open(self.url)
 
     def wait(self) -> None:
         """Until the server is interrupted."""
         try:
-            self.page.block_thread()
+            self.listening.wait()
+        except KeyboardInterrupt:
+            return
         finally:
             self.close()
 
     def close(self) -> None:
-        """End it."""
-        self.page.close(verbose=False)
+        """End it: what is computed ends, and all photos go."""
+        self.closed = True
+        self.listening.close()
 
     def __enter__(self) -> Server:
         return self
@@ -164,15 +162,16 @@ class Server:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        """Where the page is, in one line."""
+        return f"Server({self.url!r}{', closed' * self.closed})"
 
-@lru_cache(maxsize=1)
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="lucidcam-web-", ignore_cleanup_errors=True)
-
-
-def files() -> Path:
-    """The one folder that photos are uploaded to and results are written in; it goes with the process."""
-    return Path(_folder().name).resolve()
+    def _repr_html_(self) -> str:
+        """A link, for notebooks: the page refuses to be shown inside others."""
+        if self.closed:
+            return f"<p>lucidcam: the server at {html.escape(self.url)} is closed.</p>"
+        address = html.escape(self.url, quote=True)
+        return f'<p>lucidcam: <a href="{address}" target="_blank" rel="noopener">{address}</a></p>'
 
 
 def _named(models: Models) -> dict[str, Model]:
@@ -181,11 +180,3 @@ def _named(models: Models) -> dict[str, Model]:
     if isinstance(models, Mapping):
         return dict(models)
     return {name: load(name) for name in ([models] if isinstance(models, str) else models)}
-
-
-def _free_port(host: str) -> int:
-    import socket
-
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])

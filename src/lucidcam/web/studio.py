@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,16 +28,25 @@ from lucidcam.settings import resolve_method
 from lucidcam.targets import Classes, Contrast, Several
 from lucidcam.types import Frame, Model, Prepared
 from lucidcam.web.limits import Limits
-from lucidcam.web.photos import Photo, Upload, content_of, decode
-from lucidcam.web.questions import NOT_HERE, whole
+from lucidcam.web.photos import Photo, decode
+from lucidcam.web.questions import NOT_HERE
 from lucidcam.web.shelf import Shelf
+from lucidcam.web.store import Upload
+from lucidcam.wording import printable
 
 PHOTOS, MAPS = 24, 128
 """How many photos and maps are kept in memory."""
 
+DECODED = 2
+"""Photos whose full pixels are in memory at a time."""
+
 
 class StoppedError(LucidcamError):
     """A computation that was ended before it was done."""
+
+
+class TooBusyError(LucidcamError):
+    """So much is computed or waits already that no more is taken on."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,14 @@ class Score:
     Attributes:
         id: of the class.
         label: in words.
-        probability: in [0, 1].
+        value: what the model gives it.
+        is_probability: whether that is one, in [0, 1]; else a score without bounds.
     """
 
     id: int
     label: str
-    probability: float
+    value: float
+    is_probability: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +105,7 @@ class Served:
         model: itself.
         quiet: another module with the same weights, for long computations: quick ones do not wait for them.
         places: its layers, in execution order.
-        default: which of them is looked at by default.
+        default: the one of them that is looked at by default.
         methods: that can be asked.
     """
 
@@ -103,7 +113,7 @@ class Served:
     model: Model
     quiet: Model
     places: tuple[Place, ...]
-    default: int
+    default: Place
     methods: tuple[str, ...]
 
     @classmethod
@@ -129,23 +139,26 @@ class Served:
         if not places:
             raise ModelError(f"no layer of {name} holds a spatial map, so there is nothing to look at.")
         usual = model.layer or next((each for each, info in infos.items() if info.default), places[-1].name)
-        default = next((i for i, place in enumerate(places) if place.name == usual), len(places) - 1)
+        default = next((place for place in places if place.name == usual), places[-1])
         attends = bool(trace.attentions)
         methods = tuple(each for each in registry.methods if each not in NOT_HERE and (attends or not _attention(each)))
         return cls(name, model, replace(model, module=twin(model.module)), tuple(places), default, methods)
 
-    def place(self, number: float) -> Place:
-        """A layer by its number.
+    def place(self, name: str) -> Place:
+        """A layer by its name.
 
         Raises:
-            OptionError: there is no such layer.
+            OptionError: there is no such layer, or it holds no spatial map.
         """
-        return self.places[whole(number, "a layer", len(self.places))]
+        for place in self.places:
+            if place.name == name:
+                return place
+        raise OptionError(unknown("layer", printable(name[:100]), [place.name for place in self.places]))
 
-    def layer_for(self, method: str, number: float) -> str | None:
+    def layer_for(self, method: str, name: str) -> str | None:
         """Where a method looks: at the layer, or None where it goes down to the image."""
-        place, layered = self.place(number), registry.methods[method].layered
-        if layered == "never" or (layered == "optional" and int(number) == self.default):
+        place, layered = self.place(name), registry.methods[method].layered
+        if layered == "never" or (layered == "optional" and place == self.default):
             return None
         return place.name
 
@@ -183,7 +196,9 @@ class Studio:
 
     def __post_init__(self) -> None:
         self._seen: Shelf[Seen] = Shelf(PHOTOS)
+        self._scores: Shelf[list[Score]] = Shelf(PHOTOS)
         self._maps: Shelf[Explanation] = Shelf(MAPS)
+        self.pixels = threading.BoundedSemaphore(DECODED)
         self._long = threading.BoundedSemaphore(self.limits.long)
         self._turns = {name: threading.Lock() for name in self.served}
 
@@ -205,8 +220,8 @@ class Studio:
         Raises:
             OptionError: with those there are.
         """
-        if not isinstance(name, str) or name not in self.served:
-            raise OptionError(unknown("model", str(name)[:80], self.served))
+        if name not in self.served:
+            raise OptionError(unknown("model", printable(name[:80]), self.served))
         return self.served[name]
 
     def photo(self, upload: Upload, served: Served | None = None) -> Photo:
@@ -215,7 +230,16 @@ class Studio:
         Raises:
             InputError: it cannot be used.
         """
-        return decode(*content_of(upload, self.limits), upload, self.limits, None if served is None else served.model.window)
+        with self.pixels:
+            return self.decoded(upload, served)
+
+    def decoded(self, upload: Upload, served: Served | None = None) -> Photo:
+        """The same, for who has a turn of `pixels` already.
+
+        Raises:
+            InputError: it cannot be used.
+        """
+        return decode(upload, self.limits, None if served is None else served.model.window)
 
     def see(self, upload: Upload, served: Served) -> Seen:
         """A photo as a model gets it.
@@ -223,35 +247,44 @@ class Studio:
         Raises:
             InputError: it cannot be used.
         """
-        content, digest = content_of(upload, self.limits)
-        seen = self._seen.get((digest, served.name))
+        seen = self._seen.get((upload.digest, served.name))
         if seen is None:
-            seen = seen_by(served.model, decode(content, digest, upload, self.limits, served.model.window))
-            self._seen.put((digest, served.name), seen)
+            with self.pixels:
+                seen = seen_by(served.model, decode(upload, self.limits, served.model.window))
+            self._seen.put((upload.digest, served.name), seen)
         return replace(seen, prepared=replace(seen.prepared, name=upload.shown_name))
 
-    @closes_scopes
     def top(self, seen: Seen, served: Served, count: int = 5) -> list[Score]:
-        """The classes of highest score, best first."""
-        model = served.model
+        """The classes of highest score, best first; with their probabilities where there are any, else with their scores."""
+        about = seen.digest, served.name, served.model.fingerprint(), count
+        found = self._scores.get(about)
+        if found is None:
+            found = self._top(seen, served.model, count)
+            self._scores.put(about, found)
+        return found
+
+    @closes_scopes
+    def _top(self, seen: Seen, model: Model, count: int) -> list[Score]:
         inputs = seen.prepared.tensor[None].to(model.device, model.dtype)
         with open_run(model.module, inputs, Classes(), stated=model.class_scores) as run:
             columns, scores = run.class_columns(), run.class_scores()
             values = scores.of(columns)[0] if scores.kind == "none" else scores.probabilities(columns)[0]
+            meant = scores.kind != "none"
             return [
-                Score(class_id, model.label(class_id), float(values[class_id])) for class_id in scores.order(columns)[0, :count].tolist()
+                Score(class_id, model.label(class_id), float(values[class_id]), meant)
+                for class_id in scores.order(columns)[0, :count].tolist()
             ]
 
     @closes_scopes
     def explain(
-        self, seen: Seen, served: Served, layer: float, method: str, options: Mapping[str, Any], targets: Sequence[Any], tell: Listener
+        self, seen: Seen, served: Served, layer: str, method: str, options: Mapping[str, Any], targets: Sequence[Any], tell: Listener
     ) -> list[Explanation]:
         """Maps of one method for several targets, in the size that is shown; those that are known are not made again.
 
         Args:
             seen: the photo.
             served: the model.
-            layer: its number.
+            layer: its name.
             method: one of the model's.
             options: the method's own.
             targets: class ids and contrasts.
@@ -261,9 +294,9 @@ class Studio:
             LucidcamError: it cannot be done.
         """
         if method not in served.methods:
-            raise OptionError(unknown("method", str(method)[:80], served.methods))
+            raise OptionError(unknown("method", printable(method[:80]), served.methods))
         where = served.layer_for(method, layer)
-        about = (seen.digest, served.name, method, tuple(sorted(options.items())), where)
+        about = (seen.digest, served.name, served.model.fingerprint(), method, tuple(sorted(options.items())), where)
         found = [self._maps.get((*about, each)) for each in targets]
         missing = [each for each, one in zip(targets, found, strict=True) if one is None]
         if missing:
@@ -281,27 +314,19 @@ class Studio:
         """Wait for a turn; gives the model to work with, and what to tell how far the work is.
 
         Raises:
-            OptionError: too many long computations wait already.
-            StoppedError: it took too long.
+            TooBusyError: too many long computations wait already.
         """
-        ends = time.monotonic() + self.limits.seconds
-
-        def told(share: float | None) -> None:
-            if time.monotonic() > ends:
-                raise StoppedError(f"ended after {self.limits.seconds:g} s: choose a quicker method or smaller options.")
-            tell(share)
-
         if not long:
-            yield served.model, told
+            yield served.model, tell
             return
         if not self._long.acquire(blocking=False):
-            raise OptionError(f"{self.limits.long} long computations run or wait already; try again in a minute, or take a quicker method.")
+            raise TooBusyError(f"{self.limits.long} long computations run or wait already; try again in a minute.")
         lock = self._turns[served.name]
         try:
             while not lock.acquire(timeout=0.25):
-                told(None)
+                tell(None)
             try:
-                yield served.quiet, told
+                yield served.quiet, tell
             finally:
                 lock.release()
         finally:

@@ -1,0 +1,400 @@
+"""What every request passes before a page sees it: whose name it was sent to, from which page, how large it is, how long it takes.
+
+Plain ASGI: it knows addresses, headers and times, and none of the pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import re
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from lucidcam.server.logs import log
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+BODY = 64_000
+"""Bytes of a request that is no upload."""
+
+PATH = 1024
+"""Letters of an address."""
+
+PATIENCE = 20.0
+"""Seconds to wait for the next part of a request."""
+
+SLOWEST = 20_000
+"""Bytes a second that a visitor has to send; a request takes `PATIENCE` more at most."""
+
+DRAINED = 4_000_000
+"""Bytes of a refused request that are read, so that the visitor gets to read why it is refused."""
+
+DRAIN_SECONDS = 2.0
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+"""Names of this machine, as seen by itself."""
+
+HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(?::(?P<port>[0-9]{1,5}))?", re.IGNORECASE)
+
+HEADERS: Mapping[bytes, bytes] = {
+    b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cross-origin-opener-policy": b"same-origin",
+    b"permissions-policy": b"camera=(), microphone=(), geolocation=()",
+    b"cache-control": b"no-store",
+}
+"""Sent with every answer that does not say otherwise: the browser itself then loads and runs nothing but our own files."""
+
+
+class RefusedError(Exception):
+    """A request that is not let in.
+
+    Attributes:
+        status: of the answer.
+        reason: in one line.
+        headers: of the answer.
+    """
+
+    def __init__(self, status: int, reason: str, *headers: Header) -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.headers = status, reason, headers
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names that a server answers to.
+
+    A request under another name means that a page from elsewhere has made the visitor's browser ask (DNS rebinding).
+
+    Attributes:
+        known: host names and addresses, in lower case.
+        addresses: any IP address does as well: no foreign page can have one as its name.
+    """
+
+    known: frozenset[str]
+    addresses: bool = False
+
+    @classmethod
+    def of(cls, host: str, more: Iterable[str] = ()) -> Names:
+        """The names of a server that listens on a host.
+
+        Args:
+            host: 127.0.0.1 and its like: this machine alone. Others: every address, and the names that this machine has for itself.
+            more: names that it is reached by besides.
+        """
+        given = {each.lower() for each in more}
+        if host.lower() in LOOPBACK:
+            return cls(LOOPBACK | given)
+        own = socket.gethostname().lower()
+        return cls(LOOPBACK | given | {host.lower(), own, f"{own.partition('.')[0]}.local"}, addresses=True)
+
+    def know(self, host: str) -> bool:
+        """Whether a `Host` header, with or without a port, names this server."""
+        found = HOST.fullmatch(host)
+        if found is None:
+            return False
+        name = found["name"].lower().strip("[]")
+        if name in self.known:
+            return True
+        if not self.addresses:
+            return False
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who asks, as far as the connection and the headers tell.
+
+    Attributes:
+        address: of the machine, for throttles; "" where it is not known.
+        host: the name that the server was called by, with the port where one was given.
+        secure: over HTTPS.
+        headers: of the request, names in lower case; of several alike the last.
+    """
+
+    address: str
+    host: str
+    secure: bool
+    headers: Mapping[str, str]
+
+    @classmethod
+    def of(cls, scope: Scope, behind_proxy: bool) -> Visitor:
+        """Read a request's headers; those that a proxy adds count only where there is one."""
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        address, host, secure = (scope.get("client") or ("",))[0], headers.get("host", ""), scope.get("scheme") == "https"
+        if behind_proxy:
+            host = _last(headers.get("x-forwarded-host", "")) or host
+            address = _last(headers.get("x-forwarded-for", "")) or address
+            secure = _last(headers.get("x-forwarded-proto", "")).lower() == "https" or secure
+        return cls(address, host, secure, headers)
+
+    @property
+    def from_elsewhere(self) -> bool:
+        """Whether the browser tells that a page of another server asks; that server may be another port of this machine."""
+        if self.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            return True
+        origin = self.headers.get("origin")
+        return origin is not None and _authority(origin) != _host(self.host, "https:" if origin.startswith("https:") else "http:")
+
+
+class Guard:
+    """What decides who may ask for what; see `lucidcam.server.Login`."""
+
+    async def admit(self, scope: Scope, visitor: Visitor, body: bytes) -> Answer | None:
+        """None lets the request in; an answer is given in the page's place.
+
+        Args:
+            scope: of ASGI.
+            visitor: who asks.
+            body: of the request where it is no upload.
+        """
+        raise NotImplementedError
+
+    def open(self, path: str) -> bool:
+        """Whether a path belongs to the guard itself, so that its request is read for it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer.
+
+    Attributes:
+        status: of HTTP.
+        body: its content.
+        headers: besides those of every answer.
+    """
+
+    status: int
+    body: bytes
+    headers: tuple[Header, ...] = ()
+
+
+class Gate:
+    """Lets in what is allowed.
+
+    Args:
+        app: behind the gate.
+        names: that the server answers to.
+        guard: asks for a password; None: nobody is asked.
+        uploads: paths whose requests the app reads itself, in parts, and bounds.
+        pages: paths that other pages may link to.
+        behind_proxy: `X-Forwarded-Host`, `-For` and `-Proto` are believed.
+        refuse: makes the answer to a request that is not let in; as JSON by default.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        names: Names,
+        guard: Guard | None = None,
+        uploads: frozenset[str] = frozenset(),
+        pages: frozenset[str] = frozenset({"/", "/login"}),
+        behind_proxy: bool = False,
+        refuse: Callable[[RefusedError], Answer] | None = None,
+    ) -> None:
+        self.app, self.names, self.guard, self.uploads, self.pages = app, names, guard, uploads, pages
+        self.behind_proxy, self.refuse = behind_proxy, refuse or refused_as_json
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        started = False
+
+        async def marked(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                given = list(message.get("headers", []))
+                present = {name.lower() for name, _ in given}
+                message = {**message, "headers": [*given, *((name, value) for name, value in HEADERS.items() if name not in present)]}
+            await send(message)
+
+        try:
+            await self._pass(scope, receive, marked)
+        except RefusedError as refused:
+            await _give(marked, self.refuse(refused), closing=True)
+            await _drain(receive)
+        except Exception:
+            log.exception("%s %s failed", scope["method"], scope["path"][:80])
+            if started:
+                raise  # the connection is closed, so that half an answer is not taken for a whole one
+            await _give(marked, self.refuse(RefusedError(500, "this went wrong on the server; its log tells why")), closing=True)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        visitor = Visitor.of(scope, self.behind_proxy)
+        if not self.names.know(visitor.host):
+            raise RefusedError(403, "this server does not answer to that name; it is given more names with --name")
+        method, path = scope["method"], scope["path"]
+        if method not in ("GET", "HEAD", "POST"):
+            raise RefusedError(405, "this page cannot be asked for in this way", (b"allow", b"GET, HEAD, POST"))
+        if len(path) > PATH or not path.isprintable() or ".." in path.split("/"):
+            raise RefusedError(404, "there is nothing here")
+        if visitor.from_elsewhere and (method == "POST" or path not in self.pages):
+            raise RefusedError(403, "this was asked for by a page of another server")
+        body, again = b"", receive
+        if method != "POST":
+            pass
+        elif path in self.uploads and not (self.guard is not None and self.guard.open(path)):
+            length(visitor.headers)
+            again = _patient(receive, PATIENCE)
+        else:
+            body = await _body(receive, length(visitor.headers))
+            again = _again(body, receive)
+        answer = None if self.guard is None else await self.guard.admit(scope, visitor, body)
+        if answer is not None:
+            await _give(send, answer, closing=path in self.uploads)
+            if path in self.uploads:
+                await _drain(receive)
+            return
+        scope["visitor"] = visitor
+        await self.app(scope, again, send)
+
+
+def length(headers: Mapping[str, str]) -> int | None:
+    """The length that a request says it has, or None where it says none.
+
+    Raises:
+        RefusedError: it is no number.
+    """
+    told = headers.get("content-length")
+    if told is None:
+        return None
+    if not (told.isascii() and told.isdigit() and len(told) < 16):
+        raise RefusedError(400, "the length of the request is no number")
+    return int(told)
+
+
+def refused_as_json(refused: RefusedError) -> Answer:
+    """A refusal as `{"error": {"type": …, "message": …}}`."""
+    content = json.dumps({"error": {"type": "Refused", "message": refused.reason}}).encode()
+    return Answer(refused.status, content, ((b"content-type", b"application/json"), *refused.headers))
+
+
+async def _give(send: Send, answer: Answer, closing: bool = False) -> None:
+    headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
+    if closing:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+async def _body(receive: Receive, told: int | None) -> bytes:
+    """A whole request.
+
+    Raises:
+        RefusedError: it is too long, or takes too long.
+    """
+    if (told or 0) > BODY:
+        raise RefusedError(413, f"expected a request of at most {BODY} bytes")
+    body, next_part = b"", _patient(receive, PATIENCE)
+    while True:
+        message = await next_part()
+        if message["type"] != "http.request":
+            raise RefusedError(408, "the request did not come in time")
+        body += bytes(message.get("body", b""))
+        if len(body) > BODY:
+            raise RefusedError(413, f"expected a request of at most {BODY} bytes")
+        if not message.get("more_body", False):
+            return body
+
+
+def _patient(receive: Receive, seconds: float) -> Receive:
+    """Receive, but who is too slow counts as gone."""
+    began, sent, whole = time.monotonic(), 0, False
+
+    async def receive_in_time() -> Message:
+        nonlocal sent, whole
+        if whole:
+            return await receive()
+        left = began + seconds + sent / SLOWEST - time.monotonic()
+        try:
+            message = await asyncio.wait_for(receive(), max(0.0, min(seconds, left)))
+        except asyncio.TimeoutError:
+            return {"type": "http.disconnect"}
+        sent += len(message.get("body", b""))
+        whole = not message.get("more_body", False)
+        return message
+
+    return receive_in_time
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Give what was read once more, then whatever follows (that the visitor has left)."""
+    given = False
+
+    async def once() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return once
+
+
+async def _drain(receive: Receive) -> None:
+    """Read what a refused visitor is still sending, for a moment."""
+
+    async def rest() -> None:
+        read = 0
+        while read < DRAINED:
+            message = await receive()
+            read += len(message.get("body", b""))
+            if message["type"] != "http.request" or not message.get("more_body", False):
+                return
+
+    try:
+        await asyncio.wait_for(rest(), DRAIN_SECONDS)
+    except asyncio.TimeoutError:
+        return
+
+
+def _last(words: str) -> str:
+    """The last of several, which the nearest proxy has added."""
+    return words.rpartition(",")[2].strip()
+
+
+def _authority(origin: str) -> str:
+    """An origin's host and port; "" for one that is none."""
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return ""
+    if parts.scheme not in ("http", "https") or parts.path or parts.query or parts.fragment:
+        return ""
+    return _host(parts.netloc, f"{parts.scheme}:")
+
+
+def _host(host: str, scheme: str) -> str:
+    """A host without the port that is usual for the scheme; "" for one that is none."""
+    found = HOST.fullmatch(host)
+    if found is None:
+        return ""
+    port = found["port"]
+    usual = {"http:": "80", "https:": "443"}.get(scheme)
+    return found["name"].lower() if port in (None, usual) else f"{found['name'].lower()}:{port}"

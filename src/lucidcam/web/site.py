@@ -1,0 +1,156 @@
+"""The addresses of the web app, and what each of them does."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from lucidcam.errors import InputError, LucidcamError
+from lucidcam.server.gate import RefusedError, length, refused_as_json
+from lucidcam.web.actions import Action, Actions
+from lucidcam.web.fields import parsed
+from lucidcam.web.store import Store
+from lucidcam.web.work import Work, Workers, told
+
+UPLOAD = "/api/photos"
+"""Where photos are sent to, each as the whole body of a request."""
+
+PAGE = Path(__file__).parent / "page"
+
+TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+
+
+class Site:
+    """The web app's addresses.
+
+    Args:
+        actions: what can be done.
+        store: the photos.
+        workers: who do it.
+    """
+
+    def __init__(self, actions: Actions, store: Store, workers: Workers) -> None:
+        self.actions, self.store, self.workers = actions, store, workers
+        self.files = {path.name: path.read_bytes() for path in PAGE.iterdir() if path.suffix in TYPES}
+
+    def application(self) -> Starlette:
+        """The ASGI application; it has to stand behind a `lucidcam.server.Gate`."""
+        handlers: dict[Any, Any] = {HTTPException: _not_here}
+        return Starlette(routes=self.routes(), exception_handlers=handlers, lifespan=self._open)
+
+    def routes(self) -> list[BaseRoute]:
+        """Every address that there is."""
+        act = self.actions
+        posted: dict[str, Action] = {
+            "/api/examples": act.take_example,
+            "/api/forget": act.forget,
+            "/api/explain": act.explain,
+            "/api/pixel": act.pixel,
+            "/api/judge": act.judge,
+            "/api/save": act.save,
+        }
+        return [
+            Route("/", partial(self._file, "index.html"), methods=["GET"]),
+            Route("/static/{name}", self._static, methods=["GET"]),
+            Route("/examples/{name}", self._example, methods=["GET"]),
+            Route("/api/about", self._about, methods=["GET"]),
+            Route("/api/labels", self._labels, methods=["GET"]),
+            Route(UPLOAD, self._upload, methods=["POST"]),
+            *(Route(path, partial(self._act, action), methods=["POST"]) for path, action in posted.items()),
+        ]
+
+    @asynccontextmanager
+    async def _open(self, _: Any) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            self.workers.close()
+            self.store.close()
+
+    async def _file(self, name: str, request: Request) -> Response:
+        return Response(self.files[name], media_type=TYPES[Path(name).suffix])
+
+    async def _static(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self.files:
+            raise HTTPException(404)
+        return await self._file(name, request)
+
+    async def _example(self, request: Request) -> Response:
+        found = self.actions.examples.get(request.path_params["name"].removesuffix(".jpg"))
+        if found is None:
+            raise HTTPException(404)
+        return Response(found.small, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+
+    async def _about(self, request: Request) -> Response:
+        return JSONResponse(self.actions.about())
+
+    async def _labels(self, request: Request) -> Response:
+        try:
+            return JSONResponse(self.actions.labels(_query(request).get("model", "")))
+        except LucidcamError as error:
+            return _told(error)
+
+    async def _upload(self, request: Request) -> Any:
+        """A photo: its room is taken before the first byte is read, and given back whenever it does not come whole."""
+        promised = length(request.headers)
+        if promised is None or "transfer-encoding" in request.headers:
+            return _refused(411, "expected an upload that tells its length")
+        try:
+            with self.store.arriving(promised) as arriving:
+                async for part in request.stream():
+                    arriving.write(part)
+                if arriving.length != promised:
+                    raise InputError(f"expected {promised} bytes, as the request said; {arriving.length} came.")
+                upload = self.store.keep(arriving, _query(request).get("name", "photo"))
+        except LucidcamError as error:
+            return _told(error)
+        except ClientDisconnect:  # aborted, or too slow
+            return _refused(408, "the photo did not come in time")
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
+                raise
+            return _refused(507, "there is no more room on the server; try again later")
+        return Work(self.workers, lambda _: self.actions.check_photo(upload))
+
+    async def _act(self, action: Action, request: Request) -> Any:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return _refused(415, "expected JSON (content-type: application/json)")
+        try:
+            body = parsed(await request.body())
+        except LucidcamError as error:
+            return _told(error)
+        return Work(self.workers, lambda tell: action(body, tell))
+
+
+def _query(request: Request) -> Mapping[str, str]:
+    try:
+        return {name: values[-1] for name, values in parse_qs(request.url.query, max_num_fields=8).items()}
+    except ValueError:
+        return {}
+
+
+def _told(error: LucidcamError) -> Response:
+    status, content = told(error)
+    return JSONResponse(content, status)
+
+
+def _refused(status: int, reason: str) -> Response:
+    answer = refused_as_json(RefusedError(status, reason))
+    return Response(answer.body, answer.status, {"connection": "close"}, "application/json")
+
+
+async def _not_here(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return _refused(status, "there is nothing here" if status == 404 else "this cannot be asked for in this way")
