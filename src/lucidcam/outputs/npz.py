@@ -14,17 +14,23 @@ from lucidcam.errors import DataError
 from lucidcam.explanation import Explanation
 from lucidcam.outputs._packs import LARGEST, Array, Pack, Packable, Read
 from lucidcam.registry import packs, writers
-from lucidcam.storage import json_text
+from lucidcam.storage import json_text, replaced
 
 
 @writers.register("npz")
 def write(explanation: Explanation, path: Path, *, threshold: float = 0.2) -> None:
     """Write `map` (original size), `raw` (layer resolution), `pixels` where there are any, and `info`: `to_dict` as JSON text."""
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        write_to(file, explanation, threshold)
+
+
+def write_to(file: IO[bytes], explanation: Explanation, threshold: float = 0.2) -> None:
+    """What `write` writes, to a file that is open."""
     info = json_text(explanation.to_dict(threshold))
     arrays: dict[str, Any] = {"map": explanation.map, "raw": explanation.raw.numpy(), "info": info}
     if explanation.pixels is not None:
         arrays["pixels"] = explanation.pixels.numpy()
-    np.savez_compressed(path, **arrays)
+    np.savez_compressed(file, **arrays)
 
 
 @packs.register_class("npz")

@@ -6,10 +6,15 @@ from pathlib import Path
 
 from lucidcam.explanation import Explanation
 from lucidcam.registry import writers
-from lucidcam.storage import json_text
+from lucidcam.storage import json_text, write_whole
 
 
 @writers.register("json")
 def write(explanation: Explanation, path: Path, *, threshold: float = 0.2) -> None:
     """Write `Explanation.to_dict(threshold)`."""
-    path.write_text(json_text(explanation.to_dict(threshold), indent=2) + "\n", encoding="utf-8")
+    write_whole(path, text(explanation, threshold).encode())
+
+
+def text(explanation: Explanation, threshold: float = 0.2) -> str:
+    """What `write` writes."""
+    return json_text(explanation.to_dict(threshold), indent=2) + "\n"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from lucidcam import catalogue, render
 from lucidcam.errors import InputError, OptionError, unknown
 from lucidcam.explanation import Explanation
-from lucidcam.picture_files import save_picture
+from lucidcam.outputs import npz, text
 from lucidcam.progress import Listener
 from lucidcam.web import judging, pixels, questions, showing
 from lucidcam.web.examples import Example
@@ -180,13 +180,14 @@ class Actions:
         upload = self.store.get(question.photo)
         with self.studio.pixels:
             full = in_full(one, self.studio.decoded(upload, question.served), question.served.model)
-            with TemporaryDirectory(prefix="lucidcam-save-", ignore_cleanup_errors=True) as folder:
-                path = Path(folder) / f"map.{format}"
-                if format == "png":
-                    save_picture(showing.picture(full, colormap, opacity, threshold, boxes, hide), path)
-                else:
-                    full.save(path, threshold=threshold)
-                return File(f"{stem(full)}.{format}", TYPES[format], path.read_bytes())
+            content = io.BytesIO()
+            if format == "png":
+                showing.picture(full, colormap, opacity, threshold, boxes, hide).save(content, "PNG")
+            elif format == "npz":
+                npz.write_to(content, full, threshold)
+            else:
+                content.write(text.text(full, threshold).encode())
+            return File(f"{stem(full)}.{format}", TYPES[format], content.getvalue())
 
     # ------------------------------------------------------------------------------------------------------ the steps
 

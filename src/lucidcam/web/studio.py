@@ -123,6 +123,7 @@ class Served:
         Raises:
             ModelError: it does not tell classes of photos.
         """
+        model = replace(model, name=name)  # saved files name it as the page does
         if model.task is not None or callable(getattr(model.preprocess, "numbers", None)):
             what = model.task.name if model.task is not None else "clips"
             raise ModelError(f"the web app shows networks that tell classes of photos; {name} does {what}: use lucidcam explain.")
