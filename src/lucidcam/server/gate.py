@@ -84,10 +84,12 @@ class Names:
     Attributes:
         known: host names and addresses, in lower case.
         addresses: any IP address does as well: no foreign page can have one as its name.
+        others: every other name, too: for pages that anybody may see.
     """
 
     known: frozenset[str]
     addresses: bool = False
+    others: bool = False
 
     @classmethod
     def of(cls, host: str, more: Iterable[str] = ()) -> Names:
@@ -109,7 +111,7 @@ class Names:
         if found is None:
             return False
         name = found["name"].lower().strip("[]")
-        if name in self.known:
+        if name in self.known or self.others:
             return True
         if not self.addresses:
             return False
@@ -150,8 +152,9 @@ class Visitor:
     @property
     def from_elsewhere(self) -> bool:
         """Whether the browser tells that a page of another server asks; that server may be another port of this machine."""
-        if self.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            return True
+        site = self.headers.get("sec-fetch-site")
+        if site is not None:  # no page can change it; browsers leave it out over plain HTTP, and older ones always
+            return site not in ("same-origin", "none")
         origin = self.headers.get("origin")
         return origin is not None and _authority(origin) != _host(self.host, "https:" if origin.startswith("https:") else "http:")
 
@@ -293,6 +296,12 @@ def refused_as_json(refused: RefusedError) -> Answer:
     """A refusal as `{"error": {"type": …, "message": …}}`."""
     content = json.dumps({"error": {"type": "Refused", "message": refused.reason}}).encode()
     return Answer(refused.status, content, ((b"content-type", b"application/json"), *refused.headers))
+
+
+def refused_as_text(refused: RefusedError) -> Answer:
+    """A refusal as one line of plain text."""
+    words = f"{refused.reason[:1].upper()}{refused.reason[1:]}.\n"
+    return Answer(refused.status, words.encode(), ((b"content-type", b"text/plain; charset=utf-8"), *refused.headers))
 
 
 async def _give(send: Send, answer: Answer, closing: bool = False) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import signal
 import socket
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -92,12 +95,15 @@ class Listening:
         self.wait()
 
     def wait(self) -> None:
-        """Until the server is closed, or the process is interrupted, which closes it."""
-        try:
-            while not self._ended.wait(0.5):  # a wait without an end cannot be interrupted everywhere
-                pass
-        finally:
-            self.close()
+        """Until the server is closed, or the process is told to end, which closes it."""
+        with _ending(self._ended.set) as signalled:
+            try:
+                while not self._ended.wait(0.5):  # a wait without an end cannot be interrupted everywhere
+                    pass
+            finally:
+                self.close()
+        for number in signalled:  # what the process is to die of
+            signal.raise_signal(number)
 
     def close(self) -> None:
         """End it; may be called again."""
@@ -119,6 +125,30 @@ class Listening:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+@contextmanager
+def _ending(end: Callable[[], None]) -> Iterator[list[int]]:
+    """While the block runs, signals that end the process end the server first; gives the list that those which came go to."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before: dict[int, Any] = {}
+
+    def handle(number: int, _: Any) -> None:
+        came.append(number)
+        end()
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            before[number] = signal.signal(number, handle)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _bound(host: str, port: int) -> socket.socket:

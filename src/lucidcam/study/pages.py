@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -19,6 +18,9 @@ from PIL import Image
 
 from lucidcam.compat import import_optional
 from lucidcam.errors import OptionError, first_line
+from lucidcam.server.gate import LOOPBACK, Gate, Names, refused_as_text
+from lucidcam.server.listening import Listening
+from lucidcam.server.logs import log
 from lucidcam.study.answers import Answers, FullError, Task, UnknownError
 from lucidcam.study.plan import ANSWERED, PICTURES, Plan
 from lucidcam.study.plan import read as read_plan
@@ -32,6 +34,8 @@ LARGEST_FORM = 2048
 
 UNKNOWN_SIZE = 4, 3
 """Width and height that are assumed of a picture that cannot be read."""
+LINKED = frozenset({"/", "/question", "/pause", "/done", "/withdraw"})
+"""Pages that may be linked to from elsewhere."""
 
 MONTH = 30 * 24 * 3600
 
@@ -43,8 +47,6 @@ DEEPEST = 8
 
 LOG_PAUSE = 60.0
 """Seconds in which one kind of fault is logged once."""
-
-log = logging.getLogger("uvicorn.error")
 
 TRUST = {
     -2: "A is clearly more reliable",
@@ -134,25 +136,13 @@ def serve(
         OptionError: the folder holds no study, the port is taken, or `starts_per_minute` is less than 1.
         MissingExtraError: Starlette or uvicorn is not installed.
     """
-    import socket
-
-    uvicorn = import_optional("uvicorn", "study", PURPOSE)
     app = application(folder, secure, starts_per_minute)
-    config = uvicorn.Config(
-        app, host, port, log_level="warning", access_log=False, server_header=False, proxy_headers=False, limit_concurrency=500, ws="none"
-    )
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(100)  # who reads the address below can visit it at once
-    except OSError as error:
-        listener.close()
-        raise OptionError(f"cannot serve at {host}:{port}: {error.strerror or error}; choose another port.") from None
-    shown = f"[{host}]" if ":" in host else host
-    print(f"http://{shown}:{listener.getsockname()[1]}/", flush=True)
-    with listener:
-        uvicorn.Server(config).run(sockets=[listener])
+    alone = host in LOOPBACK and not secure
+    gate = Gate(app, Names.of(host) if alone else Names(LOOPBACK, others=True), pages=LINKED, behind_proxy=secure, refuse=refused_as_text)
+    with Listening(gate, host, port, "study", PURPOSE) as server, suppress(KeyboardInterrupt):
+        server.start()
+        print(server.url, flush=True)
+        server.wait()
 
 
 class TokenBucket:
