@@ -22,6 +22,7 @@ from lucidcam.engine.settle import settled
 from lucidcam.errors import LucidcamError, ModelError, OptionError, unknown
 from lucidcam.explanation import Explanation
 from lucidcam.progress import Listener, listening
+from lucidcam.provenance import described_target
 from lucidcam.rollback import closes_scopes
 from lucidcam.runner import explain
 from lucidcam.settings import resolve_method
@@ -303,6 +304,7 @@ class Studio:
         if missing:
             with self.turn(served, is_long(method, options), tell) as (model, told), listening(told):
                 made = explain(model, [seen.prepared], method, _together(missing), where, progress=False, **options)
+            made = [_asked_alone(one, each) for each, one in zip(missing, made, strict=True)]
             for each, one in zip(missing, made, strict=True):
                 self._maps.put((*about, each), one)
             fresh = dict(zip(missing, made, strict=True))
@@ -350,6 +352,12 @@ def scaled(frame: Frame, size: tuple[int, int]) -> Frame:
 def in_full(explanation: Explanation, photo: Photo, model: Model) -> Explanation:
     """The same explanation with all of the photo's pixels."""
     return replace(explanation, image=photo.whole, frame=model.prepare(photo.whole)[0].frame, name=photo.name)
+
+
+def _asked_alone(explanation: Explanation, target: Any) -> Explanation:
+    """The same explanation, as if nothing else had been asked in its pass: that is what a file about it says."""
+    assert explanation.provenance is not None
+    return replace(explanation, provenance=replace(explanation.provenance, target=described_target(target)))
 
 
 def _together(targets: Sequence[Any]) -> Any:
