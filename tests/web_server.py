@@ -12,6 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import lucidcam
+
+SEEN = (str(Path(__file__).parent), str(Path(lucidcam.__file__).parent.parent))
+"""Where the server's process finds the networks of the tests, and the very lucidcam that is tested."""
+
 
 @dataclass
 class Served:
@@ -19,13 +24,11 @@ class Served:
 
     Attributes:
         url: of the page.
-        folder: where uploads lie.
         process: number of the process.
         log: what it has written to standard error.
     """
 
     url: str
-    folder: Path
     process: int
     log: Path
 
@@ -40,7 +43,7 @@ class Served:
 def served(tmp_path: Path, **options: object) -> Iterator[Served]:
     """Serve two small networks, "tiny" and "other", or {"demo": True} the embedded one; `options` go to `serve` and `Limits`."""
     log = tmp_path / "server.log"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(SEEN)}
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
             [sys.executable, __file__, json.dumps(options)], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
@@ -50,7 +53,7 @@ def served(tmp_path: Path, **options: object) -> Iterator[Served]:
             line = process.stdout.readline()
             assert line, log.read_text(encoding="utf-8")
             told = json.loads(line)
-            yield Served(told["url"], Path(told["folder"]), process.pid, log)
+            yield Served(told["url"], process.pid, log)
         finally:
             process.send_signal(signal.SIGINT)
             try:
@@ -66,14 +69,13 @@ def main(options: dict) -> None:
 
     import lucidcam
     from lucidcam.web import Limits, serve
-    from lucidcam.web.serving import files
     from web_nets import tiny
 
     torch.set_num_threads(1)
     models = {"demo": lucidcam.load("demo")} if options.pop("demo", False) else {"tiny": tiny(), "other": tiny(1)}
     auth = options.pop("auth", None)
     server = serve(models, port=0, wait=False, auth=tuple(auth) if auth else None, limits=Limits(**options))
-    print(json.dumps({"url": server.url, "folder": str(files())}), flush=True)
+    print(json.dumps({"url": server.url}), flush=True)
     server.wait()
 
 

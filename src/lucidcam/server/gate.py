@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from lucidcam.errors import OptionError
 from lucidcam.server.logs import log
+from lucidcam.wording import printable
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -37,22 +39,17 @@ PATIENCE = 20.0
 SLOWEST = 20_000
 """Bytes a second that a visitor has to send; a request takes `PATIENCE` more at most."""
 
-DRAINED = 4_000_000
-"""Bytes of a refused request that are read, so that the visitor gets to read why it is refused."""
-
-DRAIN_SECONDS = 2.0
-
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 """Names of this machine, as seen by itself."""
 
-HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+?)\.?(?::(?P<port>[0-9]{1,5}))?", re.IGNORECASE)
+HOST = re.compile(r"(?P<name>\[[0-9a-f.]*:[0-9a-f:.]*\]|[a-z0-9._-]+?)\.?(?::(?P<port>[0-9]{1,5}))?", re.IGNORECASE)
 
 HEADERS: Mapping[bytes, bytes] = {
     b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"DENY",
-    b"referrer-policy": b"no-referrer",
+    b"referrer-policy": b"same-origin",  # without any, browsers keep the origin of forms back, too
     b"cross-origin-resource-policy": b"same-origin",
     b"cross-origin-opener-policy": b"same-origin",
     b"permissions-policy": b"camera=(), microphone=(), geolocation=()",
@@ -98,8 +95,11 @@ class Names:
         Args:
             host: 127.0.0.1 and its like: this machine alone. Others: every address, and the names that this machine has for itself.
             more: names that it is reached by besides.
+
+        Raises:
+            OptionError: one of them is no host name.
         """
-        given = {each.lower() for each in more}
+        given = {_name(each) for each in more}
         if host.lower() in LOOPBACK:
             return cls(LOOPBACK | given)
         own = socket.gethostname().lower()
@@ -155,8 +155,8 @@ class Visitor:
         site = self.headers.get("sec-fetch-site")
         if site is not None:  # no page can change it; browsers leave it out over plain HTTP, and older ones always
             return site not in ("same-origin", "none")
-        origin = self.headers.get("origin")
-        return origin is not None and _authority(origin) != _host(self.host, "https:" if origin.startswith("https:") else "http:")
+        origin, scheme = self.headers.get("origin"), "https" if self.secure else "http"
+        return origin is not None and _authority(origin, scheme) != _host(self.host, scheme)
 
 
 class Guard:
@@ -240,13 +240,12 @@ class Gate:
         try:
             await self._pass(scope, receive, marked)
         except RefusedError as refused:
-            await _give(marked, self.refuse(refused), closing=True)
-            await _drain(receive)
+            await _give(marked, self.refuse(refused))
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"][:80])
             if started:
                 raise  # the connection is closed, so that half an answer is not taken for a whole one
-            await _give(marked, self.refuse(RefusedError(500, "this went wrong on the server; its log tells why")), closing=True)
+            await _give(marked, self.refuse(RefusedError(500, "this went wrong on the server; its log tells why")))
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         visitor = Visitor.of(scope, self.behind_proxy)
@@ -270,9 +269,7 @@ class Gate:
             again = _again(body, receive)
         answer = None if self.guard is None else await self.guard.admit(scope, visitor, body)
         if answer is not None:
-            await _give(send, answer, closing=path in self.uploads)
-            if path in self.uploads:
-                await _drain(receive)
+            await _give(send, answer)
             return
         scope["visitor"] = visitor
         await self.app(scope, again, send)
@@ -304,10 +301,8 @@ def refused_as_text(refused: RefusedError) -> Answer:
     return Answer(refused.status, words.encode(), ((b"content-type", b"text/plain; charset=utf-8"), *refused.headers))
 
 
-async def _give(send: Send, answer: Answer, closing: bool = False) -> None:
+async def _give(send: Send, answer: Answer) -> None:
     headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
-    if closing:
-        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})
 
@@ -366,44 +361,34 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return once
 
 
-async def _drain(receive: Receive) -> None:
-    """Read what a refused visitor is still sending, for a moment."""
-
-    async def rest() -> None:
-        read = 0
-        while read < DRAINED:
-            message = await receive()
-            read += len(message.get("body", b""))
-            if message["type"] != "http.request" or not message.get("more_body", False):
-                return
-
-    try:
-        await asyncio.wait_for(rest(), DRAIN_SECONDS)
-    except asyncio.TimeoutError:
-        return
-
-
 def _last(words: str) -> str:
     """The last of several, which the nearest proxy has added."""
     return words.rpartition(",")[2].strip()
 
 
-def _authority(origin: str) -> str:
-    """An origin's host and port; "" for one that is none."""
+def _authority(origin: str, scheme: str) -> str | None:
+    """An origin's host and port; None for one of another scheme, or one that is none."""
     try:
         parts = urlsplit(origin)
     except ValueError:
-        return ""
-    if parts.scheme not in ("http", "https") or parts.path or parts.query or parts.fragment:
-        return ""
-    return _host(parts.netloc, f"{parts.scheme}:")
+        return None
+    if origin != f"{scheme}://{parts.netloc}":
+        return None
+    return _host(parts.netloc, scheme)
 
 
-def _host(host: str, scheme: str) -> str:
-    """A host without the port that is usual for the scheme; "" for one that is none."""
+def _host(host: str, scheme: str) -> str | None:
+    """A host without the port that is usual for the scheme; None for one that is none."""
     found = HOST.fullmatch(host)
     if found is None:
-        return ""
-    port = found["port"]
-    usual = {"http:": "80", "https:": "443"}.get(scheme)
-    return found["name"].lower() if port in (None, usual) else f"{found['name'].lower()}:{port}"
+        return None
+    name, port = found["name"].lower(), found["port"]
+    return name if port in (None, {"http": "80", "https": "443"}[scheme]) else f"{name}:{port}"
+
+
+def _name(text: str) -> str:
+    """A host name that somebody has written down."""
+    found = HOST.fullmatch(text)
+    if found is None or found["port"] is not None:
+        raise OptionError(f"expected a host name without a scheme or a port, such as maps.example.org; got {printable(text[:100])!r}.")
+    return found["name"].lower().strip("[]")

@@ -22,14 +22,23 @@ HEAD_SECONDS = 10.0
 IDLE_SECONDS = 15
 """A connection without a request is kept for."""
 
+REST_SECONDS = 5.0
+"""In which the rest of a request has to come that was answered (refused, say) before it was there."""
+
 CONNECTIONS = 500
 """That are open at a time; requests on more are answered with 503."""
+
+TOLD = 50
+"""More connections whose visitors are answered so; those beyond are closed at once."""
 
 CLOSING_SECONDS = 2
 """That requests under way are given when the server ends."""
 
 WRITING_SECONDS = 60.0
-"""A visitor may leave an answer unread for; then the connection is given up."""
+"""After which it is looked whether a visitor reads the answer."""
+
+SLOWEST_READER = 10_000
+"""Bytes a second that a visitor has to read of an answer that waits; else the connection is given up."""
 
 STARTING_SECONDS = 30.0
 
@@ -155,6 +164,8 @@ def _bound(host: str, port: int) -> socket.socket:
     """A socket that listens, so that who reads the address can visit it at once."""
     listener = None
     try:
+        if not 0 <= port <= 65_535:
+            raise OverflowError("ports go from 0 to 65535")
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -180,58 +191,83 @@ def _shown(host: str) -> str:
 
 
 def _protocol() -> type:
-    """The protocol for HTTP/1.1: uvicorn's, which waits for a request's head for ever, with an end to that."""
+    """The protocol for HTTP/1.1: uvicorn's, which waits without an end for whatever the visitor has to do, with ends to that."""
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
+    seconds = {"head": HEAD_SECONDS, "rest": REST_SECONDS, "next": IDLE_SECONDS, "reading": WRITING_SECONDS}
+
     class BoundedProtocol(H11Protocol):
-        """Closes connections on which no whole head of a request comes, or no answer is read."""
+        """Closes connections whose visitor does not go on with what it is waited for: see `_expected`."""
 
         def __init__(self, *values: Any, **named: Any) -> None:
             super().__init__(*values, **named)
             self.logger = log
-            self._head: asyncio.TimerHandle | None = None
-            self._unread: asyncio.TimerHandle | None = None
+            self._awaited: str | None = None
+            self._end: asyncio.TimerHandle | None = None
+            self._unread = 0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._expect_head()
+            if len(self.connections) > CONNECTIONS + TOLD:
+                transport.abort()
+            self._look()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self.conn.their_state is not h11.IDLE:
-                self._cancel()
-            elif self.conn.trailing_data[0]:  # the next request has begun
-                self._expect_head()
+            self._look()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._cancel()
-            self.resume_writing()
-            super().connection_lost(exc)
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._look()
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            if self._unread is None:
-                self._unread = self.loop.call_later(WRITING_SECONDS, self.transport.abort)
+            self._look()
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            if self._unread is not None:
-                self._unread.cancel()
-                self._unread = None
+            self._look()
 
-        def _expect_head(self) -> None:
-            if self._head is None:
-                self._head = self.loop.call_later(HEAD_SECONDS, self._give_up)
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._wait_for(None)
+            super().connection_lost(exc)
 
-        def _cancel(self) -> None:
-            if self._head is not None:
-                self._head.cancel()
-                self._head = None
+        def send_400_response(self, msg: str) -> None:
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                super().send_400_response(msg)
+                if self.cycle is not None and not self.cycle.response_complete:  # this was its answer
+                    self.cycle.disconnected = True
+                    self.cycle.message_event.set()
+            else:  # what is no HTTP came behind a request that is answered already
+                self.transport.abort()
 
-        def _give_up(self) -> None:
-            self._head = None
-            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+        def _expected(self) -> str | None:
+            """What the visitor has to do next; None: it is our turn, or the page's, which bounds what it reads."""
+            if self.transport.get_write_buffer_size():
+                return "reading"
+            if self.conn.their_state is h11.SEND_BODY and self.cycle.response_complete:
+                return "rest"
+            if self.conn.their_state is h11.IDLE:
+                return "head" if self.cycle is None or self.conn.trailing_data[0] else "next"
+            return None
+
+        def _look(self) -> None:
+            expected = self._expected()
+            if expected != self._awaited:
+                self._wait_for(expected)
+
+        def _wait_for(self, expected: str | None) -> None:
+            if self._end is not None:
+                self._end.cancel()
+            self._awaited, self._unread = expected, self.transport.get_write_buffer_size()
+            self._end = None if expected is None else self.loop.call_later(seconds[expected], self._too_late)
+
+        def _too_late(self) -> None:
+            unread = self.transport.get_write_buffer_size()
+            if self._awaited == "reading" and self._unread - unread >= min(self._unread, SLOWEST_READER * WRITING_SECONDS):
+                self._wait_for(self._expected())
+            else:
                 self.transport.abort()
 
     return BoundedProtocol

@@ -7,6 +7,7 @@ import hashlib
 import html
 import ipaddress
 import json
+import math
 import secrets
 import threading
 import time
@@ -175,8 +176,8 @@ class Login(Guard):
     def _log_in(self, visitor: Visitor, body: bytes) -> Answer:
         wait = self.throttle.wait(visitor.address)
         if wait:
-            told = _page(f"Too many wrong passwords: wait {wait:.0f} seconds, then try again.", 429)
-            return Answer(told.status, told.body, (*told.headers, (b"retry-after", str(int(wait) + 1).encode())))
+            told = _page(f"Too many wrong passwords: wait {math.ceil(wait)} seconds, then try again.", 429)
+            return Answer(told.status, told.body, (*told.headers, _retry_after(wait)))
         try:
             fields = dict(parse_qsl(body.decode(), max_num_fields=8))
         except ValueError:
@@ -223,8 +224,12 @@ def _go(where: str, *headers: tuple[bytes, bytes]) -> Answer:
 
 
 def _too_many(wait: float) -> Answer:
-    content = json.dumps({"error": {"type": "Refused", "message": f"too many wrong passwords: try again in {wait:.0f} s"}}).encode()
-    return Answer(429, content, ((b"content-type", b"application/json"), (b"retry-after", str(int(wait) + 1).encode())))
+    content = json.dumps({"error": {"type": "Refused", "message": f"too many wrong passwords: try again in {math.ceil(wait)} s"}}).encode()
+    return Answer(429, content, ((b"content-type", b"application/json"), _retry_after(wait)))
+
+
+def _retry_after(wait: float) -> tuple[bytes, bytes]:
+    return b"retry-after", str(math.ceil(wait)).encode()
 
 
 def _cookie(header: str, name: str) -> str:
@@ -239,9 +244,17 @@ def _digest(word: str) -> bytes:
 
 
 def _network(address: str) -> str:
-    """What counts as one address: of IPv6 the network, of which everybody has a whole one."""
+    """What counts as one address: of IPv6 the network, of which everybody has a whole one; without the port, which some proxies tell."""
+    if address.startswith("["):
+        alone = address[1:].partition("]")[0]
+    else:
+        alone = address.partition(":")[0] if address.count(":") == 1 else address
     try:
-        found = ipaddress.ip_address(address)
+        found = ipaddress.ip_address(alone.partition("%")[0])
     except ValueError:
         return address[:100]
-    return str(ipaddress.ip_network(f"{address}/64", strict=False)) if found.version == 6 else str(found)
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:  # of a server that listens on both kinds
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found, 64), strict=False))
