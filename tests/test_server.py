@@ -451,7 +451,7 @@ def test_a_browser_is_remembered_until_it_logs_out(visitor):
     right = log_in(visitor)
     assert (right.status, right.headers["location"]) == (303, ".")
     attributes = right.headers["set-cookie"].split("; ")[1:]
-    assert set(attributes) == {f"Max-Age={SESSION_SECONDS:.0f}", "Path=/", "HttpOnly", "SameSite=Strict"}
+    assert set(attributes) == {f"Max-Age={SESSION_SECONDS:.0f}", "Path=/", "HttpOnly", "SameSite=Lax"}
     known = cookie_of(right)
     name, _, token = known["cookie"].partition("=")
     assert len(token) >= 43  # 256 bits

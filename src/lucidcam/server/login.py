@@ -195,7 +195,7 @@ class Login(Guard):
 
     def _set_cookie(self, visitor: Visitor, token: str, seconds: int) -> tuple[bytes, bytes]:
         secure = "; Secure" if visitor.secure else ""
-        return b"set-cookie", f"{self.cookie}={token}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Strict{secure}".encode()
+        return b"set-cookie", f"{self.cookie}={token}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax{secure}".encode()
 
     def _right(self, name: str, password: str) -> bool:
         given = _digest(name), _digest(password)

@@ -34,6 +34,7 @@ LARGEST_FORM = 2048
 
 UNKNOWN_SIZE = 4, 3
 """Width and height that are assumed of a picture that cannot be read."""
+
 LINKED = frozenset({"/", "/question", "/pause", "/done", "/withdraw"})
 """Pages that may be linked to from elsewhere."""
 
