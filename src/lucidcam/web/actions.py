@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,15 @@ class Actions:
 
     # -------------------------------------------------------------------------------------------------- what there is
 
+    @cached_property
     def about(self) -> dict[str, Any]:
         """The models with their layers and methods, the limits, the examples."""
-        limits = self.studio.limits
+        limits, entries = self.studio.limits, catalogue.methods()
         return {
             "models": [self._model(served) for served in self.studio.served.values()],
-            "methods": {name: _method(name) for name in sorted({each for one in self.studio.served.values() for each in one.methods})},
+            "methods": {
+                name: _method(name, entries[name]) for name in sorted({each for one in self.studio.served.values() for each in one.methods})
+            },
             "colormaps": showing.palettes(),
             "examples": list(self.examples),
             "formats": [each.lower() for each in FORMATS],
@@ -210,9 +214,8 @@ class Actions:
         return self.studio.explain(seen, question.served, question.layer, method, question.options[method], targets, tell)
 
 
-def _method(name: str) -> dict[str, Any]:
+def _method(name: str, entry: catalogue.Entry) -> dict[str, Any]:
     """A method with its options, as the page shows them."""
-    entry = catalogue.methods()[name]
     meanings = {each.name: each.meaning for each in entry.options}
     return {
         "summary": entry.paragraphs[0] if entry.paragraphs else "",

@@ -57,7 +57,7 @@ def build(
         raise OptionError("expected a name and a password as auth, neither of them empty.")
     limits = limits or Limits()
     studio, store = Studio.of(_named(models), limits), Store(limits)
-    site = Site(Actions(studio, store, examples()), store, Workers(limits))
+    site = Site(Actions(studio, store, examples()), store, Workers(limits), auth is not None)
     return Gate(
         site.application(),
         Names.of(host, names),

@@ -38,10 +38,11 @@ class Site:
         actions: what can be done.
         store: the photos.
         workers: who do it.
+        login: visitors have logged in, and can log out.
     """
 
-    def __init__(self, actions: Actions, store: Store, workers: Workers) -> None:
-        self.actions, self.store, self.workers = actions, store, workers
+    def __init__(self, actions: Actions, store: Store, workers: Workers, login: bool = False) -> None:
+        self.actions, self.store, self.workers, self.login = actions, store, workers, login
         self.files = {path.name: path.read_bytes() for path in PAGE.iterdir() if path.suffix in TYPES}
 
     def application(self) -> Starlette:
@@ -94,7 +95,7 @@ class Site:
         return Response(found.small, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
     async def _about(self, request: Request) -> Response:
-        return JSONResponse(self.actions.about())
+        return JSONResponse({**self.actions.about, "login": self.login})
 
     async def _labels(self, request: Request) -> Response:
         try:
