@@ -1,83 +1,71 @@
 // Asks the server. Leaving a request (its signal) ends the computation there, too.
 
 export class Refused extends Error {
-  constructor(status, { type, message }) {
-    super(message);
-    this.status = status;
+  constructor({ type, message }) {
+    super(message.charAt(0).toUpperCase() + message.slice(1));
     this.type = type;
   }
 }
 
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+// What comes of a fetch, or of reading what it brought; a server that is gone is told of like a refusal.
+async function reached(promise) {
+  try {
+    return await promise;
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused({ type: "Gone", message: "The server does not answer; is it still running?" });
+  }
+}
 
-async function refusal(response) {
+async function answered(address, options) {
+  const response = await reached(fetch(address, options));
+  if (response.ok) return response;
   if (response.status === 401) location.assign("login"); // the session has ended
   let told = { type: "Refused", message: `the server answered with ${response.status}` };
   try {
     told = (await response.json()).error || told;
   } catch { /* no JSON: what is there already is told */ }
-  return new Refused(response.status, { ...told, message: sentence(told.message) });
+  throw new Refused(told);
 }
 
-async function fetched(address, options) {
-  try {
-    return await fetch(address, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Refused(0, { type: "Gone", message: "The server does not answer; is it still running?" });
-  }
-}
-
-export async function get(address) {
-  const response = await fetched(address);
-  if (!response.ok) throw await refusal(response);
-  return response.json();
-}
+const json = async (address, options) => reached((await answered(address, options)).json());
 
 const posted = (body, signal, more = {}) => ({
   method: "POST", body: JSON.stringify(body), signal, headers: { "content-type": "application/json", ...more },
 });
 
-export async function post(address, body, signal) {
-  const response = await fetched(address, posted(body, signal));
-  if (!response.ok) throw await refusal(response);
-  return response.json();
-}
+export const get = (address) => json(address);
+
+export const post = (address, body, signal) => json(address, posted(body, signal));
+
+export const upload = (blob, name, signal) =>
+  json(`api/photos?name=${encodeURIComponent(name)}`, { method: "POST", body: blob, signal, headers: { "content-type": "application/octet-stream" } });
 
 // A file: its name and content.
 export async function download(address, body, signal) {
-  const response = await fetched(address, posted(body, signal));
-  if (!response.ok) throw await refusal(response);
+  const response = await answered(address, posted(body, signal));
   const [, name] = /filename="([^"]+)"/.exec(response.headers.get("content-disposition") || "") || [null, "map"];
-  return { name, content: await response.blob() };
+  return { name, content: await reached(response.blob()) };
 }
 
 // A computation that tells how far it is: lines of JSON, the last with the result or the error.
 export async function compute(address, body, signal, tell) {
-  const response = await fetched(address, posted(body, signal, { accept: "application/x-ndjson" }));
-  if (!response.ok) throw await refusal(response);
+  const response = await answered(address, posted(body, signal, { accept: "application/x-ndjson" }));
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let text = "";
+  let begun = "";
   for (;;) {
-    const { value, done } = await reader.read();
-    text += value || "";
-    const lines = text.split("\n");
-    text = lines.pop();
+    const { value, done } = await reached(reader.read());
+    const lines = (value || "").split("\n");
+    lines[0] = begun + lines[0];
+    begun = lines.pop();
     for (const line of lines) {
       const told = JSON.parse(line);
-      if (told.error) throw new Refused(told.status, { ...told.error, message: sentence(told.error.message) });
+      if (told.error) throw new Refused(told.error);
       if ("result" in told) return told.result;
       tell(told.progress);
     }
-    if (done) throw new Refused(0, { type: "Gone", message: "The server ended before the answer was there." });
+    if (done) throw new Refused({ type: "Gone", message: "The server ended before the answer was there." });
   }
-}
-
-export async function upload(blob, name, signal) {
-  const address = `api/photos?name=${encodeURIComponent(name)}`;
-  const response = await fetched(address, { method: "POST", body: blob, signal, headers: { "content-type": "application/octet-stream" } });
-  if (!response.ok) throw await refusal(response);
-  return response.json();
 }
 
 // What is under way, one thing of each kind at a time: beginning another ends the one before, whose answer is then dropped.

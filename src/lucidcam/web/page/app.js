@@ -18,21 +18,24 @@ const short = (label) => label.split(",")[0];
 
 const EMPTY = "Give a photo, or take one of the examples.";
 
-const about = await get("api/about");
+const about = await get("api/about").catch((error) => { warn("message", error.message); throw error; });
+for (const model of about.models) model.labels = []; // by id, once they have come
+const usualMethod = ({ methods }) => (methods.includes("gradcam") ? "gradcam" : methods[0]);
+
 const tasks = new Tasks();
 const state = {
-  photo: null, // { id, name, width, height, blob }: what the server has accepted last
+  photo: null, // what the server has accepted last: { id, name, width, height, give }; `give` gives it once more
   model: about.models[0],
   layer: about.models[0].layer,
-  methods: ["gradcam"].filter((name) => about.models[0].methods.includes(name)),
+  methods: [usualMethod(about.models[0])],
   options: {}, // of each method, those that were changed
   classes: [], // ids that are chosen
-  against: null, // { id, label }
+  against: null, // the id of the class rather than which they are
+  named: "", // another class in words, until the server has told which it is
+  namedAgainst: null, // likewise; "" for none
   scores: [], // the likeliest classes of the photo
-  labels: new Map(), // of ids that are on the page
-  answer: null,
+  isAnswered: true, // whether what was asked last is shown
 };
-if (!state.methods.length) state.methods = [about.models[0].methods[0]];
 
 const viewer = new Viewer(at("stage"), tablesOf(about.colormaps), { inspect, choose: chosenChanged });
 
@@ -40,144 +43,167 @@ const viewer = new Viewer(at("stage"), tablesOf(about.colormaps), { inspect, cho
 
 function say(id, words) {
   at(id).textContent = words;
+}
+
+// Say what was refused; no words take it back.
+function warn(id, words) {
+  say(id, words);
   at(id).hidden = !words;
 }
 
-// Tell why something was refused; being stopped is no error.
-function explainRefusal(id, error) {
-  if (error.name === "AbortError") return;
-  if (!(error instanceof Refused)) console.error(error);
-  say(id, error instanceof Refused ? error.message : `The page itself has a fault: ${error.message}`);
+function reason(error) {
+  if (error instanceof Refused) return error.message;
+  console.error(error);
+  return `The page itself has a fault: ${error.message}`;
 }
 
 function working(words) {
   say("status", words);
-  at("progress").hidden = at("stop").hidden = !words;
-  if (words) at("progress").removeAttribute("value");
+  at("progress").hidden = !words;
+  at("progress").removeAttribute("value");
   at("stage").classList.toggle("waiting", Boolean(words));
+  offer();
 }
 
-const progress = (share) => { if (share !== null) at("progress").value = share; };
+// The buttons that end what runs, and ask again what was not answered.
+function offer() {
+  at("stop").hidden = !tasks.has("maps") && !tasks.has("verdict");
+  at("again").hidden = state.isAnswered || tasks.has("maps");
+}
 
 // --------------------------------------------------------------------------------------------------------------- photos
 
-const TOO_LARGE = () => `Expected a file of at most ${about.limits.megabytes} MB`;
-
-async function givePhoto(blob, name) {
-  if (blob.size > about.limits.megabytes * 1e6) {
-    say("photo-message", `${TOO_LARGE()}; ${name} has ${(blob.size / 1e6).toFixed(1)} MB.`);
+function giveFile(file, name) {
+  const size = file.size / 1e6, most = about.limits.megabytes;
+  if (size > most) {
+    warn("photo-message", `Expected a file of at most ${most} MB; ${name} has ${size.toFixed(1)} MB.`);
     return;
   }
-  await takePhoto((signal) => upload(blob, name, signal), blob, name);
+  // Read once: what is uploaded again later is what was given, whatever has become of the file.
+  const unreadable = () => { throw new Refused({ type: "Unreadable", message: `Expected a file; ${name} cannot be read: is it a folder?` }); };
+  const content = file.arrayBuffer().then((buffer) => new Blob([buffer]), unreadable);
+  takePhoto(name, async (signal) => upload(await content, name, signal), async () => URL.createObjectURL(await content));
 }
 
-// `accept` asks the server for a photo; until it has said yes, the old one stays.
-async function takePhoto(accept, blob, name) {
+const giveExample = (name) => takePhoto(name, (signal) => post("api/examples", { example: name }, signal), () => `examples/${name}.jpg`);
+
+// `give` gives the server a photo; until it has accepted it, the old one stays. `picture` is the address of one to show.
+async function takePhoto(name, give, picture) {
   const task = tasks.begin("photo");
-  say("photo-message", "");
+  warn("photo-message", "");
   say("photo-facts", `Uploading ${name} …`);
   try {
-    const accepted = await accept(task.signal);
-    if (!tasks.done("photo", task)) return;
-    forget();
-    tasks.end();
-    const old = at("thumbnail").src;
-    state.photo = { ...accepted, id: accepted.photo, blob };
-    Object.assign(state, { classes: [], against: null, scores: [], answer: null });
-    state.labels.clear();
-    at("against").value = "";
-    say("photo-facts", `${accepted.name}, ${accepted.width}×${accepted.height}`);
-    if (blob) {
-      at("thumbnail").src = URL.createObjectURL(blob);
-      if (old.startsWith("blob:")) URL.revokeObjectURL(old);
+    const accepted = await give(task.signal), shown = await picture();
+    if (!tasks.done("photo", task)) {
+      URL.revokeObjectURL(shown);
+      forget(accepted.photo);
+      return;
     }
-    at("thumbnail").hidden = !blob;
-    at("drop").classList.add("filled");
+    if (state.photo) forget(state.photo.id);
+    tasks.end();
+    state.photo = { ...accepted, id: accepted.photo, give };
+    forgetClasses();
+    URL.revokeObjectURL(at("thumbnail").src);
+    Object.assign(at("thumbnail"), { src: shown, hidden: false });
     at("drop-words").textContent = "Another photo: drop, paste or choose";
-    showNothing("Explaining …");
-    enable();
-    await ask();
+    at("classes").disabled = false;
+    showPhoto();
+    showNothing("");
+    ask();
   } catch (error) {
     if (!tasks.done("photo", task)) return;
-    say("photo-facts", state.photo ? `${state.photo.name}, ${state.photo.width}×${state.photo.height}` : "");
-    explainRefusal("photo-message", error);
+    showPhoto();
+    warn("photo-message", reason(error));
   }
 }
 
-function forget() {
-  if (state.photo) post("api/forget", { photo: state.photo.id }).catch(() => {});
+function showPhoto() {
+  say("photo-facts", state.photo ? `${state.photo.name}, ${state.photo.width}×${state.photo.height}` : "");
 }
 
-// Do something with the photo; where the server has let it go meanwhile, upload it once more first.
-async function withPhoto(action, signal) {
+const forget = (photo) => post("api/forget", { photo }).catch(() => {});
+
+// Ask something about the photo; where the server has let it go meanwhile, it is given once more first.
+async function withPhoto(action) {
+  const { photo } = state, { id } = photo;
   try {
-    return await action();
+    return await action(id);
   } catch (error) {
-    if (error.type !== "PhotoGone" || !state.photo || !state.photo.blob) throw error;
-    const old = state.photo, again = await upload(old.blob, old.name, signal);
-    if (state.photo !== old) throw error;
-    old.id = again.photo; // maps that are shown name the photo by its old id; `current` puts the new one in
-    return action();
+    if (error.type !== "PhotoGone" || state.photo !== photo) throw error;
+    if (photo.id === id) await (photo.again ||= giveAgain(photo));
+    return action(photo.id);
   }
 }
 
-const current = (question) => ({ ...question, photo: state.photo.id });
+async function giveAgain(photo) {
+  try {
+    photo.id = (await photo.give()).photo;
+  } finally {
+    photo.again = null;
+  }
+  if (state.photo !== photo) forget(photo.id);
+}
 
 // ----------------------------------------------------------------------------------------------------------------- maps
 
-const question = () => ({
-  photo: state.photo.id,
+const question = (photo) => ({
+  photo,
   model: state.model.name,
   layer: state.layer,
   methods: state.methods,
   options: Object.fromEntries(state.methods.map((name) => [name, state.options[name] || {}])),
-  classes: state.classes,
-  against: state.against ? state.against.id : null,
+  classes: state.named ? [...state.classes, state.named] : state.classes,
+  against: state.namedAgainst ?? state.against,
 });
 
 async function ask() {
   if (!state.photo) return;
-  const task = tasks.begin("maps");
-  say("message", "");
+  const task = tasks.begin("maps"), wasAnswered = state.isAnswered;
+  state.isAnswered = false;
+  warn("message", "");
+  warn("class-message", "");
   working("Explaining …");
   try {
-    const answer = await withPhoto(() => compute("api/explain", question(), task.signal, (share) => { if (task.isCurrent()) progress(share); }), task.signal);
-    if (!task.isCurrent()) return;
-    const shown = await viewer.show(answer);
-    if (!shown || !tasks.done("maps", task)) return;
-    working("");
-    tasks.end("place", "verdict", "save");
-    state.answer = answer;
-    state.scores = answer.scores;
-    for (const each of answer.scores) state.labels.set(each.id, each);
-    for (const map of answer.maps) if (!state.labels.has(map.id) && map.id !== null) state.labels.set(map.id, { id: map.id, label: map.label });
-    state.classes = answer.question.classes;
+    const tell = (share) => { if (share !== null && task.isCurrent()) at("progress").value = share; };
+    const answer = await withPhoto((photo) => compute("api/explain", question(photo), task.signal, tell)), pixels = await viewer.pixels(answer);
+    if (!tasks.done("maps", task)) return;
+    tasks.end("place", "verdict");
+    viewer.show(answer, pixels);
+    if (at("other").value.trim() === state.named) at("other").value = "";
+    Object.assign(state, { scores: answer.scores, classes: answer.question.classes, against: answer.question.against, isAnswered: true });
     at("style").hidden = at("do").hidden = false;
-    say("save-message", "");
+    warn("save-message", "");
     showPlace(null);
     showVerdict(null);
     showClasses();
   } catch (error) {
     if (!tasks.done("maps", task)) return;
-    working("");
-    explainRefusal("message", error);
-    if (!state.answer) viewer.clear("There is no map.");
+    const isNaming = Boolean(state.named || state.namedAgainst);
+    if (isNaming) state.isAnswered = wasAnswered;
+    warn(isNaming ? "class-message" : "message", reason(error));
+    if (!viewer.chosen) viewer.clear("There is no map.");
   }
+  dropWords();
+  working("");
+}
+
+// Words that are no class, or were not waited for, are not asked about again; they stay in their fields.
+function dropWords() {
+  Object.assign(state, { named: "", namedAgainst: null });
 }
 
 function stop() {
-  tasks.end("maps", "verdict", "place");
+  tasks.end("maps", "place", "verdict");
+  dropWords();
   working("");
   say("status", "Stopped.");
-  for (const id of ["place", "verdict"]) at(id).classList.remove("waiting");
-  if (!state.answer) viewer.clear(state.photo ? "There is no map." : EMPTY);
+  if (!viewer.chosen) viewer.clear("There is no map.");
 }
 
 function showNothing(words) {
   viewer.clear(words);
   at("style").hidden = at("do").hidden = true;
-  say("message", "");
-  say("save-message", "");
+  for (const id of ["message", "class-message", "save-message"]) warn(id, "");
   showPlace(null);
   showVerdict(null);
   showClasses();
@@ -186,35 +212,38 @@ function showNothing(words) {
 const nameOf = (map) => `${map.label} by ${map.method}`;
 
 function chosenChanged(map) {
-  at("chosen").textContent = state.answer && state.answer.maps.length < 2 ? "" : `Chosen: ${nameOf(map)}, ${map.layer}`;
+  at("chosen").textContent = `Chosen: ${nameOf(map)}, ${map.layer}`;
 }
 
 // ------------------------------------------------------------------------------------------------- answers about a map
 
-async function inspect(map, x, y) {
-  await answerTo("place", map, "api/pixel", { x, y }, showPlace);
+function inspect(map, x, y) {
+  answerTo("place", map, "api/pixel", { x, y }, "Looking …", showPlace);
 }
 
-async function judge() {
-  if (viewer.chosen) await answerTo("verdict", viewer.chosen, "api/judge", { steps: Number(at("steps").value) || about.steps.usual }, showVerdict);
+function judge() {
+  const steps = at("steps").valueAsNumber;
+  answerTo("verdict", viewer.chosen, "api/judge", { steps: Number.isNaN(steps) ? about.steps.usual : steps }, "Judging …", showVerdict);
 }
 
-async function answerTo(kind, map, address, more, show) {
-  const task = tasks.begin(kind);
-  at(kind).classList.add("waiting");
-  if (kind === "verdict") {
-    show(map, null, "Judging …");
-    at("stop").hidden = false;
-  }
+async function answerTo(kind, map, address, more, words, show) {
+  const task = tasks.begin(kind), box = at(kind), share = make("progress", { max: 1, ariaLabel: "How far the computation is" });
+  box.style.minHeight = `${box.offsetHeight}px`; // so that nothing moves meanwhile
+  show(map, null, words);
+  box.append(share);
+  if (!tasks.has("maps")) say("status", "");
+  offer();
+  let found = null, refused = "";
   try {
-    const tell = (share) => { if (kind === "verdict" && share !== null && task.isCurrent()) show(map, null, `Judging … ${Math.round(100 * share)} %`); };
-    const found = await withPhoto(() => compute(address, { map: current(map.question), ...more }, task.signal, tell), task.signal);
-    if (tasks.done(kind, task)) show(map, found);
+    const tell = (told) => { if (told !== null) share.value = told; };
+    found = await withPhoto((photo) => compute(address, { map: { ...map.question, photo }, ...more }, task.signal, tell));
   } catch (error) {
-    if (tasks.done(kind, task) && error.name !== "AbortError") show(map, null, error instanceof Refused ? error.message : String(error));
+    if (task.isCurrent()) refused = reason(error);
   }
-  if (!tasks.has(kind)) at(kind).classList.remove("waiting");
-  if (!tasks.has("maps") && !tasks.has("verdict")) at("stop").hidden = true;
+  if (tasks.done(kind, task)) show(map, found, refused);
+  else if (!tasks.has(kind)) show(null);
+  if (!tasks.has(kind)) box.style.minHeight = "";
+  offer();
 }
 
 function showPlace(map, found = null, words = "") {
@@ -233,11 +262,12 @@ function showPlace(map, found = null, words = "") {
   box.replaceChildren(head, line);
   if (!found.channels.length) return;
   const peak = found.maximum || 1, share = (part) => `${part < 0 ? "−" : "+"}${Math.round(Math.abs(100 * part))} %`;
-  box.append(make("p", { textContent: `The channels that add most here: activation × weight, as a share of the map's maximum. All channels together: ${share(found.total / peak)}.` }));
+  box.append(make("p", { textContent: "The channels that add most here: activation × weight, as a share of the map's maximum. "
+    + `All channels together, in this cell: ${share(found.total / peak)}.` }));
   box.append(make("div", { className: "channels" }, ...found.channels.map((each) => make("figure", {},
     make("img", { src: each.picture, alt: `Where channel ${each.number} is active` }),
-    make("figcaption", {}, `channel ${each.number}`, make("br"), `${Number(each.activation.toPrecision(3))} × ${Number(each.weight.toPrecision(3))}`, make("br"),
-      make("b", { textContent: share(each.adds / peak) }))))));
+    make("figcaption", {}, `channel ${each.number}`, make("br"),
+      `${Number(each.activation.toPrecision(3))} × ${Number(each.weight.toPrecision(3))}`, make("br"), make("b", { textContent: share(each.adds / peak) }))))));
 }
 
 function showVerdict(map, found = null, words = "") {
@@ -260,66 +290,60 @@ function showVerdict(map, found = null, words = "") {
 }
 
 async function save(format) {
-  const map = viewer.chosen;
-  if (!map) return;
-  const task = tasks.begin("save");
-  say("save-message", "");
+  const kind = Symbol("save"), task = tasks.begin(kind); // any number at a time
+  warn("save-message", "");
   try {
-    const { opacity, threshold, colormap, boxes, hide } = viewer.look;
-    const body = () => ({ map: current(map.question), format, opacity, threshold, colormap, boxes, hide });
-    const file = await withPhoto(() => download("api/save", body(), task.signal), task.signal);
-    if (!tasks.done("save", task)) return;
+    const { question: map } = viewer.chosen, look = { ...viewer.look };
+    const file = await withPhoto((photo) => download("api/save", { map: { ...map, photo }, format, ...look }, task.signal));
+    if (!tasks.done(kind, task)) return;
     const link = make("a", { href: URL.createObjectURL(file.content), download: file.name });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   } catch (error) {
-    if (tasks.done("save", task)) explainRefusal("save-message", error);
+    if (tasks.done(kind, task)) warn("save-message", reason(error));
   }
 }
 
 // ------------------------------------------------------------------------------------------------------------- controls
 
-function enable() {
-  for (const id of ["classes", "methods-box", "layer-box"]) at(id).disabled = !state.photo;
-}
-
-const choice = (kind, name, checked, words, changed) => {
-  const input = make("input", { type: kind, checked });
-  input.addEventListener("change", () => changed(input.checked));
+const choice = (value, checked, words, changed) => {
+  const input = make("input", { type: "checkbox", value, checked });
+  input.addEventListener("change", () => changed(input));
   return make("label", { className: "check" }, input, ...words);
 };
 
+const classChoice = (id, words) => choice(id, state.classes.includes(id), words, ({ checked }) => {
+  state.classes = checked ? [...state.classes, id] : state.classes.filter((each) => each !== id);
+  ask();
+});
+
 function showClasses() {
-  const likely = state.scores.map((each) => choice("checkbox", each.id, state.classes.includes(each.id), [
-    ` ${short(each.label)} `, make("small", { textContent: each.is_probability ? percent(each.value) : Number(each.value.toPrecision(3)) }),
-  ], (on) => chooseClass(each.id, on)));
-  at("likeliest").replaceChildren(...likely);
+  const { type, value } = document.activeElement, wasFocused = type === "checkbox" && at("classes").contains(document.activeElement);
   const known = new Set(state.scores.map((each) => each.id));
-  at("named").replaceChildren(...state.classes.filter((id) => !known.has(id)).map((id) => choice("checkbox", id, true, [` ${short((state.labels.get(id) || { label: String(id) }).label)}`], (on) => chooseClass(id, on))));
+  at("likeliest").replaceChildren(...state.scores.map((each) => classChoice(each.id, [
+    ` ${short(each.label)} `, make("small", { textContent: each.is_probability ? percent(each.value) : Number(each.value.toPrecision(3)) }),
+  ])));
+  const others = state.classes.filter((id) => !known.has(id));
+  at("named").replaceChildren(...others.map((id) => classChoice(id, [` ${short(state.model.labels[id] ?? String(id))}`])));
+  if (wasFocused) at("classes").querySelector(`input[value="${value}"]`)?.focus();
 }
 
-function chooseClass(id, on) {
-  state.classes = on ? [...state.classes, id] : state.classes.filter((each) => each !== id);
+function nameClass(event) {
+  event.preventDefault();
+  state.named = at("other").value.trim();
+  if (state.named) ask();
+}
+
+function nameAgainst(event) {
+  event.preventDefault();
+  state.namedAgainst = at("against").value.trim();
   ask();
 }
 
-// A class that is named in words is asked about as it stands; the server says which one it is, or that there is none.
-async function nameClass(event) {
-  event.preventDefault();
-  const word = at("other").value.trim();
-  if (!word || !state.photo) return;
-  const before = state.classes;
-  state.classes = [...before, word];
-  await ask();
-  if (state.classes.includes(word)) state.classes = before; // it was refused
-  else at("other").value = "";
-}
-
-async function nameAgainst(event) {
-  event.preventDefault();
-  const word = at("against").value.trim();
-  state.against = word ? { id: word } : null;
-  await ask();
+function forgetClasses() {
+  Object.assign(state, { classes: [], against: null, scores: [] });
+  dropWords();
+  at("against").value = "";
 }
 
 function showModel() {
@@ -333,26 +357,25 @@ function showModel() {
   showOptions();
 }
 
-async function chooseModel() {
-  tasks.end();
+function chooseModel() {
+  tasks.end("maps", "place", "verdict");
   state.model = about.models[at("model").selectedIndex];
   state.layer = state.model.layer;
   state.methods = state.methods.filter((name) => state.model.methods.includes(name));
-  if (!state.methods.length) state.methods = [state.model.methods.includes("gradcam") ? "gradcam" : state.model.methods[0]];
-  Object.assign(state, { classes: [], against: null, scores: [], answer: null });
-  state.labels.clear();
-  at("against").value = "";
+  if (!state.methods.length) state.methods = [usualMethod(state.model)];
+  forgetClasses();
   showModel();
-  showNothing(state.photo ? "Explaining …" : EMPTY);
   working("");
-  listLabels();
-  await ask();
+  showNothing(state.photo ? "" : EMPTY);
+  listLabels(state.model);
+  ask();
 }
 
-async function listLabels() {
-  const task = tasks.begin("labels");
-  const found = await get(`api/labels?model=${encodeURIComponent(state.model.name)}`).catch(() => ({ labels: [] }));
-  if (tasks.done("labels", task)) at("labels").replaceChildren(...found.labels.map((label) => make("option", { value: label })));
+async function listLabels(model) {
+  if (!model.labels.length) model.labels = (await get(`api/labels?model=${encodeURIComponent(model.name)}`).catch(() => ({ labels: [] }))).labels;
+  if (model !== state.model) return;
+  at("labels").replaceChildren(...model.labels.map((label) => make("option", { value: label })));
+  showClasses();
 }
 
 function showLayer() {
@@ -363,18 +386,31 @@ function showLayer() {
 
 function showMethods() {
   at("methods").replaceChildren(...state.model.methods.map((name) => {
-    const label = choice("checkbox", name, state.methods.includes(name), [make("span", {}, `${name} `, make("small", { textContent: about.methods[name].cost }))], (on) => chooseMethod(name, on));
+    const words = make("span", {}, ...breakable(name), " ", make("small", { textContent: about.methods[name].cost }));
+    const label = choice(name, state.methods.includes(name), [words], (input) => chooseMethod(name, input));
     label.title = about.methods[name].summary;
     return label;
   }));
+  showChosenMethods();
 }
 
-function chooseMethod(name, on) {
-  const methods = on ? [...state.methods, name] : state.methods.filter((each) => each !== name);
-  if (!methods.length) return showMethods(); // one there has to be
+// A name whose lines may be broken at its low lines.
+const breakable = (name) => name.split("_").flatMap((part, i) => (i ? ["_", make("wbr"), part] : [part]));
+
+function showChosenMethods() {
+  at("methods-chosen").textContent = state.methods.join(", ");
+}
+
+function chooseMethod(name, input) {
+  const methods = input.checked ? [...state.methods, name] : state.methods.filter((each) => each !== name);
+  if (!methods.length) {
+    input.checked = true; // one there has to be
+    return;
+  }
   state.methods = methods;
+  showChosenMethods();
   showOptions();
-  return ask();
+  ask();
 }
 
 function showOptions() {
@@ -399,6 +435,7 @@ function optionField(method, option) {
   widget.dataset.option = `${method}.${option.name}`;
   widget.addEventListener("change", () => {
     const value = option.kind === "bool" ? widget.checked : option.kind === "int" || option.kind === "float" ? widget.valueAsNumber : widget.value;
+    if (Number.isNaN(value)) widget.value = option.default;
     state.options[method] = { ...state.options[method], [option.name]: Number.isNaN(value) ? option.default : value };
     ask();
   });
@@ -426,7 +463,7 @@ at("steps").value = about.steps.usual;
 
 at("file").addEventListener("change", () => {
   const [file] = at("file").files;
-  if (file) givePhoto(file, file.name);
+  if (file) giveFile(file, file.name);
   at("file").value = ""; // the same file may be given again
 });
 for (const kind of ["dragover", "dragleave", "drop"])
@@ -435,29 +472,24 @@ for (const kind of ["dragover", "dragleave", "drop"])
     at("drop").classList.toggle("over", kind === "dragover");
     if (kind !== "drop") return;
     const [file] = event.dataTransfer.files;
-    if (file) givePhoto(file, file.name);
-    else say("photo-message", "Expected a file; addresses are not fetched: save the photo, then drop the file.");
+    if (file) giveFile(file, file.name);
+    else warn("photo-message", "Expected a file; addresses are not fetched: save the photo, then drop the file.");
   });
 document.addEventListener("paste", (event) => {
   const [file] = event.clipboardData.files;
   if (!file) return;
   event.preventDefault();
-  givePhoto(file, file.name || "pasted.png");
+  giveFile(file, file.name);
 });
 
 at("examples").hidden = !about.examples.length;
 at("examples").replaceChildren(...about.examples.map((name) => {
   const button = make("button", { className: "example", title: name }, make("img", { src: `examples/${name}.jpg`, alt: name }));
-  button.addEventListener("click", async () => {
-    await takePhoto((signal) => post("api/examples", { example: name }, signal), null, name);
-    if (state.photo && !state.photo.blob) {
-      Object.assign(at("thumbnail"), { src: `examples/${name}.jpg`, hidden: false });
-      state.photo.example = name;
-    }
-  });
+  button.addEventListener("click", () => giveExample(name));
   return button;
 }));
 
+at("classes").addEventListener("input", () => warn("class-message", "")); // what was refused is being changed
 at("name-class").addEventListener("submit", nameClass);
 at("name-against").addEventListener("submit", nameAgainst);
 at("layer").addEventListener("input", showLayer);
@@ -474,7 +506,9 @@ at("colormap").addEventListener("change", () => { viewer.set({ colormap: at("col
 for (const name of ["boxes", "hide"]) at(name).addEventListener("change", () => viewer.set({ [name]: at(name).checked }));
 at("judge").addEventListener("click", judge);
 for (const button of document.querySelectorAll("button.save")) button.addEventListener("click", () => save(button.dataset.format));
+at("thumbnail").addEventListener("error", () => { at("thumbnail").hidden = true; }); // browsers do not show TIFF
 at("stop").addEventListener("click", stop);
+at("again").addEventListener("click", ask);
 addEventListener("pagehide", () => {
   if (state.photo) navigator.sendBeacon("api/forget", new Blob([JSON.stringify({ photo: state.photo.id })], { type: "application/json" }));
 });
@@ -482,6 +516,5 @@ addEventListener("pagehide", () => {
 viewer.clear(EMPTY);
 showModel();
 showRamp();
-enable();
-listLabels();
+listLabels(state.model);
 document.documentElement.dataset.ready = "yes";

@@ -1,7 +1,7 @@
 // Draws the photo with its maps. Opacity, threshold, colours and boxes are changed here, without asking the server:
 // a map comes as a grey picture (its share of the maximum in 256 levels), and is coloured by a table of 256 colours.
 
-const picture = (address) => new Promise((done, failed) => {
+const pictureAt = (address) => new Promise((done, failed) => {
   const image = new Image();
   image.onload = () => done(image);
   image.onerror = () => failed(new Error("a picture of the answer cannot be shown"));
@@ -15,7 +15,7 @@ export const tablesOf = (palettes) => Object.fromEntries(Object.entries(palettes
 }));
 
 // 8-connected regions at or above a level, largest first, as the server finds them: xyxy, right and bottom exclusive.
-export function boxesOf(levels, width, height, threshold) {
+function boxesOf(levels, width, height, threshold) {
   const inside = new Uint8Array(levels.length), stack = new Int32Array(levels.length), found = [];
   for (let i = 0; i < levels.length; i++) inside[i] = levels[i] > 0 && levels[i] / 255 >= threshold ? 1 : 0;
   for (let start = 0; start < inside.length; start++) {
@@ -41,7 +41,7 @@ export function boxesOf(levels, width, height, threshold) {
   return found.sort((a, b) => b.area - a.area || a.start - b.start).map((one) => one.box);
 }
 
-export const caption = (map) => {
+const caption = (map) => {
   const share = map.probability === null ? "" : ` ${(100 * map.probability).toFixed(1)} %`;
   return `${share} · ${map.method} · ${map.layer} (${map.grid.join("×")})${map.note ? `: ${map.note}` : ""}`;
 };
@@ -54,11 +54,10 @@ export class Viewer {
     Object.assign(this, { stage, tables, inspect, chosenChanged: choose });
     this.look = { opacity: 0.5, threshold: 0.2, colormap: "turbo", boxes: true, hide: false };
     this.shown = null;
-    this.latest = 0;
+    this.due = 0; // the frame that the maps are painted anew with
   }
 
   clear(words) {
-    this.latest++;
     this.shown = null;
     const note = document.createElement("p");
     note.className = "empty";
@@ -68,32 +67,32 @@ export class Viewer {
 
   set(changes) {
     Object.assign(this.look, changes);
-    requestAnimationFrame(() => this.repaint());
+    this.due ||= requestAnimationFrame(() => { this.due = 0; this.repaint(); });
   }
 
   get chosen() {
     return this.shown ? this.shown.cells[this.shown.chosen].map : null;
   }
 
-  // Show an answer; false where another was shown meanwhile.
-  async show(answer) {
-    const mine = ++this.latest;
-    const { width, height } = answer;
-    const images = await Promise.all([picture(answer.picture), ...answer.maps.map((map) => picture(map.levels))]);
-    if (mine !== this.latest) return false;
+  // The pixels of an answer's pictures: the photo's, then those of each map.
+  async pixels({ width, height, picture, maps }) {
+    const images = await Promise.all([picture, ...maps.map((map) => map.levels)].map(pictureAt));
     const sheet = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
-    const pixelsOf = (image) => { sheet.drawImage(image, 0, 0); return sheet.getImageData(0, 0, width, height); };
-    const photo = pixelsOf(images[0]);
-    const before = this.shown ? this.shown.chosen : 0;
+    return images.map((image) => { sheet.drawImage(image, 0, 0); return sheet.getImageData(0, 0, width, height).data; });
+  }
+
+  // Show an answer with its pixels in the place of whatever is shown.
+  show({ width, height, box, columns, maps }, [photo, ...greys]) {
+    const before = this.shown ? this.shown.chosen : 0, focused = this.stage.contains(document.activeElement);
     this.stage.replaceChildren();
-    this.stage.style.setProperty("--columns", Math.min(4, answer.columns > 1 ? answer.columns : Math.min(answer.maps.length, 3)));
+    this.stage.style.setProperty("--columns", Math.min(4, columns > 1 ? columns : Math.min(maps.length, 3)));
     this.stage.style.setProperty("--ratio", width / height);
-    this.shown = { width, height, photo, box: answer.box, sheet: new ImageData(width, height), chosen: 0, cells: [] };
-    this.shown.cells = answer.maps.map((map, number) => this.cell(map, number, pixelsOf(images[number + 1]).data));
-    this.choose(Math.min(before, answer.maps.length - 1));
+    this.shown = { width, height, photo, box, sheet: new ImageData(width, height), chosen: 0, cells: [] };
+    this.shown.cells = maps.map((map, number) => this.cell(map, number, greys[number]));
+    this.choose(Math.min(before, maps.length - 1));
     this.repaint();
+    if (focused) this.shown.cells[this.shown.chosen].canvas.focus();
     this.stage.dataset.shown = String(Number(this.stage.dataset.shown || 0) + 1);
-    return true;
   }
 
   cell(map, number, grey) {
@@ -122,7 +121,6 @@ export class Viewer {
       else if (event.key === "Enter" || event.key === " ") { this.mark(number, x, y); this.ask(cell); } else return;
       event.preventDefault();
     });
-    canvas.addEventListener("focus", () => this.choose(number));
     return cell;
   }
 
@@ -155,7 +153,7 @@ export class Viewer {
   paint(cell) {
     const { width, height, photo, box, sheet } = this.shown, look = this.look, table = this.tables[look.colormap], levels = cell.levels;
     const context = cell.canvas.getContext("2d"), data = sheet.data, keep = 1 - look.opacity;
-    data.set(photo.data);
+    data.set(photo);
     for (let y = Math.max(0, box[1]); y < Math.min(height, box[3]); y++)
       for (let i = y * width + Math.max(0, box[0]), end = y * width + Math.min(width, box[2]); i < end; i++) {
         const level = levels[i];
