@@ -376,7 +376,7 @@ def test_streams_of_many_images_do_not_note_it_for_each(monkeypatch: pytest.Monk
         (Tokens, "nets.Tokens"),
         (len, "builtins.len"),
     ],
-    ids=str,
+    ids=lambda each: type(each).__name__ if isinstance(each, (Image.Image, torch.Tensor)) else str(each),
 )
 def test_values_are_written_as_json_has_them(value: Any, text: Any) -> None:
     assert json.loads(json.dumps(described(value), allow_nan=False)) == text

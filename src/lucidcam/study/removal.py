@@ -124,7 +124,7 @@ def find_removable(folder: str | os.PathLike[str], criteria: Criteria) -> Remova
         DataError: nobody has started yet.
     """
     asked = replace(criteria, silent=True, unfinished=True, failed=True) if criteria.is_empty else criteria
-    with _opened(folder, read_only=True) as answers:
+    with _answers_in(folder, read_only=True) as answers:
         everybody = answers.everybody()
         removed = [each for each in everybody if asked.reasons(each, answers.plan) is not None]
         return _removal(removed, everybody, asked, answers.plan)
@@ -146,7 +146,7 @@ def remove(folder: str | os.PathLike[str], criteria: Criteria, only: Collection[
     """
     if criteria.is_empty:
         raise OptionError("expected somebody to be removed: silent, unfinished, failed, quicker or numbers.")
-    with _opened(folder, read_only=False) as answers:
+    with _answers_in(folder, read_only=False) as answers:
         everybody: list[Participant] = []
 
         def is_removed(participant: Participant) -> bool:
@@ -177,7 +177,7 @@ def parse_numbers(text: str) -> Numbers:
 
 
 @contextmanager
-def _opened(folder: str | os.PathLike[str], read_only: bool) -> Iterator[Answers]:
+def _answers_in(folder: str | os.PathLike[str], read_only: bool) -> Iterator[Answers]:
     plan, root = read_plan(folder), Path(folder).expanduser()
     path = root / ANSWERS
     if not path.exists():
