@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -268,14 +267,15 @@ def test_channels_read_the_same_probability(head):
 
 
 def test_the_web_app_shows_both_classes_of_one_logit():
-    pytest.importorskip("gradio")
-    from lucidcam.web.studio import Studio
+    from lucidcam.web.studio import Seen, Studio
 
-    model = wrapped("one logit")
-    seen, served = SimpleNamespace(prepared=model.prepare(photos(1))[0]), SimpleNamespace(model=model)
-    shown = Studio.top(SimpleNamespace(), seen, served)
+    studio = Studio.of({"net": wrapped("one logit")})
+    served = studio.model("net")
+    (prepared,) = served.model.prepare(photos(1))
+    shown = studio.top(Seen("digest", prepared, prepared.image.size), served)
     assert [score.label for score in shown] in (["healthy", "tumour"], ["tumour", "healthy"])
-    assert sum(score.probability for score in shown) == pytest.approx(1, abs=1e-6)
+    assert sum(score.value for score in shown) == pytest.approx(1, abs=1e-6)
+    assert all(score.is_probability for score in shown)
 
 
 # -------------------------------------------------------------------------------------------------------------- labels and thresholds

@@ -58,6 +58,10 @@ HEADERS: Mapping[bytes, bytes] = {
 """Sent with every answer that does not say otherwise: the browser itself then loads and runs nothing but our own files."""
 
 
+FAULT = "this went wrong on the server; its log tells why"
+"""What a visitor is told of our own faults."""
+
+
 class RefusedError(Exception):
     """A request that is not let in.
 
@@ -245,7 +249,7 @@ class Gate:
             log.exception("%s %s failed", scope["method"], scope["path"][:80])
             if started:
                 raise  # the connection is closed, so that half an answer is not taken for a whole one
-            await _give(marked, self.refuse(RefusedError(500, "this went wrong on the server; its log tells why")))
+            await _give(marked, self.refuse(RefusedError(500, FAULT)))
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         visitor = Visitor.of(scope, self.behind_proxy)

@@ -98,14 +98,15 @@ class Actions:
 
     # ------------------------------------------------------------------------------------------------------- photos
 
-    def check_photo(self, upload: Upload) -> dict[str, Any]:
-        """Look whether an upload is a photo; one that is none is let go at once.
+    def check_photo(self, upload: Upload, tell: Listener) -> dict[str, Any]:
+        """Look whether an upload is a photo; one that is none is let go at once, and so is one whose visitor has left.
 
         Raises:
             InputError: it is none.
         """
         try:
             photo = self.studio.photo(upload)
+            tell(None)
         except BaseException:
             self.store.remove(upload.id)
             raise
@@ -116,7 +117,7 @@ class Actions:
         name = Fields(body, ("example",)).text("example")
         if name not in self.examples:
             raise OptionError(unknown("example", name, self.examples))
-        return self.check_photo(self.store.add(self.examples[name].content, f"{name}.jpg"))
+        return self.check_photo(self.store.add(self.examples[name].content, f"{name}.jpg"), tell)
 
     def forget(self, body: Any, tell: Listener) -> dict[str, Any]:
         """Let a photo go."""

@@ -157,7 +157,9 @@ def options(given: Mapping[str, Any], methods: Sequence[str]) -> dict[str, dict[
 
 
 def _typed(choice: Choice, value: Any) -> Any:
-    """A text that is a number as one, where an option may be either (baselines)."""
+    """A text that is a number as one, where an option may be either (baselines); nothing but numbers, short texts, true and false."""
+    if not isinstance(value, (str, int, float)) or (isinstance(value, str) and len(value) > LONGEST):
+        raise OptionError(f"expected a number, true, false or a short text as {choice.name}; got {shown(value)}.")
     if choice.kind == "str" and isinstance(value, str):
         try:
             value = float(value)

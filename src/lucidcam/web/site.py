@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from lucidcam.errors import InputError, LucidcamError
-from lucidcam.server.gate import RefusedError, length, refused_as_json
+from lucidcam.server.gate import FAULT, RefusedError, length, refused_as_json
 from lucidcam.web.actions import Action, Actions
 from lucidcam.web.fields import parsed
 from lucidcam.web.store import Store
@@ -47,8 +46,10 @@ class Site:
 
     def application(self) -> Starlette:
         """The ASGI application; it has to stand behind a `lucidcam.server.Gate`."""
-        handlers: dict[Any, Any] = {HTTPException: _not_here}
-        return Starlette(routes=self.routes(), exception_handlers=handlers, lifespan=self._open)
+        handlers: dict[Any, Any] = {HTTPException: _not_here, Exception: _not_here}
+        application = Starlette(routes=self.routes(), exception_handlers=handlers, lifespan=self._open)
+        application.router.redirect_slashes = False  # else there are more addresses than `routes` tells
+        return application
 
     def routes(self) -> list[BaseRoute]:
         """Every address that there is."""
@@ -119,11 +120,7 @@ class Site:
             return _told(error)
         except ClientDisconnect:  # aborted, or too slow
             return _refused(408, "the photo did not come in time")
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
-                raise
-            return _refused(507, "there is no more room on the server; try again later")
-        return Work(self.workers, lambda _: self.actions.check_photo(upload))
+        return Work(self.workers, lambda tell: self.actions.check_photo(upload, tell), partial(self.store.remove, upload.id))
 
     async def _act(self, action: Action, request: Request) -> Any:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -149,9 +146,11 @@ def _told(error: LucidcamError) -> Response:
 
 def _refused(status: int, reason: str) -> Response:
     answer = refused_as_json(RefusedError(status, reason))
-    return Response(answer.body, answer.status, {"connection": "close"}, "application/json")
+    return Response(answer.body, answer.status, media_type="application/json")
 
 
 async def _not_here(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    return _refused(status, "there is nothing here" if status == 404 else "this cannot be asked for in this way")
+    if not isinstance(error, HTTPException):
+        return _refused(500, FAULT)
+    found = error.status_code != 404
+    return _refused(error.status_code, "this cannot be asked for in this way" if found else "there is nothing here")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import secrets
 import tempfile
@@ -23,13 +24,16 @@ MILLION = 1_000_000
 BLOCK = 4096
 """Bytes that the smallest file takes on a disk."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+"""How a system tells that there is room for no more files."""
+
 
 class PhotoGoneError(InputError):
     """A photo that is no longer on the server, or never was; it has to be uploaded again."""
 
 
 class NoRoomError(LucidcamError):
-    """Everything that may be uploaded at a time is being uploaded."""
+    """Everything that may be uploaded at a time is being uploaded, or the disk is full."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +84,12 @@ class Arriving:
 
     Attributes:
         limit: bytes that may come.
+        room: bytes that are kept free for it; 0: it is a photo now, or was given up.
         length: bytes that came.
     """
 
     limit: int
+    room: int
     length: int = 0
     _file: IO[bytes] = field(default_factory=tempfile.TemporaryFile, repr=False)
     _digest: hashlib.blake2b = field(default_factory=lambda: hashlib.blake2b(digest_size=16), repr=False)
@@ -130,7 +136,7 @@ class Store:
 
         Raises:
             InputError: it is larger than a file may be, or empty.
-            NoRoomError: everything that may lie here is under way already.
+            NoRoomError: everything that may lie here is under way already; or, also from within the block, the disk is full.
         """
         if length > self.limits.megabytes * MILLION:
             size = f"{length / MILLION:.1f} MB"
@@ -146,22 +152,30 @@ class Store:
             going = self._make_room()
         for each in going:
             each.close()
-        arriving = Arriving(length)
+        arriving = None
         try:
+            arriving = Arriving(length, room)
             yield arriving
+        except OSError as error:
+            if error.errno in FULL:
+                raise NoRoomError("there is no more room on the server; try again later.") from None
+            raise
         finally:
-            with self._lock:
-                self._coming -= room
-                self._uploads -= 1
-                kept = any(upload._file is arriving._file for upload, _ in self._photos.values())
-            if not kept:
-                arriving._file.close()
+            if arriving is None or arriving.room:
+                with self._lock:
+                    self._coming -= room
+                    self._uploads -= 1
+                if arriving is not None:
+                    arriving._file.close()
 
     def keep(self, arriving: Arriving, name: str) -> Upload:
         """Make a photo of an upload that has come whole."""
         upload = Upload(secrets.token_urlsafe(16), name[:500], arriving._digest.hexdigest(), arriving.length, arriving._file)
         arriving._file.flush()
-        with self._lock:
+        with self._lock:  # no moment in which its room counts twice, which would push others out
+            self._coming -= arriving.room
+            self._uploads -= 1
+            arriving.room = 0
             self._photos[upload.id] = upload, self._clock()
             self._stored += max(BLOCK, upload.length)
         return upload

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from lucidcam import registry
@@ -37,6 +37,9 @@ from lucidcam.wording import printable
 
 PHOTOS, MAPS = 24, 128
 """How many photos and maps are kept in memory."""
+
+NO_IMAGE = Image.new("RGB", (1, 1))
+"""In the place of the photo in maps that are kept: it is given with each question."""
 
 DECODED = 2
 """Photos whose full pixels are in memory at a time."""
@@ -104,7 +107,6 @@ class Served:
     Attributes:
         name: as it was named.
         model: itself.
-        quiet: another module with the same weights, for long computations: quick ones do not wait for them.
         places: its layers, in execution order.
         default: the one of them that is looked at by default.
         methods: that can be asked.
@@ -112,7 +114,6 @@ class Served:
 
     name: str
     model: Model
-    quiet: Model
     places: tuple[Place, ...]
     default: Place
     methods: tuple[str, ...]
@@ -144,7 +145,7 @@ class Served:
         default = next((place for place in places if place.name == usual), places[-1])
         attends = bool(trace.attentions)
         methods = tuple(each for each in registry.methods if each not in NOT_HERE and (attends or not _attention(each)))
-        return cls(name, model, replace(model, module=twin(model.module)), tuple(places), default, methods)
+        return cls(name, model, tuple(places), default, methods)
 
     def place(self, name: str) -> Place:
         """A layer by its name.
@@ -171,7 +172,7 @@ def _attention(method: str) -> bool:
 
 def twin(module: nn.Module) -> nn.Module:
     """Another module with the very same parameters and buffers: it takes no memory, and has a lock of its own."""
-    shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
+    shared = {id(tensor): tensor for tensor in tensors(module)}
     try:
         return copy.deepcopy(module, shared)
     except Exception:  # what cannot be copied takes turns with itself
@@ -203,6 +204,7 @@ class Studio:
         self.pixels = threading.BoundedSemaphore(DECODED)
         self._long = threading.BoundedSemaphore(self.limits.long)
         self._turns = {name: threading.Lock() for name in self.served}
+        self._twins = {name: twin(each.model.module) for name, each in self.served.items()}
 
     @classmethod
     def of(cls, models: Mapping[str, Model], limits: Limits | None = None) -> Studio:
@@ -306,7 +308,7 @@ class Studio:
                 made = explain(model, [seen.prepared], method, _together(missing), where, progress=False, **options)
             made = [_asked_alone(one, each) for each, one in zip(missing, made, strict=True)]
             for each, one in zip(missing, made, strict=True):
-                self._maps.put((*about, each), one)
+                self._maps.put((*about, each), replace(one, image=NO_IMAGE))
             fresh = dict(zip(missing, made, strict=True))
             found = [fresh[each] if one is None else one for each, one in zip(targets, found, strict=True)]
         # Copies: what they work out in the shown size (several MB each) is not kept with them.
@@ -329,11 +331,24 @@ class Studio:
             while not lock.acquire(timeout=0.25):
                 tell(None)
             try:
-                yield served.quiet, tell
+                yield self._quiet(served), tell
             finally:
                 lock.release()
         finally:
             self._long.release()
+
+    def _quiet(self, served: Served) -> Model:
+        """The model with another module of the same weights, for long computations: quick ones do not wait for them."""
+        module, quiet = served.model.module, self._twins[served.name]
+        mine, theirs = tensors(module), tensors(quiet)
+        if len(mine) != len(theirs) or any(each is not other for each, other in zip(mine, theirs, strict=True)):  # weights were exchanged
+            quiet = self._twins[served.name] = twin(module)
+        return replace(served.model, module=quiet)
+
+
+def tensors(module: nn.Module) -> list[torch.Tensor]:
+    """Its parameters and buffers."""
+    return [*module.parameters(), *module.buffers()]
 
 
 def seen_by(model: Model, photo: Photo) -> Seen:

@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 from lucidcam.errors import LucidcamError
 from lucidcam.progress import Listener
-from lucidcam.server.gate import Message, Receive, Scope, Send
+from lucidcam.server.gate import FAULT, Message, Receive, Scope, Send
 from lucidcam.server.logs import log
 from lucidcam.web.actions import File
 from lucidcam.web.limits import Limits
 from lucidcam.web.store import NoRoomError, PhotoGoneError
 from lucidcam.web.studio import StoppedError, TooBusyError
-from lucidcam.wording import printable_lines
+from lucidcam.wording import printable
 
 TELL_EVERY = 0.2
 """Seconds between two messages of how far a computation is."""
@@ -81,10 +81,13 @@ class Work:
     Args:
         workers: who compute it.
         action: what is computed; it tells how far it is, and ends when telling raises.
+        unseen: what is done where the visitor gets no answer of the action's.
     """
 
-    def __init__(self, workers: Workers, action: Callable[[Listener], dict[str, Any] | File]) -> None:
-        self.workers, self.action = workers, action
+    def __init__(
+        self, workers: Workers, action: Callable[[Listener], dict[str, Any] | File], unseen: Callable[[], None] = lambda: None
+    ) -> None:
+        self.workers, self.action, self.unseen = workers, action, unseen
         self._stop = threading.Event()
         self._share: float | None = None
 
@@ -95,12 +98,14 @@ class Work:
         try:
             future = self.workers.submit(self._compute)
         except TooBusyError as error:
+            self.unseen()
             await _answer_json(send, *told(error))
             return
         if in_lines:
             await send(_start(200, LINES))
         result = await self._wait(future, receive, send, in_lines)
         if result is None:  # the visitor has left
+            self.unseen()
             return
         status, content = result
         if in_lines:
@@ -123,10 +128,10 @@ class Work:
         try:
             while True:
                 done, _ = await asyncio.wait(both, timeout=TELL_EVERY, return_when=asyncio.FIRST_COMPLETED)
-                if result in done:
-                    return result.result()
                 if left in done:
                     return None
+                if result in done:
+                    return result.result()
                 if in_lines and self._share != shown:
                     shown = self._share
                     await send({"type": "http.response.body", "body": _line({"progress": shown}), "more_body": True})
@@ -157,13 +162,13 @@ class Work:
             return told(error)
         except Exception:
             log.exception("an action failed")
-            return 500, {"error": {"type": "Fault", "message": "this went wrong on the server; its log tells why."}}
+            return 500, {"error": {"type": "Fault", "message": f"{FAULT}."}}
 
 
 def told(error: LucidcamError) -> tuple[int, dict[str, Any]]:
     """An error of ours as status and JSON."""
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 422)
-    return status, {"error": {"type": type(error).__name__.removesuffix("Error"), "message": printable_lines(str(error))}}
+    return status, {"error": {"type": type(error).__name__.removesuffix("Error"), "message": printable(" ".join(str(error).split("\n")))}}
 
 
 def finite(content: Any) -> Any:
