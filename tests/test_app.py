@@ -783,6 +783,23 @@ def test_weights_that_change_change_the_maps(upload, how):
     assert ask(studio, classes=[0]).weights != question["weights"]
 
 
+def test_weights_that_change_while_a_map_is_made(upload):
+    model = tiny()
+    studio = Studio.of({"tiny": model})
+    served = studio.model("tiny")
+    seen, other = studio.see(upload(png(photo(9))), served), tiny(7).module.state_dict()
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+
+    def change(_: float | None) -> None:
+        model.module.load_state_dict(other)
+
+    studio.explain(seen, served, "5", "rise", {"masks": 200}, [0], change)
+    model.module.load_state_dict(before)
+    (found,) = studio.explain(seen, served, "5", "rise", {"masks": 200}, [0], nothing)
+    (expected,) = lucidcam.explain(tiny(), photo(9), "rise", 0, progress=False, masks=200)
+    assert torch.equal(found.raw, expected.raw)
+
+
 def test_maps_that_are_kept_hold_no_photo(studio, upload):
     served = studio.model("tiny")
     seen = studio.see(upload(png(photo(19, (1500, 1000)))), served)
@@ -846,10 +863,10 @@ def test_palettes_are_those_of_matplotlib():
 
 
 def test_downloads_have_all_pixels(studio, upload):
-    served, given, _, one = seen_map(studio, upload, size=(1600, 1200))
+    served, given, _, one = seen_map(studio, upload, size=(1000, 750))
     assert one.image.size == (768, 576)
     full = in_full(one, studio.photo(given), served.model)
-    (expected,) = lucidcam.explain(served.model, photo(12, (1600, 1200)), "gradcam", 0)
+    (expected,) = lucidcam.explain(served.model, photo(12, (1000, 750)), "gradcam", 0)
     np.testing.assert_array_equal(full.map, expected.map)
     assert full.boxes(0.3) == expected.boxes(0.3)
     plain = showing.picture(full, "viridis", 0.4, 0.3, boxes=False, hide=False)

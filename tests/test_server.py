@@ -20,7 +20,7 @@ from lucidcam.server import Gate, Login, Names
 from lucidcam.server.gate import BODY, PATH
 from lucidcam.server.login import ALL_GUESSES, ALL_SECONDS, GUESS_SECONDS, GUESSES, SESSION_SECONDS, Throttle
 from lucidcam.server.logs import LINES, Bounded, log
-from visitors import Visitor
+from visitors import Visitor, logged
 
 HERE = Names.of("127.0.0.1")
 
@@ -58,17 +58,8 @@ def clock(monkeypatch) -> Clock:
 
 @pytest.fixture
 def records() -> Iterator[list[logging.LogRecord]]:
-    """What the servers' log is told, and asyncio's, without bound."""
-    found: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = found.append  # type: ignore[method-assign]
-    filters, log.filters[:] = list(log.filters), []
-    for each in (log, logging.getLogger("asyncio")):
-        each.addHandler(handler)
-    yield found
-    for each in (log, logging.getLogger("asyncio")):
-        each.removeHandler(handler)
-    log.filters[:] = filters
+    with logged() as found:
+        yield found
 
 
 # ------------------------------------------------------------------------------------------------------------------- names
@@ -354,22 +345,41 @@ def test_every_answer_tells_the_browser_to_stay_here(records, status, ask):
     assert "server" not in answer.headers
 
 
-@pytest.mark.parametrize("started", [False, True])
-def test_faults_are_told_in_the_log_alone(records, started):
+@pytest.mark.parametrize("answered", [0, 1, 2])
+def test_faults_are_told_in_the_log_alone(records, answered):
     async def failing(scope, receive, send):
-        if started:
+        if answered > 0:
             await send({"type": "http.response.start", "status": 200, "headers": []})
+        if answered > 1:
+            await send({"type": "http.response.body", "body": b"in"})
         raise ValueError("a secret")
 
-    if started:  # half an answer may not look like a whole one
+    if answered == 1:  # half an answer may not look like a whole one
         with pytest.raises(ValueError, match="a secret"):
             Visitor(Gate(failing, HERE)).get("/")
     else:
         answer = Visitor(Gate(failing, HERE)).get("/")
-        assert answer.status == 500
-        assert "secret" not in answer.error
+        assert answer.status == (200 if answered else 500)
+        assert b"secret" not in answer.body
+        assert answered or "its log tells why" in answer.error
     assert len(records) == 1
     assert records[0].exc_info is not None
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_what_is_under_way_when_the_server_ends_is_told_so(records, started):
+    async def waiting(scope, receive, send):
+        if started:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise asyncio.CancelledError
+
+    if started:
+        with pytest.raises(asyncio.CancelledError):
+            Visitor(Gate(waiting, HERE)).get("/")
+    else:
+        answer = Visitor(Gate(waiting, HERE)).get("/")
+        assert (answer.status, answer.error) == (503, "the server is ending")
+    assert records == []
 
 
 def test_nothing_but_http_is_let_in():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
@@ -131,3 +133,41 @@ class Visitor:
         assert [each.get("more_body", False) for each in sent[1:]] == [True] * (len(sent) - 2) + [False]
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in sent[0]["headers"]}
         return Answered(sent[0]["status"], headers, b"".join(each.get("body", b"") for each in sent[1:]))
+
+
+def end(app: App) -> None:
+    """Begin and end an application, as a server does around its requests."""
+
+    async def lived() -> None:
+        messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+
+        async def receive() -> dict[str, Any]:
+            return messages.pop(0)
+
+        async def send(message: dict[str, Any]) -> None:
+            assert message["type"].endswith(".complete"), message
+
+        await app({"type": "lifespan", "state": {}}, receive, send)
+
+    asyncio.run(lived())
+
+
+@contextmanager
+def logged(bounded: bool = False) -> Iterator[list[logging.LogRecord]]:
+    """What the servers' log is told, and asyncio's; also what is left out of it where it is bounded."""
+    from lucidcam.server.logs import log
+
+    found: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = found.append  # type: ignore[method-assign]
+    filters = list(log.filters)
+    if not bounded:
+        log.filters.clear()
+    for each in (log, logging.getLogger("asyncio")):
+        each.addHandler(handler)
+    try:
+        yield found
+    finally:
+        for each in (log, logging.getLogger("asyncio")):
+            each.removeHandler(handler)
+        log.filters[:] = filters

@@ -230,10 +230,11 @@ class Gate:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        started = False
+        started = ended = False
 
         async def marked(message: Message) -> None:
-            nonlocal started
+            nonlocal started, ended
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
             if message["type"] == "http.response.start":
                 started = True
                 given = list(message.get("headers", []))
@@ -245,11 +246,16 @@ class Gate:
             await self._pass(scope, receive, marked)
         except RefusedError as refused:
             await _give(marked, self.refuse(refused))
+        except asyncio.CancelledError:
+            if started:
+                raise
+            await _give(marked, self.refuse(RefusedError(503, "the server is ending")))
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"][:80])
-            if started:
+            if started and not ended:
                 raise  # the connection is closed, so that half an answer is not taken for a whole one
-            await _give(marked, self.refuse(RefusedError(500, FAULT)))
+            if not started:
+                await _give(marked, self.refuse(RefusedError(500, FAULT)))
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         visitor = Visitor.of(scope, self.behind_proxy)

@@ -300,16 +300,17 @@ class Studio:
         if method not in served.methods:
             raise OptionError(unknown("method", printable(method[:80]), served.methods))
         where = served.layer_for(method, layer)
-        about = (seen.digest, served.name, served.model.fingerprint(), method, tuple(sorted(options.items())), where)
+        weights = served.model.fingerprint()
+        about = (seen.digest, served.name, weights, method, tuple(sorted(options.items())), where)
         found = [self._maps.get((*about, each)) for each in targets]
         missing = [each for each, one in zip(targets, found, strict=True) if one is None]
         if missing:
             with self.turn(served, is_long(method, options), tell) as (model, told), listening(told):
                 made = explain(model, [seen.prepared], method, _together(missing), where, progress=False, **options)
-            made = [_asked_alone(one, each) for each, one in zip(missing, made, strict=True)]
-            for each, one in zip(missing, made, strict=True):
-                self._maps.put((*about, each), replace(one, image=NO_IMAGE))
-            fresh = dict(zip(missing, made, strict=True))
+            fresh = {each: _asked_alone(one, each) for each, one in zip(missing, made, strict=True)}
+            if served.model.fingerprint() == weights:  # else they have changed meanwhile, and who knows which the maps are of
+                for each, one in fresh.items():
+                    self._maps.put((*about, each), replace(one, image=NO_IMAGE))
             found = [fresh[each] if one is None else one for each, one in zip(targets, found, strict=True)]
         # Copies: what they work out in the shown size (several MB each) is not kept with them.
         return [replace(one, image=seen.prepared.image, name=seen.prepared.name) for one in found if one is not None]

@@ -135,10 +135,8 @@ class Work:
                 if in_lines and self._share != shown:
                     shown = self._share
                     await send({"type": "http.response.body", "body": _line({"progress": shown}), "more_body": True})
-        except asyncio.CancelledError:
-            if result.cancelled():  # the server ends
-                return None
-            raise
+        except asyncio.CancelledError:  # the server ends, and with it what is computed
+            return told(TooBusyError("the server is ending."))
         finally:
             self._stop.set()
             left.cancel()
