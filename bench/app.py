@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from browser import browsers  # noqa: E402
 from report import circumstances, table, write_section  # noqa: E402
-from test_app_browser import CHANGE  # noqa: E402
+from test_app_browser import CHANGE, READY  # noqa: E402
 from web_server import served  # noqa: E402
 
 PHOTOS = ("chelsea", "coffee", "astronaut", "rocket")
@@ -47,7 +47,7 @@ def main() -> None:
         "Grad-CAM of the embedded network, driven in headless Chromium on the same machine: from giving a file, or moving a slider, to new "
         f"pixels on the page. `python bench/app.py`. The server held {memory:.0f} MB afterwards.",
         table(("", "median ms", "slowest ms", "n"), figures),
-        circumstances(("lucidcam", "torch", "gradio", "pillow"), [("threads", "1 of torch"), ("load meanwhile", load())]),
+        circumstances(("lucidcam", "torch", "starlette", "uvicorn", "pillow"), [("threads", "1 of torch"), ("load meanwhile", load())]),
     ]
     write_section(ROOT / "docs" / "benchmarks.md", "app", "\n\n".join(body))
     print("\n\n".join(body))
@@ -69,12 +69,11 @@ def photos(folder: Path) -> list[Path]:
 def first_overlay(page: Page, url: str, path: Path) -> float:
     """Milliseconds from giving a file to a painted map, on a fresh page."""
     page.goto(url)
-    page.wait_for_selector("#lucid-photo input[type=file]", state="attached")
-    page.wait_for_selector(".lucid-empty")
+    page.wait_for_selector(READY)
     page.wait_for_timeout(500)
     began = time.perf_counter()
-    page.set_input_files("#lucid-photo input[type=file]", str(path))
-    page.wait_for_selector(".lucid-stage canvas")
+    page.set_input_files("#file", str(path))
+    page.wait_for_selector("#stage canvas")
     return 1000 * (time.perf_counter() - began)
 
 
