@@ -796,7 +796,7 @@ def test_who_does_not_read_the_answer_is_given_up(impatient, parts):
 
 
 def test_who_reads_the_answer_slowly_gets_all_of_it(impatient, monkeypatch):
-    monkeypatch.setattr("lucidcam.server.listening.SLOWEST_READER", 500_000)
+    monkeypatch.setattr("lucidcam.server.listening.SLOWEST_READER", 100_000)
     ended = threading.Event()
     with listening(answering(1, 8_000_000, ended)) as server, closing(connect(server)) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)

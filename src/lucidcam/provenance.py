@@ -87,6 +87,10 @@ class Weights:
         """Why the fingerprint is unknown, in words; "": it is known."""
         return self._resolved()[1]
 
+    def hold_for(self, module: nn.Module) -> bool:
+        """Whether a network still has these weights, unchanged since they were noted; True where that cannot be told (see `reason`)."""
+        return bool(self.reason) or self._hold(module)
+
     def _resolved(self) -> tuple[str | None, str]:
         if self._known is None:
             self._known = self._found()

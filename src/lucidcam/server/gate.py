@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import re
 import socket
 import time
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 
 from lucidcam.errors import OptionError
 from lucidcam.server.logs import log
+from lucidcam.storage import json_text
 from lucidcam.wording import printable
 
 Scope = MutableMapping[str, Any]
@@ -301,7 +301,7 @@ def length(headers: Mapping[str, str]) -> int | None:
 
 def refused_as_json(refused: RefusedError) -> Answer:
     """A refusal as `{"error": {"type": …, "message": …}}`."""
-    content = json.dumps({"error": {"type": "Refused", "message": refused.reason}}).encode()
+    content = json_text({"error": {"type": "Refused", "message": refused.reason}}).encode()
     return Answer(refused.status, content, ((b"content-type", b"application/json"), *refused.headers))
 
 

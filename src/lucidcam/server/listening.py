@@ -242,6 +242,9 @@ def _protocol() -> type:
             else:  # what is no HTTP came behind a request that is answered already
                 self.transport.abort()
 
+        def _unsupported_upgrade_warning(self) -> None:
+            """Nothing: visitors may ask for what there is not."""
+
         def _expected(self) -> str | None:
             """What the visitor has to do next; None: it is our turn, or the page's, which bounds what it reads."""
             if self.transport.get_write_buffer_size():

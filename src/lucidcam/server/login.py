@@ -6,7 +6,6 @@ import base64
 import hashlib
 import html
 import ipaddress
-import json
 import math
 import secrets
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
 from lucidcam.server.gate import Answer, Guard, Scope, Visitor
+from lucidcam.storage import json_text
 
 GUESSES = 5
 """Wrong passwords in a row that one address has free."""
@@ -167,7 +167,7 @@ class Login(Guard):
         return self._unknown(visitor)
 
     def _unknown(self, visitor: Visitor) -> Answer:
-        content = json.dumps({"error": {"type": "Refused", "message": "a name and a password are needed"}}).encode()
+        content = json_text({"error": {"type": "Refused", "message": "a name and a password are needed"}}).encode()
         headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/json")]
         if "sec-fetch-mode" not in visitor.headers:  # a browser would put a window of its own over the page
             headers.append((b"www-authenticate", b'Basic realm="lucidcam", charset="UTF-8"'))
@@ -224,7 +224,7 @@ def _go(where: str, *headers: tuple[bytes, bytes]) -> Answer:
 
 
 def _too_many(wait: float) -> Answer:
-    content = json.dumps({"error": {"type": "Refused", "message": f"too many wrong passwords: try again in {math.ceil(wait)} s"}}).encode()
+    content = json_text({"error": {"type": "Refused", "message": f"too many wrong passwords: try again in {math.ceil(wait)} s"}}).encode()
     return Answer(429, content, ((b"content-type", b"application/json"), _retry_after(wait)))
 
 

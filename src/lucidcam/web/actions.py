@@ -15,12 +15,13 @@ from lucidcam.explanation import Explanation
 from lucidcam.outputs import npz, text
 from lucidcam.progress import Listener
 from lucidcam.web import judging, pixels, questions, showing
+from lucidcam.web.errors import WeightsChangedError
 from lucidcam.web.examples import Example
 from lucidcam.web.fields import Fields
 from lucidcam.web.photos import FORMATS
 from lucidcam.web.questions import Question
 from lucidcam.web.store import Store, Upload
-from lucidcam.web.studio import Seen, Served, Studio, in_full, is_long
+from lucidcam.web.studio import Seen, Served, Studio, is_long
 from lucidcam.wording import short
 
 TYPES = {"png": "image/png", "npz": "application/octet-stream", "json": "application/json"}
@@ -105,7 +106,7 @@ class Actions:
             InputError: it is none.
         """
         try:
-            photo = self.studio.photo(upload)
+            photo = self.studio.photo(upload, tell)
             tell(None)
         except BaseException:
             self.store.remove(upload.id)
@@ -128,7 +129,7 @@ class Actions:
 
     def explain(self, body: Any, tell: Listener) -> dict[str, Any]:
         """The likeliest classes of a photo, and the maps of every method and class that are asked for, or of the likeliest class."""
-        question, seen = self._question(questions.read(body, self.studio, tell))
+        question, seen = self._question(questions.read(body, self.studio, tell), tell)
         maps: list[Explanation] = []
         for number, method in enumerate(question.methods):
 
@@ -138,6 +139,8 @@ class Actions:
             maps += self._maps(question, seen, method, question.targets, told)
         columns = len(question.targets)
         classes = [each for each in question.classes if each != question.against]
+        if question.served.weights != question.weights:
+            raise WeightsChangedError(f"the weights of {question.served.name} changed meanwhile; ask again.")
         queries = [replace(question, methods=(method,), classes=(each,)).to_dict() for method in question.methods for each in classes]
         return {
             "question": question.to_dict(),
@@ -152,9 +155,9 @@ class Actions:
         x, y = fields.number("x", None, 0, 1), fields.number("y", None, 0, 1)
         question, seen, one = self._one(fields, tell)
         width, height = one.frame.width, one.frame.height
-        at, activations = pixels.pixel(
-            question.served.model, seen.prepared, one, question.targets[0], min(x * width, width - 1), min(y * height, height - 1)
-        )
+        x, y = min(x * width, width - 1), min(y * height, height - 1)
+        with self.studio.same_weights(question.served):
+            at, activations = pixels.pixel(question.served.model, seen.prepared, one, question.targets[0], x, y)
         size = (CHANNEL_SIDE, max(1, round(CHANNEL_SIDE * height / width)))
         pictures = [
             showing.address(render.overlay(one.image, pixels.channel_map(activation, one)).resize(size)) for activation in activations
@@ -167,7 +170,7 @@ class Actions:
         fields = Fields(body, ("map", "steps"))
         steps = fields.whole("steps", judging.STEPS, 1, judging.MOST_STEPS)
         question, seen, one = self._one(fields, tell)
-        with self.studio.turn(question.served, True, tell) as (quiet, told):
+        with self.studio.turn(question.served, True, tell) as (quiet, told), self.studio.same_weights(question.served):
             found = judging.judge(quiet, seen.prepared, one, told, steps)
         return {"metrics": [asdict(each) for each in found]}
 
@@ -182,9 +185,7 @@ class Actions:
         opacity, threshold = fields.number("opacity", 0.5, 0, 1), fields.number("threshold", 0.2, 0, 1)
         boxes, hide = fields.flag("boxes", True), fields.flag("hide", False)
         question, _, one = self._one(fields, tell)
-        upload = self.store.get(question.photo)
-        with self.studio.pixels:
-            full = in_full(one, self.studio.decoded(upload, question.served), question.served.model)
+        with self.studio.saving(one, self.store.get(question.photo), question.served, tell) as full:
             content = io.BytesIO()
             if format == "png":
                 showing.picture(full, colormap, opacity, threshold, boxes, hide).save(content, "PNG")
@@ -196,9 +197,9 @@ class Actions:
 
     # ------------------------------------------------------------------------------------------------------ the steps
 
-    def _question(self, question: Question) -> tuple[Question, Seen]:
+    def _question(self, question: Question, tell: Listener) -> tuple[Question, Seen]:
         """A question with its photo as the model gets it; where no class was named, the likeliest is."""
-        seen = self.studio.see(self.store.get(question.photo), question.served)
+        seen = self.studio.see(self.store.get(question.photo), question.served, tell)
         if not question.classes:
             best = [each.id for each in self.studio.top(seen, question.served) if each.id != question.against]
             if not best:
@@ -208,7 +209,7 @@ class Actions:
 
     def _one(self, fields: Fields, tell: Listener) -> tuple[Question, Seen, Explanation]:
         """The map that a request is about."""
-        question, seen = self._question(questions.read_one(fields.mapping("map"), self.studio, tell))
+        question, seen = self._question(questions.read_one(fields.mapping("map"), self.studio, tell), tell)
         return question, seen, self._maps(question, seen, question.methods[0], question.targets, tell)[0]
 
     def _maps(self, question: Question, seen: Seen, method: str, targets: Sequence[Any], tell: Listener) -> list[Explanation]:

@@ -14,6 +14,7 @@ from lucidcam.methods._base import Method
 from lucidcam.progress import Listener
 from lucidcam.settings import resolve_method
 from lucidcam.targets import Contrast
+from lucidcam.web.errors import WeightsChangedError
 from lucidcam.web.fields import LONGEST, Fields, shown
 from lucidcam.wording import printable
 
@@ -26,8 +27,11 @@ QUESTION = ("photo", "model", "weights", "layer", "methods", "options", "classes
 TIMES = 4
 """A number may be so many times its default at most: nobody may keep the server busy for hours."""
 
-AT_LEAST = 256
-"""But every whole number may be at least this (budgets and the like, whose default is 0)."""
+WITHOUT_DEFAULT = 256
+"""The most of a whole number whose default is 0, "no limit" (budgets)."""
+
+LARGEST_BASELINE = 100.0
+"""The most, above and below zero, of a number that stands for hidden pixels, as the network gets them."""
 
 NOT_HERE = frozenset({"mcam"})
 """Methods that read a file of the server."""
@@ -108,11 +112,15 @@ class Choice:
             if self.kind == "int" and isinstance(value, float) and value.is_integer():
                 value = int(value)
             if not (self.low or 0) <= value <= (self.high or 0):
-                raise OptionError(f"expected {self.name} between {self.low:g} and {self.high:g} here; got {str(value)[:80]}.")
+                raise OptionError(f"expected {self.name} between {self.low:g} and {self.high:g} here; got {shown(value)}.")
         if self.kind == "str" and len(str(value)) > 20:
             raise OptionError(f"expected a short text as {self.name}; got {len(str(value))} letters.")
         if self.kind == "one of" and value not in self.among:
-            raise OptionError(unknown(self.name, str(value), self.among))
+            raise OptionError(unknown(self.name, shown(value), self.among))
+        if self.kind == "str" and isinstance(value, (int, float)) and not abs(value) <= LARGEST_BASELINE:
+            raise OptionError(
+                f"expected a number between {-LARGEST_BASELINE:g} and {LARGEST_BASELINE:g} as {self.name}; got {shown(value)}."
+            )
         return value
 
 
@@ -132,7 +140,7 @@ def _choice(field: Field[Any], hint: Any) -> Choice:
         return Choice(field.name, "bool", field.default)
     usual: Any = field.default
     if hint is int:
-        return Choice(field.name, "int", usual, 0, max(AT_LEAST, TIMES * usual))
+        return Choice(field.name, "int", usual, 0, TIMES * usual or WITHOUT_DEFAULT)
     return Choice(field.name, "float", usual, 0.0, max(1.0, TIMES * usual))
 
 
@@ -185,9 +193,9 @@ def read(body: Any, studio: Studio, tell: Listener) -> Question:
     """
     fields = Fields(body, QUESTION, "a question")
     served = studio.model(fields.text("model", next(iter(studio.served)), longest=1000))
-    weights = served.model.fingerprint()
+    weights = served.weights
     if fields.text("weights", weights) != weights:
-        raise OptionError(f"the weights of {served.name} are others than when this map was made; explain the photo again.")
+        raise WeightsChangedError(f"the weights of {served.name} are others than when this map was made; explain the photo again.")
     most = studio.limits.maps
     methods = tuple(dict.fromkeys(map(str, fields.several("methods", most)))) or ("gradcam",)
     classes = fields.several("classes", most)

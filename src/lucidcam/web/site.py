@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -24,6 +25,8 @@ from lucidcam.web.work import Work, Workers, told
 
 UPLOAD = "/api/photos"
 """Where photos are sent to, each as the whole body of a request."""
+
+MINUTE = 60.0
 
 PAGE = Path(__file__).parent / "page"
 
@@ -74,11 +77,19 @@ class Site:
 
     @asynccontextmanager
     async def _open(self, _: Any) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(self._sweep())
         try:
             yield
         finally:
+            sweeping.cancel()
             self.workers.close()
             self.store.close()
+
+    async def _sweep(self) -> None:
+        """Photos that nobody asks about go in time, also when nobody asks anything."""
+        while True:
+            await asyncio.sleep(min(MINUTE, self.store.limits.kept / 4))
+            self.store.sweep()
 
     async def _file(self, name: str, request: Request) -> Response:
         return Response(self.files[name], media_type=TYPES[Path(name).suffix])
@@ -129,7 +140,7 @@ class Site:
             body = parsed(await request.body())
         except LucidcamError as error:
             return _told(error)
-        return Work(self.workers, lambda tell: action(body, tell))
+        return Work(self.workers, lambda tell: action(body, tell), in_lines=action != self.actions.save)
 
 
 def _query(request: Request) -> Mapping[str, str]:

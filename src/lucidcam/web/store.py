@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import IO
 
-from lucidcam.errors import InputError, LucidcamError
+from lucidcam.errors import InputError
+from lucidcam.web.errors import NoRoomError, PhotoGoneError
 from lucidcam.web.limits import Limits
 from lucidcam.wording import printable
 
@@ -26,14 +27,6 @@ BLOCK = 4096
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 """How a system tells that there is room for no more files."""
-
-
-class PhotoGoneError(InputError):
-    """A photo that is no longer on the server, or never was; it has to be uploaded again."""
-
-
-class NoRoomError(LucidcamError):
-    """Everything that may be uploaded at a time is being uploaded, or the disk is full."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +200,13 @@ class Store:
         if found is None:
             raise _gone()
         return found[0]
+
+    def sweep(self) -> None:
+        """Let go what nobody has asked about for too long."""
+        with self._lock:
+            going = self._make_room()
+        for each in going:
+            each.close()
 
     def remove(self, photo_id: str) -> None:
         """Let a photo go; one that is not there is no error."""

@@ -19,15 +19,16 @@ from lucidcam.engine.layers import describe
 from lucidcam.engine.run import open_run
 from lucidcam.engine.session import plain
 from lucidcam.engine.settle import settled
-from lucidcam.errors import LucidcamError, ModelError, OptionError, unknown
+from lucidcam.errors import ModelError, OptionError, unknown
 from lucidcam.explanation import Explanation
 from lucidcam.progress import Listener, listening
-from lucidcam.provenance import described_target
+from lucidcam.provenance import Weights, described_target
 from lucidcam.rollback import closes_scopes
 from lucidcam.runner import explain
 from lucidcam.settings import resolve_method
 from lucidcam.targets import Classes, Contrast, Several
 from lucidcam.types import Frame, Model, Prepared
+from lucidcam.web.errors import TooBusyError, WeightsChangedError
 from lucidcam.web.limits import Limits
 from lucidcam.web.photos import Photo, decode
 from lucidcam.web.questions import NOT_HERE
@@ -42,15 +43,13 @@ NO_IMAGE = Image.new("RGB", (1, 1))
 """In the place of the photo in maps that are kept: it is given with each question."""
 
 DECODED = 2
-"""Photos whose full pixels are in memory at a time."""
+"""Photos that are decoded at a time."""
 
+SAVED = 1
+"""Photos with all of their pixels that are drawn or written at a time."""
 
-class StoppedError(LucidcamError):
-    """A computation that was ended before it was done."""
-
-
-class TooBusyError(LucidcamError):
-    """So much is computed or waits already that no more is taken on."""
+LOOK_UP = 0.25
+"""Seconds after which who waits for a turn sees whether the visitor is still there."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +146,11 @@ class Served:
         methods = tuple(each for each in registry.methods if each not in NOT_HERE and (attends or not _attention(each)))
         return cls(name, model, tuple(places), default, methods)
 
+    @property
+    def weights(self) -> str:
+        """The fingerprint of its weights at this moment; "" where it cannot be told."""
+        return Weights.of(self.model.module).fingerprint or ""
+
     def place(self, name: str) -> Place:
         """A layer by its name.
 
@@ -201,7 +205,7 @@ class Studio:
         self._seen: Shelf[Seen] = Shelf(PHOTOS)
         self._scores: Shelf[list[Score]] = Shelf(PHOTOS)
         self._maps: Shelf[Explanation] = Shelf(MAPS)
-        self.pixels = threading.BoundedSemaphore(DECODED)
+        self._decoding, self._saving = threading.BoundedSemaphore(DECODED), threading.BoundedSemaphore(SAVED)
         self._long = threading.BoundedSemaphore(self.limits.long)
         self._turns = {name: threading.Lock() for name in self.served}
         self._twins = {name: twin(each.model.module) for name, each in self.served.items()}
@@ -228,24 +232,28 @@ class Studio:
             raise OptionError(unknown("model", printable(name[:80]), self.served))
         return self.served[name]
 
-    def photo(self, upload: Upload, served: Served | None = None) -> Photo:
+    def photo(self, upload: Upload, tell: Listener, served: Served | None = None) -> Photo:
         """All of a photo, as the model's window of grey values shows it, where it has one.
 
         Raises:
             InputError: it cannot be used.
         """
-        with self.pixels:
-            return self.decoded(upload, served)
+        with _turn_of(self._decoding, tell):
+            return decode(upload, self.limits, None if served is None else served.model.window)
 
-    def decoded(self, upload: Upload, served: Served | None = None) -> Photo:
-        """The same, for who has a turn of `pixels` already.
+    @contextmanager
+    def saving(self, explanation: Explanation, upload: Upload, served: Served, tell: Listener) -> Iterator[Explanation]:
+        """Wait for a turn to write an explanation down; gives it with all of the photo's pixels.
 
         Raises:
-            InputError: it cannot be used.
+            InputError: the photo cannot be used.
         """
-        return decode(upload, self.limits, None if served is None else served.model.window)
+        with _turn_of(self._saving, tell):
+            photo = self.photo(upload, tell, served)
+            tell(None)
+            yield in_full(explanation, photo, served.model)
 
-    def see(self, upload: Upload, served: Served) -> Seen:
+    def see(self, upload: Upload, served: Served, tell: Listener) -> Seen:
         """A photo as a model gets it.
 
         Raises:
@@ -253,17 +261,18 @@ class Studio:
         """
         seen = self._seen.get((upload.digest, served.name))
         if seen is None:
-            with self.pixels:
+            with _turn_of(self._decoding, tell):
                 seen = seen_by(served.model, decode(upload, self.limits, served.model.window))
             self._seen.put((upload.digest, served.name), seen)
         return replace(seen, prepared=replace(seen.prepared, name=upload.shown_name))
 
     def top(self, seen: Seen, served: Served, count: int = 5) -> list[Score]:
         """The classes of highest score, best first; with their probabilities where there are any, else with their scores."""
-        about = seen.digest, served.name, served.model.fingerprint(), count
+        about = seen.digest, served.name, served.weights, count
         found = self._scores.get(about)
         if found is None:
-            found = self._top(seen, served.model, count)
+            with self.same_weights(served):
+                found = self._top(seen, served.model, count)
             self._scores.put(about, found)
         return found
 
@@ -295,25 +304,38 @@ class Studio:
             tell: how far it is; what it raises ends the work.
 
         Raises:
+            WeightsChangedError: they did meanwhile, so that nobody knows which the maps would be of.
             LucidcamError: it cannot be done.
         """
         if method not in served.methods:
             raise OptionError(unknown("method", printable(method[:80]), served.methods))
         where = served.layer_for(method, layer)
-        weights = served.model.fingerprint()
-        about = (seen.digest, served.name, weights, method, tuple(sorted(options.items())), where)
+        about = (seen.digest, served.name, served.weights, method, tuple(sorted(options.items())), where)
         found = [self._maps.get((*about, each)) for each in targets]
         missing = [each for each, one in zip(targets, found, strict=True) if one is None]
         if missing:
-            with self.turn(served, is_long(method, options), tell) as (model, told), listening(told):
+            long = is_long(method, options)
+            with self.turn(served, long, tell) as (model, told), self.same_weights(served), listening(told):
                 made = explain(model, [seen.prepared], method, _together(missing), where, progress=False, **options)
             fresh = {each: _asked_alone(one, each) for each, one in zip(missing, made, strict=True)}
-            if served.model.fingerprint() == weights:  # else they have changed meanwhile, and who knows which the maps are of
+            if served.weights == about[2]:  # else they changed while a turn was waited for
                 for each, one in fresh.items():
                     self._maps.put((*about, each), replace(one, image=NO_IMAGE))
             found = [fresh[each] if one is None else one for each, one in zip(targets, found, strict=True)]
         # Copies: what they work out in the shown size (several MB each) is not kept with them.
         return [replace(one, image=seen.prepared.image, name=seen.prepared.name) for one in found if one is not None]
+
+    @contextmanager
+    def same_weights(self, served: Served) -> Iterator[None]:
+        """See that a model's weights stay the same while the block runs; also where they are exchanged and put back.
+
+        Raises:
+            WeightsChangedError: at the block's end, they did not.
+        """
+        noted = Weights.of(served.model.module)
+        yield
+        if not noted.hold_for(served.model.module):
+            raise WeightsChangedError(f"the weights of {served.name} changed meanwhile; ask again.")
 
     @contextmanager
     def turn(self, served: Served, long: bool, tell: Listener) -> Iterator[tuple[Model, Listener]]:
@@ -329,7 +351,7 @@ class Studio:
             raise TooBusyError(f"{self.limits.long} long computations run or wait already; try again in a minute.")
         lock = self._turns[served.name]
         try:
-            while not lock.acquire(timeout=0.25):
+            while not lock.acquire(timeout=LOOK_UP):
                 tell(None)
             try:
                 yield self._quiet(served), tell
@@ -345,6 +367,17 @@ class Studio:
         if len(mine) != len(theirs) or any(each is not other for each, other in zip(mine, theirs, strict=True)):  # weights were exchanged
             quiet = self._twins[served.name] = twin(module)
         return replace(served.model, module=quiet)
+
+
+@contextmanager
+def _turn_of(turns: threading.BoundedSemaphore, tell: Listener) -> Iterator[None]:
+    """Wait for one of so many turns; what `tell` raises ends the waiting."""
+    while not turns.acquire(timeout=LOOK_UP):
+        tell(None)
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 def tensors(module: nn.Module) -> list[torch.Tensor]:

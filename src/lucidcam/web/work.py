@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,10 +13,10 @@ from lucidcam.errors import LucidcamError
 from lucidcam.progress import Listener
 from lucidcam.server.gate import FAULT, Message, Receive, Scope, Send
 from lucidcam.server.logs import log
+from lucidcam.storage import json_text
 from lucidcam.web.actions import File
+from lucidcam.web.errors import NoRoomError, PhotoGoneError, StoppedError, TooBusyError, WeightsChangedError
 from lucidcam.web.limits import Limits
-from lucidcam.web.store import NoRoomError, PhotoGoneError
-from lucidcam.web.studio import StoppedError, TooBusyError
 from lucidcam.wording import printable
 
 TELL_EVERY = 0.2
@@ -27,7 +25,13 @@ TELL_EVERY = 0.2
 LINES = "application/x-ndjson"
 """What a program accepts that wants to know how far a computation is: one JSON object a line, the last with the result or the error."""
 
-STATUS: dict[type[LucidcamError], int] = {PhotoGoneError: 410, NoRoomError: 507, TooBusyError: 503, StoppedError: 503}
+STATUS: dict[type[LucidcamError], int] = {
+    PhotoGoneError: 410,
+    NoRoomError: 507,
+    TooBusyError: 503,
+    StoppedError: 503,
+    WeightsChangedError: 409,
+}
 """Of answers that tell an error; others are 422."""
 
 T = TypeVar("T")
@@ -82,19 +86,24 @@ class Work:
         workers: who compute it.
         action: what is computed; it tells how far it is, and ends when telling raises.
         unseen: what is done where the visitor gets no answer of the action's.
+        in_lines: messages may be asked for; not where the answer is a file.
     """
 
     def __init__(
-        self, workers: Workers, action: Callable[[Listener], dict[str, Any] | File], unseen: Callable[[], None] = lambda: None
+        self,
+        workers: Workers,
+        action: Callable[[Listener], dict[str, Any] | File],
+        unseen: Callable[[], None] = lambda: None,
+        in_lines: bool = True,
     ) -> None:
-        self.workers, self.action, self.unseen = workers, action, unseen
+        self.workers, self.action, self.unseen, self.in_lines = workers, action, unseen, in_lines
         self._stop = threading.Event()
         self._share: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
         accepted = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
-        in_lines = LINES in accepted
+        in_lines = self.in_lines and LINES in accepted
         try:
             future = self.workers.submit(self._compute)
         except TooBusyError as error:
@@ -169,22 +178,13 @@ def told(error: LucidcamError) -> tuple[int, dict[str, Any]]:
     return status, {"error": {"type": type(error).__name__.removesuffix("Error"), "message": printable(" ".join(str(error).split("\n")))}}
 
 
-def finite(content: Any) -> Any:
-    """JSON's values, null in the place of numbers that JSON does not have (NaN, infinity)."""
-    if isinstance(content, dict):
-        return {name: finite(value) for name, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
 async def _left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def _answer_json(send: Send, status: int, content: dict[str, Any]) -> None:
-    body = json.dumps(finite(content), allow_nan=False).encode()
+    body = json_text(content).encode()
     await send(_start(status, "application/json", len(body)))
     await send({"type": "http.response.body", "body": body})
 
@@ -195,7 +195,7 @@ def _start(status: int, kind: str, length: int | None = None, *headers: tuple[by
 
 
 def _line(content: Any) -> bytes:
-    return json.dumps(finite(content), allow_nan=False).encode() + b"\n"
+    return json_text(content).encode() + b"\n"
 
 
 def _dict(content: dict[str, Any] | File) -> dict[str, Any]:

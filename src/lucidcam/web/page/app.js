@@ -239,6 +239,7 @@ async function answerTo(kind, map, address, more, words, show) {
     found = await withPhoto((photo) => compute(address, { map: { ...map.question, photo }, ...more }, task.signal, tell));
   } catch (error) {
     if (task.isCurrent()) refused = reason(error);
+    if (error.type === "WeightsChanged") state.isAnswered = false; // what is shown is of weights that are gone: asking again is offered
   }
   if (tasks.done(kind, task)) show(map, found, refused);
   else if (!tasks.has(kind)) show(null);
@@ -301,6 +302,8 @@ async function save(format) {
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   } catch (error) {
     if (tasks.done(kind, task)) warn("save-message", reason(error));
+    if (error.type === "WeightsChanged") state.isAnswered = false;
+    offer();
   }
 }
 
