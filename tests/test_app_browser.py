@@ -439,6 +439,15 @@ def test_another_model(visits, server, file):
         assert after["label"] == explained("other", 44).label
 
 
+def test_a_photo_that_is_chosen_before_the_page_is_ready(visits, server, file):
+    with visits(server) as (visit,):
+        visit.page.route("**/api/about", lambda route: (visit.page.wait_for_timeout(300), route.continue_()))
+        visit.page.goto(server.url, wait_until="commit")
+        visit.page.wait_for_selector("#file", state="attached")
+        (shown,) = visit.until_shown(lambda: visit.page.set_input_files("#file", str(file(46))))
+        assert json.loads(shown["boxes"]) == boxes_of(explained("tiny", 46))
+
+
 def test_method_and_layer_are_chosen_before_there_is_a_photo(visits, server, file):
     with visits(server) as (visit,):
         visit.method("layercam")
@@ -454,6 +463,7 @@ def test_options_of_a_method(visits, server, file):
         visit.page.click("#options summary")
         (after,) = visit.until_shown(lambda: visit.page.click('[data-option="gradcam.counterfactual"]'))
         assert before["pixels"] != after["pixels"]
+        assert "gradcam (counterfactual on)" in visit.page.inner_text("#stage figcaption")
         saved = {format: visit.save(format)[1] for format in ("png", "npz", "json")}
         check_saved(saved, explained("tiny", 43, target=json.loads(saved["json"])["id"], counterfactual=True), "photo-43.png")
 
@@ -724,7 +734,9 @@ def test_a_refused_photo_leaves_the_one_before_it(two_with_maps, file, tmp_path,
             (after,) = visit.until_shown(lambda visit=visit: visit.layer(1))
             one = explained(model, number, layer="1")
             assert json.loads(after["boxes"]) == boxes_of(one)
-            assert told in visit.text("photo-message")
+            assert visit.alerts() == []  # the visitor went on with the photo that is there
+            visit.upload(tmp_path / name)
+            assert told in visit.until_alert()
             visit.give(file(82))
             assert visit.alerts() == []
 

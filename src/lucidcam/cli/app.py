@@ -45,6 +45,8 @@ def app(
 
     Without --host only this machine can ask. The password can be given as LUCIDCAM_AUTH, where no other user of the machine sees it.
     """
+    import socket
+
     from lucidcam.cli._common import err, load_model, out
     from lucidcam.errors import OptionError
     from lucidcam.server.gate import LOOPBACK
@@ -78,5 +80,7 @@ def app(
     if host not in LOOPBACK and auth is None:
         err.print(f"Everyone who reaches {host} can use this page: --auth asks for a password.", style="yellow", markup=False)
     out.print(f"{', '.join(models)}: {server.url}", markup=False, soft_wrap=True)
+    if host in ("0.0.0.0", "::"):
+        out.print(f"From elsewhere, for instance: http://{socket.gethostname()}:{server.listening.port}/", markup=False, soft_wrap=True)
     out.print("Ctrl+C ends it.")
     server.wait()

@@ -5,7 +5,7 @@
 
 import { Refused, Tasks, compute, download, get, post, upload } from "./api.js";
 import { chart } from "./charts.js";
-import { Viewer, tablesOf } from "./viewer.js";
+import { Viewer, methodOf, tablesOf } from "./viewer.js";
 
 const at = (id) => document.getElementById(id);
 const make = (name, properties = {}, ...children) => {
@@ -160,8 +160,7 @@ async function ask() {
   if (!state.photo) return;
   const task = tasks.begin("maps"), wasAnswered = state.isAnswered;
   state.isAnswered = false;
-  warn("message", "");
-  warn("class-message", "");
+  for (const id of ["message", "class-message", "photo-message"]) warn(id, "");
   working("Explaining …");
   try {
     const tell = (share) => { if (share !== null && task.isCurrent()) at("progress").value = share; };
@@ -209,7 +208,7 @@ function showNothing(words) {
   showClasses();
 }
 
-const nameOf = (map) => `${map.label} by ${map.method}`;
+const nameOf = (map) => `${map.label} by ${methodOf(map)}`;
 
 function chosenChanged(map) {
   at("chosen").textContent = `Chosen: ${nameOf(map)}, ${map.layer}`;
@@ -464,11 +463,12 @@ at("colormap").replaceChildren(...Object.keys(about.colormaps).map((name) => mak
 at("steps").max = about.steps.most;
 at("steps").value = about.steps.usual;
 
-at("file").addEventListener("change", () => {
+function giveChosen() {
   const [file] = at("file").files;
   if (file) giveFile(file, file.name);
   at("file").value = ""; // the same file may be given again
-});
+}
+at("file").addEventListener("change", giveChosen);
 for (const kind of ["dragover", "dragleave", "drop"])
   document.addEventListener(kind, (event) => {
     event.preventDefault();
@@ -520,4 +520,5 @@ viewer.clear(EMPTY);
 showModel();
 showRamp();
 listLabels(state.model);
+giveChosen(); // what was chosen before this script was there
 document.documentElement.dataset.ready = "yes";

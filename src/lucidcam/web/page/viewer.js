@@ -41,9 +41,15 @@ function boxesOf(levels, width, height, threshold) {
   return found.sort((a, b) => b.area - a.area || a.start - b.start).map((one) => one.box);
 }
 
+// A method with the options that were set, which may turn its meaning round (counterfactual).
+export const methodOf = (map) => {
+  const set = Object.entries(map.question.options[map.method] || {}).map(([name, value]) => `${name.replaceAll("_", " ")} ${value === true ? "on" : value === false ? "off" : value}`);
+  return set.length ? `${map.method} (${set.join(", ")})` : map.method;
+};
+
 const caption = (map) => {
   const share = map.probability === null ? "" : ` ${(100 * map.probability).toFixed(1)} %`;
-  return `${share} · ${map.method} · ${map.layer} (${map.grid.join("×")})${map.note ? `: ${map.note}` : ""}`;
+  return `${share} · ${methodOf(map)} · ${map.layer} (${map.grid.join("×")})${map.note ? `: ${map.note}` : ""}`;
 };
 
 const STEP = 0.025; // share of the width that an arrow key moves the spot by
