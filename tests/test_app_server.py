@@ -7,6 +7,7 @@ import io
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -830,6 +832,7 @@ def command(monkeypatch) -> Callable[..., dict[str, Any]]:
 
         class Served:
             url = "http://127.0.0.1:1/"
+            listening = SimpleNamespace(port=1)
 
             def wait(self) -> None:
                 served["waited"] = True
@@ -857,7 +860,9 @@ def test_what_the_command_serves(command, capsys):
     assert (found["models"], found["host"], found["port"], found["auth"]) == (["x", "y"], "0.0.0.0", 80, ("ada", "love:lace"))
     assert (list(found["names"]), found["behind_proxy"], found["open_browser"]) == (["a.example", "b.example"], True, True)
     assert (found["limits"].megabytes, found["limits"].megapixels) == (3, 5)
-    assert capsys.readouterr().err == ""
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert f"From elsewhere, for instance: http://{socket.gethostname()}:1/" in shown.out
     command("--host", "0.0.0.0")
     assert "--auth asks for a password" in capsys.readouterr().err
 
