@@ -48,11 +48,7 @@ def png(width: int, height: int, data: bytes = b"") -> bytes:
 
 FOREIGN = {
     "EPS": EPS,
-    **{
-        kind: encoded(kind)
-        for kind in ("PCX", "ICO", "SGI", "PDF", "DDS", "IM", "SPIDER", "MSP", "XBM")
-        if kind not in ("MSP", "XBM", "SPIDER")
-    },
+    **{kind: encoded(kind) for kind in ("PCX", "ICO", "SGI", "PDF", "DDS")},
     "MSP": encoded("MSP", mode="1"),
     "XBM": encoded("XBM", mode="1"),
     "SPIDER": encoded("SPIDER", mode="F"),

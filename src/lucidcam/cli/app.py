@@ -81,6 +81,10 @@ def app(
         err.print(f"Everyone who reaches {host} can use this page: --auth asks for a password.", style="yellow", markup=False)
     out.print(f"{', '.join(models)}: {server.url}", markup=False, soft_wrap=True)
     if host in ("0.0.0.0", "::"):
-        out.print(f"From elsewhere, for instance: http://{socket.gethostname()}:{server.listening.port}/", markup=False, soft_wrap=True)
+        out.print(
+            f"From elsewhere, for instance: http://{socket.gethostname()}:{server.url.rstrip('/').rpartition(':')[2]}/",
+            markup=False,
+            soft_wrap=True,
+        )
     out.print("Ctrl+C ends it.")
     server.wait()

@@ -49,6 +49,13 @@ def build(
         ModelError: a model does not tell classes of photos.
         OptionError: there is no model; the name or the password is empty.
     """
+    return _built(models, limits, host, names, auth, behind_proxy)[0]
+
+
+def _built(
+    models: Models, limits: Limits | None, host: str, names: Iterable[str], auth: tuple[str, str] | None, behind_proxy: bool
+) -> tuple[Gate, Workers]:
+    """The application, and who compute for it."""
     import_optional("starlette", "web", PURPOSE)
     from lucidcam.web.actions import Actions
     from lucidcam.web.site import UPLOAD, Site
@@ -56,15 +63,11 @@ def build(
     if auth is not None and not all(auth):
         raise OptionError("expected a name and a password as auth, neither of them empty.")
     limits = limits or Limits()
-    studio, store = Studio.of(_named(models), limits), Store(limits)
-    site = Site(Actions(studio, store, examples()), store, Workers(limits), auth is not None)
-    return Gate(
-        site.application(),
-        Names.of(host, names),
-        None if auth is None else Login(*auth),
-        uploads=frozenset({UPLOAD}),
-        behind_proxy=behind_proxy,
-    )
+    studio, store, workers = Studio.of(_named(models), limits), Store(limits), Workers(limits)
+    site = Site(Actions(studio, store, examples()), store, workers, auth is not None)
+    login = None if auth is None else Login(*auth)
+    gate = Gate(site.application(), Names.of(host, names), login, uploads=frozenset({UPLOAD}), behind_proxy=behind_proxy)
+    return gate, workers
 
 
 def serve(
@@ -100,8 +103,8 @@ def serve(
         OptionError: the port is taken.
         ModelError: a model does not tell classes of photos.
     """
-    app = build(models, limits, host=host, names=names, auth=auth, behind_proxy=behind_proxy)
-    server = Server(Listening(app, host, port, "web", PURPOSE))
+    app, workers = _built(models, limits, host, names, auth, behind_proxy)
+    server = Server(Listening(app, host, port, "web", PURPOSE), workers)
     server.start(open_browser)
     if wait:
         server.wait()
@@ -114,10 +117,12 @@ class Server:
 
     Attributes:
         listening: how it listens.
+        workers: who compute what is asked.
         closed: whether it was ended.
     """
 
     listening: Listening
+    workers: Workers = field(repr=False)
     closed: bool = field(default=False, init=False)
 
     @property
@@ -154,6 +159,7 @@ class Server:
     def close(self) -> None:
         """End it: what is computed ends, and all photos go."""
         self.closed = True
+        self.workers.close()  # first: who waits for an answer is told
         self.listening.close()
 
     def __enter__(self) -> Server:
