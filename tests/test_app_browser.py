@@ -986,9 +986,9 @@ def fill(visit: Visit, file: Callable[..., Path], tmp_path: Path) -> None:
     visit.page.click("#judge")
     visit.page.wait_for_selector("#verdict table")
     visit.page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
-    visit.upload(tmp_path / "cat.png")
-    visit.until_alert()
     visit.write("other", "gren")
+    visit.until_alert()
+    visit.upload(tmp_path / "cat.png")
     visit.until(lambda: len(visit.alerts()) == 2)
 
 

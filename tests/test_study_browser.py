@@ -341,7 +341,7 @@ def test_hostile_bytes_leave_no_traceback_in_the_log(tmp_path):
                 answer = connection.recv(65536)
             assert not answer or b"1.1 4" in answer[:20], (request[:60], answer[:60])
         with socket.create_connection(address, 10) as connection:
-            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
     finally:
         server.send_signal(signal.SIGINT)

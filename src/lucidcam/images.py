@@ -189,7 +189,8 @@ def read_grey(path: str | os.PathLike[str]) -> Image.Image:
         try:
             with opened(path) as image:
                 check(image, str(path))
-                return image.convert("L")
+                grey: Image.Image = image.convert("L")
+                return grey
         except InputError:
             raise
         except Exception as error:  # damaged files make Pillow raise anything

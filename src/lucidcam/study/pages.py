@@ -397,7 +397,8 @@ def picture_size(path: Path) -> tuple[int, int]:
         OSError: it cannot be read, or is none.
     """
     with Image.open(path, formats=("JPEG",)) as picture:
-        return picture.size
+        size: tuple[int, int] = picture.size
+        return size
 
 
 WRITTEN = {str(value): value for values in ANSWERED.values() for value in values}
