@@ -817,12 +817,26 @@ def test_who_waits_for_a_turn_to_save_can_leave(studio, upload):
     def leave(_: float | None) -> None:
         raise StoppedError("stopped.")
 
-    with studio.saving(one, given, served, nothing):
-        with pytest.raises(StoppedError), studio.saving(one, given, served, leave):
-            pass
-        assert studio.photo(given, nothing).size == (96, 72)  # saving holds up nobody who looks
-    with studio.saving(one, given, served, nothing) as full:
-        assert full.image.size == (96, 72)
+    is_writing, goes_on, written = threading.Event(), threading.Event(), []
+
+    def write(full):
+        is_writing.set()
+        goes_on.wait(20)
+        written.append(full.image.size)
+        return b"x"
+
+    with ThreadPoolExecutor(1) as visitor:
+        first = visitor.submit(studio.save, one, given, served, write, nothing)
+        try:
+            assert is_writing.wait(20)
+            with pytest.raises(StoppedError):
+                studio.save(one, given, served, write, leave)
+            assert studio.photo(given, nothing).size == (96, 72)  # saving holds up nobody who looks
+        finally:
+            goes_on.set()
+        assert first.result(20) == b"x"
+    assert studio.save(one, given, served, write, nothing) == b"x"
+    assert written == [(96, 72)] * 2
 
 
 def test_maps_that_are_kept_hold_no_photo(studio, upload):

@@ -20,6 +20,7 @@ from lucidcam.server import Gate, Login, Names
 from lucidcam.server.gate import BODY, PATH
 from lucidcam.server.login import ALL_GUESSES, ALL_SECONDS, GUESS_SECONDS, GUESSES, SESSION_SECONDS, Throttle
 from lucidcam.server.logs import LINES, Bounded, log
+from lucidcam.server.rates import TokenBucket
 from visitors import Visitor, logged
 
 HERE = Names.of("127.0.0.1")
@@ -53,6 +54,7 @@ class Clock:
 def clock(monkeypatch) -> Clock:
     found = Clock()
     monkeypatch.setattr("lucidcam.server.login.time", found)
+    monkeypatch.setattr("lucidcam.server.rates.time", found)
     return found
 
 
@@ -560,6 +562,16 @@ def guess(visitor: Visitor, how: str, address: str = "203.0.113.9", right: bool 
     return visitor.get("/x", headers=RIGHT if right else basic("ada", "wrong")).status
 
 
+def test_a_token_bucket_lets_a_burst_through_and_then_a_rate(clock):
+    bucket = TokenBucket(30, 0.5)
+    assert [bucket.take() for _ in range(40)] == [True] * 30 + [False] * 10
+    assert bucket.wait() == 2
+    clock.now += 10
+    assert [bucket.take() for _ in range(7)] == [True] * 5 + [False] * 2
+    clock.now += 3600
+    assert (bucket.wait(), sum(bucket.take() for _ in range(100))) == (0, 30)
+
+
 @pytest.mark.parametrize("how", ["form", "header"])
 def test_who_guesses_has_to_wait(visitor, clock, how):
     known = cookie_of(log_in(visitor))
@@ -637,7 +649,7 @@ def test_addresses_that_guessed_are_not_remembered_without_end(clock, monkeypatc
     throttle = Throttle()
     for number in range(1000):
         throttle.failed(f"198.51.{number // 256}.{number % 256}")
-    assert len(throttle._free) == 100
+    assert len(throttle._networks) == 100
 
 
 # --------------------------------------------------------------------------------------------------------------------- log
@@ -645,7 +657,7 @@ def test_addresses_that_guessed_are_not_remembered_without_end(clock, monkeypatc
 
 def test_the_log_cannot_be_flooded(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("lucidcam.server.logs.time", clock)
+    monkeypatch.setattr("lucidcam.server.rates.time", clock)
     told: list[str] = []
     logger, handler = logging.Logger("a logger of this test"), logging.Handler()
     handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
@@ -667,7 +679,7 @@ def test_the_log_cannot_be_flooded(monkeypatch):
 
 
 def test_the_servers_log_is_bounded():
-    assert [each.lines for each in log.filters if isinstance(each, Bounded)] == [LINES]
+    assert [each.bucket.burst for each in log.filters if isinstance(each, Bounded)] == [LINES]
 
 
 # --------------------------------------------------------------------------------------------------------------- listening

@@ -35,7 +35,6 @@ from lucidcam.study import making, staging
 from lucidcam.study.answers import LEFT_OPEN, Answers, FullError, Given, UnknownError
 from lucidcam.study.config import read as read_config
 from lucidcam.study.findings import Difference, judge
-from lucidcam.study.pages import TokenBucket
 from lucidcam.study.plan import ANSWERS, PICTURES, Block, Item, Plan
 from lucidcam.study.plan import read as read_plan
 from lucidcam.study.resampling import Draws, Interval
@@ -1425,17 +1424,10 @@ def test_faults_are_one_line_of_the_log_however_often(folder, caplog, monkeypatc
 # Floods
 
 
-def test_a_token_bucket_lets_a_burst_through_and_then_a_rate(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr("lucidcam.study.pages.time.monotonic", lambda: clock[0])
-    bucket = TokenBucket(per_minute=30)
-    assert [bucket.take() for _ in range(40)] == [True] * 30 + [False] * 10
-    clock[0] += 10
-    assert [bucket.take() for _ in range(7)] == [True] * 5 + [False] * 2
-    clock[0] += 3600
-    assert sum(bucket.take() for _ in range(100)) == 30
+def test_fewer_than_one_start_a_minute_is_refused(folder):
+    studies.plan(folder)
     with pytest.raises(OptionError, match="at least 1 start"):
-        TokenBucket(0)
+        study.application(folder, starts_per_minute=0)
 
 
 def test_a_flood_of_starts_is_held_back_and_removed(folder):

@@ -323,7 +323,7 @@ class Explanation:
         """The picture that suits the method, with its longer side at most `side` pixels; never enlarged."""
         factor = max(self.image.size) // side
         small = self._reduced_by(factor) if factor > 1 and self.image.size == self.size[::-1] else self
-        return notebook.fitted(small.picture(), side)
+        return render.reduced(small.picture(), side)
 
     def figure(self, side: int, *, made: str | None = None, with_name: bool = True) -> notebook.Figure:
         """The picture with what is said of it in a notebook.

@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, overload
 
 from PIL import Image
 
-from lucidcam import notebook
+from lucidcam import notebook, render
 from lucidcam.explanation import Explanation
 from lucidcam.reprs import one_line
 from lucidcam.wording import counted
@@ -74,7 +74,7 @@ class Explanations(list[Explanation]):
         rows = []
         for group in groups:
             figures = [each.figure(notebook.SIDE, made=said[id(each)], with_name=False) for each in group]
-            rows.append(notebook.Row(Path(group[0].name).name, notebook.fitted(_image(group[0]), notebook.SIDE), figures))
+            rows.append(notebook.Row(Path(group[0].name).name, render.reduced(_image(group[0]), notebook.SIDE), figures))
         return notebook.table(rows, _heads(groups, made), more, scales)
 
 
@@ -103,7 +103,7 @@ def _image(explanation: Explanation) -> Image.Image:
 
 def _digest(image: Image.Image) -> bytes:
     """What tells an image from another of its name."""
-    return hashlib.blake2b(notebook.fitted(image, notebook.SIDE).tobytes() + repr(image.size).encode(), digest_size=16).digest()
+    return hashlib.blake2b(render.reduced(image, notebook.SIDE).tobytes() + repr(image.size).encode(), digest_size=16).digest()
 
 
 def _made(explanations: Sequence[Explanation]) -> list[str]:

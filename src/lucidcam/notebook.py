@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -122,15 +120,6 @@ def empty(text: str) -> str:
     return _frame([f"<div>{_escaped(text)}</div>"])
 
 
-def fitted(picture: Image.Image, side: int) -> Image.Image:
-    """A picture as RGB with its longer side at most `side` pixels; never enlarged."""
-    picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-    factor = side / max(picture.size)
-    if factor >= 1:
-        return picture
-    return picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), Image.Resampling.LANCZOS)
-
-
 def _frame(parts: Iterable[str]) -> str:
     return f'<div class="lucidcam" style="color:inherit">{"".join(part for part in parts if part)}</div>'
 
@@ -147,14 +136,14 @@ def _figure(figure: Figure, side: int) -> str:
 def _image(picture: Image.Image, alt: str) -> str:
     style = "display:block;max-width:100%;height:auto;margin:0"
     size = f'width="{picture.width}" height="{picture.height}"'
-    return f'<img {size} style="{style}" alt="{_escaped(alt)}" src="{_data_uri(picture, "JPEG", quality=85)}">'
+    return f'<img {size} style="{style}" alt="{_escaped(alt)}" src="{render.data_address(picture, "JPEG", quality=85)}">'
 
 
 def _legend(scale: Scale) -> str:
     text = f"<span>{_escaped(scale.text)}</span>"
     if not scale.zero:
         return f'<div style="font-size:0.9em;margin:2px 0">{text}</div>'
-    bar = _data_uri(render.colour(np.linspace(0, 1, 128, dtype=np.float32)[None]), "PNG")
+    bar = render.data_address(render.colour(np.linspace(0, 1, 128, dtype=np.float32)[None]), "PNG")
     shown = f'<img style="width:160px;height:10px;margin:0 6px;display:inline-block;vertical-align:middle" alt="colour bar" src="{bar}">'
     ends = f"<span>{_escaped(scale.zero)}</span>{shown}<span>{_escaped(scale.one)}</span>"
     return f'<div style="font-size:0.9em;margin:2px 0">{ends} &nbsp; {text}</div>'
@@ -162,12 +151,6 @@ def _legend(scale: Scale) -> str:
 
 def _left_out(more: int) -> str:
     return f'<div style="font-size:0.9em;margin:2px 0">… and {more} more</div>' if more else ""
-
-
-def _data_uri(picture: Image.Image, kind: str, **options: int) -> str:
-    content = io.BytesIO()
-    picture.save(content, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
 
 
 def _escaped(text: str) -> str:

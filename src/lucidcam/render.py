@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 from collections.abc import Sequence
@@ -305,3 +306,32 @@ def _stretched(heat: Array, size: Sequence[int]) -> Array:
     mode = ("linear", "bilinear", "trilinear")[heat.ndim - 1]
     stretched = F.interpolate(torch.from_numpy(heat)[None, None], size=tuple(size), mode=mode, align_corners=False)
     return np.asarray(stretched[0, 0].numpy(), np.float32)
+
+
+def reduced(picture: Image.Image, side: int, *, reducing_gap: float | None = None) -> Image.Image:
+    """A picture as RGB with its longer side at most `side` pixels; never enlarged: one that is small is given back as it is.
+
+    Args:
+        picture: of any mode; one with a palette cannot be reduced smoothly before it is RGB.
+        side: in pixels.
+        reducing_gap: of Pillow's `resize`: quicker for large pictures.
+    """
+    picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+    factor = side / max(picture.size)
+    if factor >= 1:
+        return picture
+    size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=reducing_gap)
+
+
+def data_address(picture: Image.Image, format: str, **options: Any) -> str:
+    """A picture as an address that holds it (`data:image/png;base64,…`).
+
+    Args:
+        picture: the picture.
+        format: as Pillow calls it.
+        options: of Pillow's encoder.
+    """
+    content = io.BytesIO()
+    picture.save(content, format, **options)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(content.getvalue()).decode('ascii')}"

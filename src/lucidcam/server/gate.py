@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from lucidcam.errors import OptionError
@@ -160,10 +160,11 @@ class Visitor:
         if site is not None:  # no page can change it; browsers leave it out over plain HTTP, and older ones always
             return site not in ("same-origin", "none")
         origin, scheme = self.headers.get("origin"), "https" if self.secure else "http"
-        return origin is not None and _authority(origin, scheme) != _host(self.host, scheme)
+        own = _host(self.host, scheme)
+        return origin is not None and (own is None or _authority(origin, scheme) != own)
 
 
-class Guard:
+class Guard(Protocol):
     """What decides who may ask for what; see `lucidcam.server.Login`."""
 
     async def admit(self, scope: Scope, visitor: Visitor, body: bytes) -> Answer | None:
@@ -174,11 +175,9 @@ class Guard:
             visitor: who asks.
             body: of the request where it is no upload.
         """
-        raise NotImplementedError
 
     def open(self, path: str) -> bool:
         """Whether a path belongs to the guard itself, so that its request is read for it."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

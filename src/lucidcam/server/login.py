@@ -14,7 +14,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
-from lucidcam.server.gate import Answer, Guard, Scope, Visitor
+from lucidcam.server.gate import Answer, Scope, Visitor
+from lucidcam.server.rates import TokenBucket
 from lucidcam.storage import json_text
 
 GUESSES = 5
@@ -81,34 +82,33 @@ class Throttle:
     def __init__(self, guesses: int = GUESSES, seconds: float = GUESS_SECONDS) -> None:
         self.guesses, self.seconds = guesses, seconds
         self._lock = threading.Lock()
-        self._free: OrderedDict[str, float] = OrderedDict()  # when all guesses of an address will be free again
-        self._all_free = 0.0
+        self._networks: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._everybody = TokenBucket(ALL_GUESSES, 1 / ALL_SECONDS)
 
     def wait(self, address: str) -> float:
         """Seconds until an address may try again; 0.0: now."""
         with self._lock:
-            now = time.monotonic()
-            own = self._free.get(_network(address), 0.0) - now - (self.guesses - 1) * self.seconds
-            everybody = self._all_free - now - (ALL_GUESSES - 1) * ALL_SECONDS
-            return max(0.0, own, everybody)
+            own = self._networks.get(_network(address))
+        return max(0.0 if own is None else own.wait(), self._everybody.wait())
 
     def failed(self, address: str) -> None:
         """Count a wrong guess."""
+        network = _network(address)
         with self._lock:
-            now, key = time.monotonic(), _network(address)
-            self._free[key] = max(now, self._free.get(key, 0.0)) + self.seconds
-            self._free.move_to_end(key)
-            self._all_free = max(now, self._all_free) + ALL_SECONDS
-            while len(self._free) > REMEMBERED:
-                self._free.popitem(last=False)
+            own = self._networks.setdefault(network, TokenBucket(self.guesses, 1 / self.seconds))
+            self._networks.move_to_end(network)
+            while len(self._networks) > REMEMBERED:
+                self._networks.popitem(last=False)
+        own.take()
+        self._everybody.take()
 
     def passed(self, address: str) -> None:
         """Forget an address's guesses: it knew the password."""
         with self._lock:
-            self._free.pop(_network(address), None)
+            self._networks.pop(_network(address), None)
 
 
-class Login(Guard):
+class Login:
     """Asks every visitor for a name and a password; nothing but the page that asks can be seen without.
 
     Browsers get a page and a cookie, programs give both with each request (HTTP basic authentication).
@@ -130,7 +130,7 @@ class Login(Guard):
         return path in ("/login", "/logout")
 
     async def admit(self, scope: Scope, visitor: Visitor, body: bytes) -> Answer | None:
-        """See `Guard`."""
+        """Give the login page or an answer about it, or let the request in; see `lucidcam.server.gate.Guard`."""
         path, method = scope["path"], scope["method"]
         token = _cookie(visitor.headers.get("cookie", ""), self.cookie)
         if path == "/login":

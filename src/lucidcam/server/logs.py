@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
+
+from lucidcam.server.rates import TokenBucket
 
 LINES = 30
 """Lines that are written in a row."""
@@ -23,23 +23,18 @@ class Bounded(logging.Filter):
 
     def __init__(self, lines: int = LINES, per_minute: float = PER_MINUTE) -> None:
         super().__init__()
-        self.lines, self.rate = lines, per_minute / 60
-        self._lock = threading.Lock()
-        self._left, self._at, self._dropped = float(lines), time.monotonic(), 0
+        self.bucket = TokenBucket(lines, per_minute / 60)
+        self._left_out = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record is written."""
-        with self._lock:
-            now = time.monotonic()
-            self._left, self._at = min(self.lines, self._left + (now - self._at) * self.rate), now
-            if self._left < 1:
-                self._dropped += 1
-                return False
-            self._left -= 1
-            if self._dropped:
-                record.msg = f"{record.getMessage()} ({self._dropped} lines before this one were left out)"
-                record.args, self._dropped = None, 0
-            return True
+        if not self.bucket.take():
+            self._left_out += 1
+            return False
+        if self._left_out:
+            record.msg = f"{record.getMessage()} ({self._left_out} lines before this one were left out)"
+            record.args, self._left_out = None, 0
+        return True
 
 
 log = logging.getLogger("lucidcam.server")

@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from lucidcam.compat import import_optional
 from lucidcam.errors import OptionError, first_line
-from lucidcam.server.gate import LOOPBACK, Gate, Names, refused_as_text
+from lucidcam.server.gate import LOOPBACK, Gate, Names, Visitor, refused_as_text
 from lucidcam.server.listening import Listening
 from lucidcam.server.logs import log
+from lucidcam.server.rates import TokenBucket
 from lucidcam.study.answers import Answers, FullError, Task, UnknownError
 from lucidcam.study.plan import ANSWERED, PICTURES, Plan
 from lucidcam.study.plan import read as read_plan
@@ -96,7 +96,9 @@ def application(folder: str | os.PathLike[str], secure: bool = False, starts_per
     exceptions = import_optional("starlette.exceptions", "study", PURPOSE)
     plan = read_plan(folder)
     root = Path(folder).expanduser()
-    starts = TokenBucket(starts_per_minute)
+    if starts_per_minute < 1:
+        raise OptionError(f"expected at least 1 start per minute; got {starts_per_minute}.")
+    starts = TokenBucket(starts_per_minute, starts_per_minute / 60)
     site = _Site(plan, Answers(root, plan), root / PICTURES, secure, starts)
     routes = [
         routing.Route("/", site.consent, methods=["GET"]),
@@ -144,36 +146,6 @@ def serve(
         server.start()
         print(server.url, flush=True)
         server.wait()
-
-
-class TokenBucket:
-    """A limit on how often something happens: a burst, and then a steady rate.
-
-    Args:
-        per_minute: of the rate, and the largest burst.
-
-    Raises:
-        OptionError: `per_minute` is less than 1.
-    """
-
-    def __init__(self, per_minute: int) -> None:
-        if per_minute < 1:
-            raise OptionError(f"expected at least 1 start per minute; got {per_minute}.")
-        self.per_minute = per_minute
-        self._lock = threading.Lock()
-        self._tokens = float(per_minute)
-        self._filled_at = time.monotonic()
-
-    def take(self) -> bool:
-        """Take a token; False: there is none left at the moment."""
-        with self._lock:
-            now = time.monotonic()
-            self._tokens = min(float(self.per_minute), self._tokens + (now - self._filled_at) * self.per_minute / 60)
-            self._filled_at = now
-            if self._tokens < 1:
-                return False
-            self._tokens -= 1
-            return True
 
 
 class _FaultBarrier:
@@ -374,7 +346,7 @@ class _Site:
 
     async def _form(self, request: Any) -> Mapping[str, str]:
         """The fields of a form that came from our own pages."""
-        if not _ours(request.headers):
+        if Visitor.of(request.scope, self.secure).from_elsewhere:
             raise self.errors.HTTPException(403, "This form came from another site.")
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in ("", "application/x-www-form-urlencoded"):
@@ -403,21 +375,6 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 WRITTEN = {str(value): value for values in ANSWERED.values() for value in values}
 """Answers as forms have them."""
-
-
-def _ours(headers: Mapping[str, str]) -> bool:
-    """Whether a form came from our own pages, as far as the browser tells.
-
-    Those that tell no `Sec-Fetch-Site`, as over plain HTTP or when they are old, tell the `Origin`. It is compared with the host only then:
-    a proxy, which speaks HTTPS, may have put another host in.
-    """
-    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-    if site is not None:
-        return site in ("same-origin", "none")
-    try:
-        return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
-    except ValueError:  # "http://[": no address
-        return False
 
 
 def asked(plan: Plan, task: Task) -> dict[str, Any]:

@@ -160,7 +160,8 @@ class Actions:
             at, activations = pixels.pixel(question.served.model, seen.prepared, one, question.targets[0], x, y)
         size = (CHANNEL_SIDE, max(1, round(CHANNEL_SIDE * height / width)))
         pictures = [
-            showing.address(render.overlay(one.image, pixels.channel_map(activation, one)).resize(size)) for activation in activations
+            render.data_address(render.overlay(one.image, pixels.channel_map(activation, one)).resize(size), "PNG")
+            for activation in activations
         ]
         channels = [{**asdict(each), "picture": picture} for each, picture in zip(at.channels, pictures, strict=True)]
         return {**asdict(at), "channels": channels, "maximum": float(one.raw.max())}
@@ -185,7 +186,8 @@ class Actions:
         opacity, threshold = fields.number("opacity", 0.5, 0, 1), fields.number("threshold", 0.2, 0, 1)
         boxes, hide = fields.flag("boxes", True), fields.flag("hide", False)
         question, _, one = self._one(fields, tell)
-        with self.studio.saving(one, self.store.get(question.photo), question.served, tell) as full:
+
+        def write(full: Explanation) -> bytes:
             content = io.BytesIO()
             if format == "png":
                 showing.picture(full, colormap, opacity, threshold, boxes, hide).save(content, "PNG")
@@ -193,7 +195,10 @@ class Actions:
                 npz.write_to(content, full, threshold)
             else:
                 content.write(text.text(full, threshold).encode())
-            return File(f"{stem(full)}.{format}", TYPES[format], content.getvalue())
+            return content.getvalue()
+
+        content = self.studio.save(one, self.store.get(question.photo), question.served, write, tell)
+        return File(f"{stem(one)}.{format}", TYPES[format], content)
 
     # ------------------------------------------------------------------------------------------------------ the steps
 

@@ -8,7 +8,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from lucidcam import images
+from lucidcam import images, render
 from lucidcam.errors import InputError
 from lucidcam.rollback import SavedWarnings, closes_scopes
 from lucidcam.web.limits import Limits
@@ -61,17 +61,7 @@ def decode(upload: Upload, limits: Limits, window: images.Window | None = None) 
         whole = images.read(content, window)[0]
     except InputError as error:
         raise InputError(str(error).replace("'bytes'", name)) from None
-    return Photo(upload.digest, name, whole.size, small(whole), whole)
-
-
-def small(image: Image.Image, side: int = SHOWN_SIDE) -> Image.Image:
-    """An image as it is shown: its longer side at most so many pixels."""
-    factor = side / max(image.size)
-    if factor >= 1:
-        return image
-    return image.resize(
-        (max(1, round(image.width * factor)), max(1, round(image.height * factor))), Image.Resampling.LANCZOS, reducing_gap=2
-    )
+    return Photo(upload.digest, name, whole.size, render.reduced(whole, SHOWN_SIDE, reducing_gap=2), whole)
 
 
 @closes_scopes

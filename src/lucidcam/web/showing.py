@@ -5,8 +5,6 @@ Opacity, threshold and colours then change without asking the server.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -47,12 +45,12 @@ def viewed(explanations: Sequence[Explanation], queries: Sequence[dict[str, Any]
     """
     first = explanations[0]
     return {
-        "picture": _address(first.image, "JPEG", quality=90),
+        "picture": render.data_address(first.image, "JPEG", quality=90),
         "width": first.frame.width,
         "height": first.frame.height,
         "box": [round(side) for side in first.frame.box],
         "maps": [
-            {**_told(one), "question": query, "levels": _address(Image.fromarray(levels(one.heatmap)), "PNG", compress_level=1)}
+            {**_told(one), "question": query, "levels": render.data_address(Image.fromarray(levels(one.heatmap)), "PNG", compress_level=1)}
             for one, query in zip(explanations, queries, strict=True)
         ],
     }
@@ -75,11 +73,6 @@ def picture(one: Explanation, colormap: str, opacity: float, threshold: float, b
     return render.draw_boxes(found, one.boxes(threshold)) if boxes else found
 
 
-def address(image: Image.Image) -> str:
-    """A picture as a data address."""
-    return _address(image, "PNG")
-
-
 def _told(one: Explanation) -> dict[str, Any]:
     """What a map is, in words and numbers."""
     return {
@@ -93,9 +86,3 @@ def _told(one: Explanation) -> dict[str, Any]:
         "maximum": float(one.raw.max()),
         "note": one.note,
     }
-
-
-def _address(image: Image.Image, format: str, **options: Any) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format=format, **options)
-    return f"data:image/{format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

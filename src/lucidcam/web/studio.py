@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -36,6 +37,8 @@ from lucidcam.web.shelf import Shelf
 from lucidcam.web.store import Upload
 from lucidcam.wording import printable
 
+T = TypeVar("T")
+
 PHOTOS, MAPS = 24, 128
 """How many photos and maps are kept in memory."""
 
@@ -43,10 +46,10 @@ NO_IMAGE = Image.new("RGB", (1, 1))
 """In the place of the photo in maps that are kept: it is given with each question."""
 
 DECODED = 2
-"""Photos that are decoded at a time."""
+"""Photos that are decoded at a time, in threads of their own: what memory allocators keep back for a thread is kept so many times."""
 
 SAVED = 1
-"""Photos with all of their pixels that are drawn or written at a time."""
+"""Photos with all of their pixels that are drawn or written at a time, likewise."""
 
 LOOK_UP = 0.25
 """Seconds after which who waits for a turn sees whether the visitor is still there."""
@@ -205,7 +208,7 @@ class Studio:
         self._seen: Shelf[Seen] = Shelf(PHOTOS)
         self._scores: Shelf[list[Score]] = Shelf(PHOTOS)
         self._maps: Shelf[Explanation] = Shelf(MAPS)
-        self._decoding, self._saving = threading.BoundedSemaphore(DECODED), threading.BoundedSemaphore(SAVED)
+        self._decoding, self._saving = ThreadPoolExecutor(DECODED, "lucidcam-decode"), ThreadPoolExecutor(SAVED, "lucidcam-save")
         self._long = threading.BoundedSemaphore(self.limits.long)
         self._turns = {name: threading.Lock() for name in self.served}
         self._twins = {name: twin(each.model.module) for name, each in self.served.items()}
@@ -238,20 +241,30 @@ class Studio:
         Raises:
             InputError: it cannot be used.
         """
-        with _turn_of(self._decoding, tell):
-            return decode(upload, self.limits, None if served is None else served.model.window)
+        return _awaited(self._decoding, lambda: decode(upload, self.limits, None if served is None else served.model.window), tell)
 
-    @contextmanager
-    def saving(self, explanation: Explanation, upload: Upload, served: Served, tell: Listener) -> Iterator[Explanation]:
-        """Wait for a turn to write an explanation down; gives it with all of the photo's pixels.
+    def save(
+        self, explanation: Explanation, upload: Upload, served: Served, write: Callable[[Explanation], bytes], tell: Listener
+    ) -> bytes:
+        """Write an explanation down with all of the photo's pixels.
+
+        Args:
+            explanation: in the size that is shown.
+            upload: its photo.
+            served: its model.
+            write: makes the file of the explanation in full size.
+            tell: what it raises ends the waiting for a turn, and the work before it writes.
 
         Raises:
             InputError: the photo cannot be used.
         """
-        with _turn_of(self._saving, tell):
-            photo = self.photo(upload, tell, served)
+
+        def work() -> bytes:
+            photo = decode(upload, self.limits, served.model.window)
             tell(None)
-            yield in_full(explanation, photo, served.model)
+            return write(in_full(explanation, photo, served.model))
+
+        return _awaited(self._saving, work, tell)
 
     def see(self, upload: Upload, served: Served, tell: Listener) -> Seen:
         """A photo as a model gets it.
@@ -261,8 +274,7 @@ class Studio:
         """
         seen = self._seen.get((upload.digest, served.name))
         if seen is None:
-            with _turn_of(self._decoding, tell):
-                seen = seen_by(served.model, decode(upload, self.limits, served.model.window))
+            seen = _awaited(self._decoding, lambda: seen_by(served.model, decode(upload, self.limits, served.model.window)), tell)
             self._seen.put((upload.digest, served.name), seen)
         return replace(seen, prepared=replace(seen.prepared, name=upload.shown_name))
 
@@ -369,15 +381,15 @@ class Studio:
         return replace(served.model, module=quiet)
 
 
-@contextmanager
-def _turn_of(turns: threading.BoundedSemaphore, tell: Listener) -> Iterator[None]:
-    """Wait for one of so many turns; what `tell` raises ends the waiting."""
-    while not turns.acquire(timeout=LOOK_UP):
-        tell(None)
+def _awaited(threads: ThreadPoolExecutor, work: Callable[[], T], tell: Listener) -> T:
+    """Have something done by other threads; what `tell` raises ends the waiting, and the work if it has not begun."""
+    future = threads.submit(work)
     try:
-        yield
+        while not wait([future], LOOK_UP).done:
+            tell(None)
     finally:
-        turns.release()
+        future.cancel()
+    return future.result()
 
 
 def tensors(module: nn.Module) -> list[torch.Tensor]:

@@ -9,6 +9,7 @@ from typing import ClassVar, TypeAlias
 
 from PIL import Image
 
+from lucidcam import render
 from lucidcam.errors import OptionError
 
 SIDE = 720
@@ -287,8 +288,5 @@ class Page:
 
 def reduced(picture: Image.Image, side: int = SIDE) -> Image.Image:
     """A picture as RGB with its longer side at most `side` pixels; never enlarged, the caller's is left as it is."""
-    factor = side / max(picture.size)
-    if factor >= 1:
-        return picture.convert("RGB")
-    large = picture if picture.mode == "RGB" else picture.convert("RGB")  # of another mode, a palette's, it cannot be reduced smoothly
-    return large.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), Image.Resampling.LANCZOS)
+    small = render.reduced(picture, side)
+    return small.copy() if small is picture else small

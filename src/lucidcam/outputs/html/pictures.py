@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 from collections.abc import Sequence
 
 from PIL import Image
 
-from lucidcam.outputs.html.blocks import reduced
+from lucidcam import render
 
 BUDGET = 9_000_000
 """Bytes that all pictures of a page may take in the file, base64 included: the page stays below 10 MB."""
@@ -71,6 +69,4 @@ def encoded(pictures: Sequence[Image.Image], budget: int = BUDGET) -> list[str]:
 
 
 def _uri(picture: Image.Image, side: int, quality: int) -> str:
-    content = io.BytesIO()
-    reduced(picture, side).save(content, format="WEBP", quality=quality, method=EFFORT)
-    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return render.data_address(render.reduced(picture, side), "WEBP", quality=quality, method=EFFORT)
