@@ -5,13 +5,16 @@ python bench/app.py
 
 from __future__ import annotations
 
+import io
 import os
 import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 from PIL import Image
 from playwright.sync_api import Page
 from skimage import data
@@ -22,11 +25,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 from browser import browsers  # noqa: E402
 from report import circumstances, table, write_section  # noqa: E402
 from test_app_browser import CHANGE, READY  # noqa: E402
-from web_server import served  # noqa: E402
+from web_server import Served, served  # noqa: E402
 
 PHOTOS = ("chelsea", "coffee", "astronaut", "rocket")
 MOVES = 40
 LARGE = (4000, 3000)
+LARGEST = (6000, 4166)
+SAVES = 8
 
 
 def main() -> None:
@@ -41,11 +46,13 @@ def main() -> None:
             for control, values in (("opacity", (0.3, 0.8)), ("threshold", (0.35, 0.15))):
                 rows[f"moving {control} to new pixels"] = [float(page.evaluate(CHANGE, [control, values[i % 2]])) for i in range(MOVES)]
             memory = server.memory()
+            most = most_memory(server, paths[0])
     figures = [(title, f"{statistics.median(times):.0f}", f"{max(times):.0f}", str(len(times))) for title, times in rows.items()]
     body = [
         "## Web app",
         "Grad-CAM of the embedded network, driven in headless Chromium on the same machine: from giving a file, or moving a slider, to new "
-        f"pixels on the page. `python bench/app.py`. The server held {memory:.0f} MB afterwards.",
+        f"pixels on the page. `python bench/app.py`. The server held {memory:.0f} MB afterwards, and {most:.0f} MB at most "
+        f"while {SAVES} downloads of a photo of {LARGEST[0]}×{LARGEST[1]} pixels were written at once.",
         table(("", "median ms", "slowest ms", "n"), figures),
         circumstances(("lucidcam", "torch", "starlette", "uvicorn", "pillow"), [("threads", "1 of torch"), ("load meanwhile", load())]),
     ]
@@ -75,6 +82,25 @@ def first_overlay(page: Page, url: str, path: Path) -> float:
     page.set_input_files("#file", str(path))
     page.wait_for_selector("#stage canvas")
     return 1000 * (time.perf_counter() - began)
+
+
+def most_memory(server: Served, source: Path) -> float:
+    """Megabytes that a server holds at most while downloads of a large photo are written at once."""
+    content = io.BytesIO()
+    with Image.open(source) as photo:
+        photo.resize(LARGEST).save(content, "JPEG", quality=90)
+    with httpx.Client(base_url=server.url, timeout=300) as client, ThreadPoolExecutor(SAVES) as visitors:
+        photo_id = client.post("/api/photos?name=large.jpg", content=content.getvalue()).json()["photo"]
+        question = client.post("/api/explain", json={"photo": photo_id}).json()["maps"][0]["question"]
+        formats = ("png", "npz") * (SAVES // 2)
+        saves = [visitors.submit(client.post, "/api/save", json={"map": question, "format": format}) for format in formats]
+        most = server.memory()
+        while not all(save.done() for save in saves):
+            most = max(most, server.memory())
+            time.sleep(0.02)
+        for save in saves:
+            save.result().raise_for_status()
+    return most
 
 
 def load() -> str:
