@@ -103,18 +103,18 @@ class Names:
         Raises:
             OptionError: one of them is no host name.
         """
-        given = {_name(each) for each in more}
+        extra_names = {_name(name) for name in more}
         if host.lower() in LOOPBACK:
-            return cls(LOOPBACK | given)
-        own = socket.gethostname().lower()
-        return cls(LOOPBACK | given | {host.lower(), own, f"{own.partition('.')[0]}.local"}, addresses=True)
+            return cls(LOOPBACK | extra_names)
+        machine = socket.gethostname().lower()
+        return cls(LOOPBACK | extra_names | {host.lower(), machine, f"{machine.partition('.')[0]}.local"}, addresses=True)
 
     def know(self, host: str) -> bool:
         """Whether a `Host` header, with or without a port, names this server."""
-        found = HOST.fullmatch(host)
-        if found is None:
+        match = HOST.fullmatch(host)
+        if match is None:
             return False
-        name = found["name"].lower().strip("[]")
+        name = match["name"].lower().strip("[]")
         if name in self.known or self.others:
             return True
         if not self.addresses:
@@ -160,8 +160,8 @@ class Visitor:
         if site is not None:  # no page can change it; browsers leave it out over plain HTTP, and older ones always
             return site not in ("same-origin", "none")
         origin, scheme = self.headers.get("origin"), "https" if self.secure else "http"
-        own = _host(self.host, scheme)
-        return origin is not None and (own is None or _authority(origin, scheme) != own)
+        own_host = _host(self.host, scheme)
+        return origin is not None and (own_host is None or _authority(origin, scheme) != own_host)
 
 
 class Guard(Protocol):
@@ -236,9 +236,12 @@ class Gate:
             ended = message["type"] == "http.response.body" and not message.get("more_body", False)
             if message["type"] == "http.response.start":
                 started = True
-                given = list(message.get("headers", []))
-                present = {name.lower() for name, _ in given}
-                message = {**message, "headers": [*given, *((name, value) for name, value in HEADERS.items() if name not in present)]}
+                headers = list(message.get("headers", []))
+                header_names = {name.lower() for name, _ in headers}
+                message = {
+                    **message,
+                    "headers": [*headers, *((name, value) for name, value in HEADERS.items() if name not in header_names)],
+                }
             await send(message)
 
         try:
@@ -290,12 +293,12 @@ def length(headers: Mapping[str, str]) -> int | None:
     Raises:
         RefusedError: it is no number.
     """
-    told = headers.get("content-length")
-    if told is None:
+    text = headers.get("content-length")
+    if text is None:
         return None
-    if not (told.isascii() and told.isdigit() and len(told) < 16):
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
         raise RefusedError(400, "the length of the request is no number")
-    return int(told)
+    return int(text)
 
 
 def refused_as_json(refused: RefusedError) -> Answer:
@@ -316,13 +319,13 @@ async def _give(send: Send, answer: Answer) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-async def _body(receive: Receive, told: int | None) -> bytes:
+async def _body(receive: Receive, promised: int | None) -> bytes:
     """A whole request.
 
     Raises:
         RefusedError: it is too long, or takes too long.
     """
-    if (told or 0) > BODY:
+    if (promised or 0) > BODY:
         raise RefusedError(413, f"expected a request of at most {BODY} bytes")
     body, next_part = b"", _patient(receive, PATIENCE)
     while True:
@@ -358,13 +361,13 @@ def _patient(receive: Receive, seconds: float) -> Receive:
 
 def _again(body: bytes, receive: Receive) -> Receive:
     """Give what was read once more, then whatever follows (that the visitor has left)."""
-    given = False
+    is_sent = False
 
     async def once() -> Message:
-        nonlocal given
-        if given:
+        nonlocal is_sent
+        if is_sent:
             return await receive()
-        given = True
+        is_sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return once
@@ -388,16 +391,16 @@ def _authority(origin: str, scheme: str) -> str | None:
 
 def _host(host: str, scheme: str) -> str | None:
     """A host without the port that is usual for the scheme; None for one that is none."""
-    found = HOST.fullmatch(host)
-    if found is None:
+    match = HOST.fullmatch(host)
+    if match is None:
         return None
-    name, port = found["name"].lower(), found["port"]
+    name, port = match["name"].lower(), match["port"]
     return name if port in (None, {"http": "80", "https": "443"}[scheme]) else f"{name}:{port}"
 
 
 def _name(text: str) -> str:
     """A host name that somebody has written down."""
-    found = HOST.fullmatch(text)
-    if found is None or found["port"] is not None:
+    match = HOST.fullmatch(text)
+    if match is None or match["port"] is not None:
         raise OptionError(f"expected a host name without a scheme or a port, such as maps.example.org; got {printable(text[:100])!r}.")
-    return found["name"].lower().strip("[]")
+    return match["name"].lower().strip("[]")

@@ -52,7 +52,7 @@ p[role=alert] { border-left: 4px solid #dc2626; padding-left: 0.7rem; }
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Log in · lucidcam</title><link rel="icon" href="data:,"><style>{style}</style></head>
-<body><main><h1>lucidcam</h1>{told}
+<body><main><h1>lucidcam</h1>{message}
 <form method="post" action="login"><label>Name <input name="name" autocomplete="username" required autofocus maxlength="200"></label>
 <label>Password <input name="password" type="password" autocomplete="current-password" required maxlength="200"></label>
 <button>Log in</button></form></main></body></html>
@@ -88,18 +88,18 @@ class Throttle:
     def wait(self, address: str) -> float:
         """Seconds until an address may try again; 0.0: now."""
         with self._lock:
-            own = self._networks.get(_network(address))
-        return max(0.0 if own is None else own.wait(), self._everybody.wait())
+            bucket = self._networks.get(_network(address))
+        return max(0.0 if bucket is None else bucket.wait(), self._everybody.wait())
 
     def failed(self, address: str) -> None:
         """Count a wrong guess."""
         network = _network(address)
         with self._lock:
-            own = self._networks.setdefault(network, TokenBucket(self.guesses, 1 / self.seconds))
+            bucket = self._networks.setdefault(network, TokenBucket(self.guesses, 1 / self.seconds))
             self._networks.move_to_end(network)
             while len(self._networks) > REMEMBERED:
                 self._networks.popitem(last=False)
-        own.take()
+        bucket.take()
         self._everybody.take()
 
     def passed(self, address: str) -> None:
@@ -147,15 +147,15 @@ class Login:
 
     def _by_header(self, visitor: Visitor, path: str, method: str) -> Answer | None:
         """Let a program in that brings name and password with the request."""
-        given = visitor.headers.get("authorization", "")
-        if not given:
+        authorization = visitor.headers.get("authorization", "")
+        if not authorization:
             if method != "POST" and "text/html" in visitor.headers.get("accept", ""):
                 return _go("/".join([".."] * (path.count("/") - 1)) + "/login" if path.count("/") > 1 else "login")
             return self._unknown(visitor)
         wait = self.throttle.wait(visitor.address)
         if wait:
             return _too_many(wait)
-        kind, _, words = given.partition(" ")
+        kind, _, words = authorization.partition(" ")
         try:
             name, colon, password = base64.b64decode(words, validate=True).decode().partition(":")
         except ValueError:  # not base64, not ASCII, or not UTF-8 inside
@@ -176,8 +176,8 @@ class Login:
     def _log_in(self, visitor: Visitor, body: bytes) -> Answer:
         wait = self.throttle.wait(visitor.address)
         if wait:
-            told = _page(f"Too many wrong passwords: wait {math.ceil(wait)} seconds, then try again.", 429)
-            return Answer(told.status, told.body, (*told.headers, _retry_after(wait)))
+            page = _page(f"Too many wrong passwords: wait {math.ceil(wait)} seconds, then try again.", 429)
+            return Answer(page.status, page.body, (*page.headers, _retry_after(wait)))
         try:
             fields = dict(parse_qsl(body.decode(), max_num_fields=8))
         except ValueError:
@@ -198,8 +198,8 @@ class Login:
         return b"set-cookie", f"{self.cookie}={token}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax{secure}".encode()
 
     def _right(self, name: str, password: str) -> bool:
-        given = _digest(name), _digest(password)
-        same = [secrets.compare_digest(mine, theirs) for mine, theirs in zip(given, self._expected, strict=True)]
+        digests = _digest(name), _digest(password)
+        same = [secrets.compare_digest(digest, expected) for digest, expected in zip(digests, self._expected, strict=True)]
         return all(same)
 
     def _known(self, token: str) -> bool:
@@ -212,10 +212,10 @@ class Login:
         return bool(token) and ends is not None
 
 
-def _page(told: str, status: int = 200) -> Answer:
-    words = f'<p role="alert">{html.escape(told)}</p>' if told else ""
+def _page(message: str, status: int = 200) -> Answer:
+    words = f'<p role="alert">{html.escape(message)}</p>' if message else ""
     headers = (b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", POLICY.encode())
-    return Answer(status, PAGE.format(style=STYLE, told=words).encode(), headers)
+    return Answer(status, PAGE.format(style=STYLE, message=words).encode(), headers)
 
 
 def _go(where: str, *headers: tuple[bytes, bytes]) -> Answer:
@@ -234,8 +234,8 @@ def _retry_after(wait: float) -> tuple[bytes, bytes]:
 
 def _cookie(header: str, name: str) -> str:
     """A cookie's value, or ""."""
-    found: Mapping[str, str] = dict(part.strip().partition("=")[::2] for part in header.split(";"))
-    return found.get(name, "")
+    cookies: Mapping[str, str] = dict(part.strip().partition("=")[::2] for part in header.split(";"))
+    return cookies.get(name, "")
 
 
 def _digest(word: str) -> bytes:
@@ -246,15 +246,15 @@ def _digest(word: str) -> bytes:
 def _network(address: str) -> str:
     """What counts as one address: of IPv6 the network, of which everybody has a whole one; without the port, which some proxies tell."""
     if address.startswith("["):
-        alone = address[1:].partition("]")[0]
+        text = address[1:].partition("]")[0]
     else:
-        alone = address.partition(":")[0] if address.count(":") == 1 else address
+        text = address.partition(":")[0] if address.count(":") == 1 else address
     try:
-        found = ipaddress.ip_address(alone.partition("%")[0])
+        parsed = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return address[:100]
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    if found.ipv4_mapped is not None:  # of a server that listens on both kinds
-        return str(found.ipv4_mapped)
-    return str(ipaddress.ip_network((found, 64), strict=False))
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:  # of a server that listens on both kinds
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))

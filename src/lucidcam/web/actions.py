@@ -70,11 +70,12 @@ class Actions:
         return {
             "models": [self._model(served) for served in self.studio.served.values()],
             "methods": {
-                name: _method(name, entries[name]) for name in sorted({each for one in self.studio.served.values() for each in one.methods})
+                name: _method(name, entries[name])
+                for name in sorted({method for served in self.studio.served.values() for method in served.methods})
             },
             "colormaps": showing.palettes(),
             "examples": list(self.examples),
-            "formats": [each.lower() for each in FORMATS],
+            "formats": [format.lower() for format in FORMATS],
             "limits": {"megabytes": limits.megabytes, "megapixels": limits.megapixels, "maps": limits.maps},
             "steps": {"usual": judging.STEPS, "most": judging.MOST_STEPS},
         }
@@ -91,7 +92,7 @@ class Actions:
     def _model(served: Served) -> dict[str, Any]:
         return {
             "name": served.name,
-            "layers": [{"name": each.name, "channels": each.channels, "grid": list(each.grid)} for each in served.places],
+            "layers": [{"name": layer.name, "channels": layer.channels, "grid": list(layer.grid)} for layer in served.places],
             "layer": served.default.name,
             "methods": list(served.methods),
             "classes": len(served.model.class_labels or ()) or None,
@@ -133,18 +134,20 @@ class Actions:
         maps: list[Explanation] = []
         for number, method in enumerate(question.methods):
 
-            def told(share: float | None, number: int = number) -> None:
+            def report_share(share: float | None, number: int = number) -> None:
                 tell(None if share is None else (number + share) / len(question.methods))
 
-            maps += self._maps(question, seen, method, question.targets, told)
+            maps += self._maps(question, seen, method, question.targets, report_share)
         columns = len(question.targets)
-        classes = [each for each in question.classes if each != question.against]
+        classes = [class_id for class_id in question.classes if class_id != question.against]
         if question.served.weights != question.weights:
             raise WeightsChangedError(f"the weights of {question.served.name} changed meanwhile; ask again.")
-        queries = [replace(question, methods=(method,), classes=(each,)).to_dict() for method in question.methods for each in classes]
+        queries = [
+            replace(question, methods=(method,), classes=(class_id,)).to_dict() for method in question.methods for class_id in classes
+        ]
         return {
             "question": question.to_dict(),
-            "scores": [asdict(each) for each in self.studio.top(seen, question.served)],
+            "scores": [asdict(score) for score in self.studio.top(seen, question.served)],
             "columns": columns,
             **showing.viewed(maps, queries),
         }
@@ -153,27 +156,27 @@ class Actions:
         """One place of a map: its value, and the channels behind it; x and y are shares of the photo's width and height."""
         fields = Fields(body, ("map", "x", "y"))
         x, y = fields.number("x", None, 0, 1), fields.number("y", None, 0, 1)
-        question, seen, one = self._one(fields, tell)
-        width, height = one.frame.width, one.frame.height
+        question, seen, explanation = self._one(fields, tell)
+        width, height = explanation.frame.width, explanation.frame.height
         x, y = min(x * width, width - 1), min(y * height, height - 1)
         with self.studio.same_weights(question.served):
-            at, activations = pixels.pixel(question.served.model, seen.prepared, one, question.targets[0], x, y)
+            place, activations = pixels.pixel(question.served.model, seen.prepared, explanation, question.targets[0], x, y)
         size = (CHANNEL_SIDE, max(1, round(CHANNEL_SIDE * height / width)))
         pictures = [
-            render.data_address(render.overlay(one.image, pixels.channel_map(activation, one)).resize(size), "PNG")
+            render.data_address(render.overlay(explanation.image, pixels.channel_map(activation, explanation)).resize(size), "PNG")
             for activation in activations
         ]
-        channels = [{**asdict(each), "picture": picture} for each, picture in zip(at.channels, pictures, strict=True)]
-        return {**asdict(at), "channels": channels, "maximum": float(one.raw.max())}
+        channels = [{**asdict(channel), "picture": picture} for channel, picture in zip(place.channels, pictures, strict=True)]
+        return {**asdict(place), "channels": channels, "maximum": float(explanation.raw.max())}
 
     def judge(self, body: Any, tell: Listener) -> dict[str, Any]:
         """How far one map can be believed: average drop, increase in confidence, deletion and insertion."""
         fields = Fields(body, ("map", "steps"))
         steps = fields.whole("steps", judging.STEPS, 1, judging.MOST_STEPS)
-        question, seen, one = self._one(fields, tell)
-        with self.studio.turn(question.served, True, tell) as (quiet, told), self.studio.same_weights(question.served):
-            found = judging.judge(quiet, seen.prepared, one, told, steps)
-        return {"metrics": [asdict(each) for each in found]}
+        question, seen, explanation = self._one(fields, tell)
+        with self.studio.turn(question.served, True, tell) as (model, report_share), self.studio.same_weights(question.served):
+            verdicts = judging.judge(model, seen.prepared, explanation, report_share, steps)
+        return {"metrics": [asdict(verdict) for verdict in verdicts]}
 
     def save(self, body: Any, tell: Listener) -> File:
         """One map with all of the photo's pixels: as a picture (png), an array (npz), or numbers and words (json)."""
@@ -185,7 +188,7 @@ class Actions:
             raise OptionError(unknown("colormap", colormap, showing.COLORMAPS))
         opacity, threshold = fields.number("opacity", 0.5, 0, 1), fields.number("threshold", 0.2, 0, 1)
         boxes, hide = fields.flag("boxes", True), fields.flag("hide", False)
-        question, _, one = self._one(fields, tell)
+        question, _, explanation = self._one(fields, tell)
 
         def write(full: Explanation) -> bytes:
             content = io.BytesIO()
@@ -197,8 +200,8 @@ class Actions:
                 content.write(text.text(full, threshold).encode())
             return content.getvalue()
 
-        content = self.studio.save(one, self.store.get(question.photo), question.served, write, tell)
-        return File(f"{stem(one)}.{format}", TYPES[format], content)
+        content = self.studio.save(explanation, self.store.get(question.photo), question.served, write, tell)
+        return File(f"{stem(explanation)}.{format}", TYPES[format], content)
 
     # ------------------------------------------------------------------------------------------------------ the steps
 
@@ -206,10 +209,10 @@ class Actions:
         """A question with its photo as the model gets it; where no class was named, the likeliest is."""
         seen = self.studio.see(self.store.get(question.photo), question.served, tell)
         if not question.classes:
-            best = [each.id for each in self.studio.top(seen, question.served) if each.id != question.against]
-            if not best:
+            candidates = [score.id for score in self.studio.top(seen, question.served) if score.id != question.against]
+            if not candidates:
                 raise InputError("expected a network with two classes at least, to explain one rather than the other.")
-            question = replace(question, classes=(best[0],))
+            question = replace(question, classes=(candidates[0],))
         return question, seen
 
     def _one(self, fields: Fields, tell: Listener) -> tuple[Question, Seen, Explanation]:
@@ -223,17 +226,17 @@ class Actions:
 
 def _method(name: str, entry: catalogue.Entry) -> dict[str, Any]:
     """A method with its options, as the page shows them."""
-    meanings = {each.name: each.meaning for each in entry.options}
+    meanings = {option.name: option.meaning for option in entry.options}
     return {
         "summary": entry.paragraphs[0] if entry.paragraphs else "",
         "paper": entry.paper,
         "cost": entry.columns[-1],
         "long": is_long(name, {}),
-        "options": [{**asdict(each), "meaning": meanings.get(each.name, "")} for each in questions.choices(name)],
+        "options": [{**asdict(option), "meaning": meanings.get(option.name, "")} for option in questions.choices(name)],
     }
 
 
-def stem(one: Explanation) -> str:
+def stem(explanation: Explanation) -> str:
     """A name for a file about a map, of plain letters."""
-    words = "-".join((Path(one.name).stem, one.method.replace("+", "p"), short(one.label)))
+    words = "-".join((Path(explanation.name).stem, explanation.method.replace("+", "p"), short(explanation.label)))
     return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "_" for letter in words)[:80]

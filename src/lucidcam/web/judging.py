@@ -46,35 +46,35 @@ class Verdict:
 
 
 @closes_scopes
-def judge(model: Model, prepared: Prepared, one: Explanation, tell: Listener, steps: int = STEPS) -> list[Verdict]:
+def judge(model: Model, prepared: Prepared, explanation: Explanation, tell: Listener, steps: int = STEPS) -> list[Verdict]:
     """Average drop, increase in confidence, deletion and insertion of one map.
 
     Args:
         model: the network.
         prepared: the photo as it gets it.
-        one: the map, of one class.
+        explanation: the map, of one class.
         tell: how far it is, in [0, 1]; what it raises ends the work.
         steps: of the two curves.
 
     Raises:
         TargetError: the map is not of one class: the metrics ask for a probability.
     """
-    if one.target is None:
+    if explanation.target is None:
         raise TargetError("these metrics judge the map of one class; take the comparison with another class away first.")
     metrics: list[FaithfulnessMetric] = [AverageDrop(), IncreaseInConfidence(), Deletion(steps=steps), Insertion(steps=steps)]
     inputs = prepared.tensor[None].to(model.device, model.dtype)
-    found = []
-    with open_run(model.module, inputs, one.target, title="judging", progress=False, stated=model.class_scores) as run:
-        batch = Batch(run, one.raw[None].to(run.image.device), explainer("judging", None), black(model), ("0",))
+    verdicts = []
+    with open_run(model.module, inputs, explanation.target, title="judging", progress=False, stated=model.class_scores) as run:
+        batch = Batch(run, explanation.raw[None].to(run.image.device), explainer("judging", None), black(model), ("0",))
         for number, metric in enumerate(metrics):
             with listening(lambda share, number=number: tell(None if share is None else (number + share) / len(metrics))):  # type: ignore[misc]
                 values = metric.measure(batch).cpu().double().numpy()
             figure = metric.figures[0]
             value = float(metric.compute(np.ones((1, 1)), values[None])[figure.name][0])
             curve = tuple(values[0].tolist()) if values.shape[1] > 1 else ()
-            found.append(Verdict(figure.name, value, figure.unit, bool(figure.higher_is_better), curve))
+            verdicts.append(Verdict(figure.name, value, figure.unit, bool(figure.higher_is_better), curve))
             tell((number + 1) / len(metrics))
-    return found
+    return verdicts
 
 
 def black(model: Model) -> Tensor:

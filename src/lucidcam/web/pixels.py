@@ -106,13 +106,15 @@ class Pixel:
     note: str = ""
 
 
-def pixel(model: Model, prepared: Prepared, one: Explanation, target: Any, x: float, y: float, count: int = 5) -> tuple[Pixel, Tensor]:
+def pixel(
+    model: Model, prepared: Prepared, explanation: Explanation, target: Any, x: float, y: float, count: int = 5
+) -> tuple[Pixel, Tensor]:
     """What a map says at one place of the photo.
 
     Args:
         model: the network.
         prepared: the photo.
-        one: the map, with the photo in the same size.
+        explanation: the map, with the photo in the same size.
         target: what it is of: a class id or a contrast.
         x: in pixels of that size, from the left.
         y: from the top.
@@ -124,23 +126,23 @@ def pixel(model: Model, prepared: Prepared, one: Explanation, target: Any, x: fl
     Raises:
         OptionError: the place is not in the photo.
     """
-    width, height = one.frame.width, one.frame.height
+    width, height = explanation.frame.width, explanation.frame.height
     if not (0 <= x < width and 0 <= y < height):
         raise OptionError(f"expected a place in the photo of {width}×{height} pixels; got {x:g}, {y:g}.")
-    rows, columns = one.raw.shape
-    share = float(one.heatmap[int(y), int(x)])
-    column, row, _, _ = one.frame.inside((x + 0.5, y + 0.5, x + 0.5, y + 0.5), (rows, columns))
-    none = torch.zeros(0, rows, columns)
+    rows, columns = explanation.raw.shape
+    share = float(explanation.heatmap[int(y), int(x)])
+    column, row, _, _ = explanation.frame.inside((x + 0.5, y + 0.5, x + 0.5, y + 0.5), (rows, columns))
+    no_activations = torch.zeros(0, rows, columns)
     if not (0 <= row < rows and 0 <= column < columns):
         note = "The network did not see this part of the photo: it lies outside its input."
-        return Pixel(int(x), int(y), share, None, None, (rows, columns), note=note), none
+        return Pixel(int(x), int(y), share, None, None, (rows, columns), note=note), no_activations
     i, j = int(row), int(column)
-    value = float(one.raw[i, j])
+    value = float(explanation.raw[i, j])
     at = Pixel(int(x), int(y), share, value, (i, j), (rows, columns))
-    found = _terms(model, prepared, one, target)
-    if isinstance(found, str):
-        return _with(at, note=found), none
-    terms, activations = found
+    terms_or_reason = _terms(model, prepared, explanation, target)
+    if isinstance(terms_or_reason, str):
+        return _with(at, note=terms_or_reason), no_activations
+    terms, activations = terms_or_reason
     here, active = terms[:, i, j], activations[:, i, j]
     best = here.argsort(descending=True, stable=True)[:count]
     channels = tuple(
@@ -149,9 +151,9 @@ def pixel(model: Model, prepared: Prepared, one: Explanation, target: Any, x: fl
     return _with(at, channels=channels, total=float(here.sum())), activations[best]
 
 
-def channel_map(activation: Tensor, one: Explanation) -> Any:
+def channel_map(activation: Tensor, explanation: Explanation) -> Any:
     """A channel's activation as a heatmap of the photo `[H, W]`: its positive part as a share of its maximum."""
-    return normalise(in_photo(activation, one.frame))
+    return normalise(in_photo(activation, explanation.frame))
 
 
 def _with(at: Pixel, **changes: Any) -> Pixel:
@@ -159,20 +161,20 @@ def _with(at: Pixel, **changes: Any) -> Pixel:
 
 
 @closes_scopes
-def _terms(model: Model, prepared: Prepared, one: Explanation, target: Any) -> tuple[Tensor, Tensor] | str:
+def _terms(model: Model, prepared: Prepared, explanation: Explanation, target: Any) -> tuple[Tensor, Tensor] | str:
     """What each channel adds, and its activations, `[C, h, w]` each; or why that cannot be told."""
-    if one.method not in TERMS:
-        return f"{one.method} is not a sum over channels with weights that one pass tells; {', '.join(TERMS)} are."
+    if explanation.method not in TERMS:
+        return f"{explanation.method} is not a sum over channels with weights that one pass tells; {', '.join(TERMS)} are."
     inputs = prepared.tensor[None].to(model.device, model.dtype)
     try:
-        with open_run(model.module, inputs, target, one.layer, stated=model.class_scores) as run:
-            terms, activations = _captured(run, TERMS[one.method])
+        with open_run(model.module, inputs, target, explanation.layer, stated=model.class_scores) as run:
+            terms, activations = _captured(run, TERMS[explanation.method])
     except LucidcamError as error:
         return str(error)
-    total, raw = terms.sum(0), one.raw
+    total, raw = terms.sum(0), explanation.raw
     total = total.relu() if float(raw.min()) >= 0 else total
     if float((total - raw).abs().max()) > CLOSE * max(float(raw.abs().max()), 1e-12):
-        return f"{one.method} with these options is not the plain sum over this layer's channels."
+        return f"{explanation.method} with these options is not the plain sum over this layer's channels."
     return terms, activations
 
 

@@ -66,7 +66,7 @@ class Question:
         """Class ids, or contrasts of them with the other class."""
         if self.against is None:
             return list(self.classes)
-        return [Contrast(each, self.against) for each in self.classes if each != self.against]
+        return [Contrast(class_id, self.against) for class_id in self.classes if class_id != self.against]
 
     def to_dict(self) -> dict[str, Any]:
         """The question as `read` takes it, with nothing left out."""
@@ -128,7 +128,7 @@ def choices(method: str) -> list[Choice]:
     """The options of a method that a visitor may set."""
     kind: type[Method] = registry.methods[method]
     hints = get_type_hints(kind)
-    return [_choice(each, hints[each.name]) for each in fields(kind)]
+    return [_choice(field, hints[field.name]) for field in fields(kind)]
 
 
 def _choice(field: Field[Any], hint: Any) -> Choice:
@@ -150,18 +150,18 @@ def options(given: Mapping[str, Any], methods: Sequence[str]) -> dict[str, dict[
     Raises:
         OptionError: for an option or value that there is not.
     """
-    found = {}
+    checked = {}
     for method in methods:
-        mine = given.get(method) or {}
-        if not isinstance(mine, Mapping):
-            raise OptionError(f'expected the options of {method} as a JSON object, {{"{method}": {{…}}}}; got {shown(mine)}.')
-        known = {each.name: each for each in choices(method)}
-        for name in mine:
-            if name not in known:
-                raise OptionError(f"{method}: {unknown('option', printable(name[:LONGEST]), known)}")
-        found[method] = {name: known[name].checked(_typed(known[name], value)) for name, value in mine.items()}
-        resolve_method(method, found[method])
-    return found
+        values = given.get(method) or {}
+        if not isinstance(values, Mapping):
+            raise OptionError(f'expected the options of {method} as a JSON object, {{"{method}": {{…}}}}; got {shown(values)}.')
+        choice_of = {choice.name: choice for choice in choices(method)}
+        for name in values:
+            if name not in choice_of:
+                raise OptionError(f"{method}: {unknown('option', printable(name[:LONGEST]), choice_of)}")
+        checked[method] = {name: choice_of[name].checked(_typed(choice_of[name], value)) for name, value in values.items()}
+        resolve_method(method, checked[method])
+    return checked
 
 
 def _typed(choice: Choice, value: Any) -> Any:

@@ -50,39 +50,45 @@ def viewed(explanations: Sequence[Explanation], queries: Sequence[dict[str, Any]
         "height": first.frame.height,
         "box": [round(side) for side in first.frame.box],
         "maps": [
-            {**_told(one), "question": query, "levels": render.data_address(Image.fromarray(levels(one.heatmap)), "PNG", compress_level=1)}
-            for one, query in zip(explanations, queries, strict=True)
+            {
+                **_describe(explanation),
+                "question": query,
+                "levels": render.data_address(Image.fromarray(levels(explanation.heatmap)), "PNG", compress_level=1),
+            }
+            for explanation, query in zip(explanations, queries, strict=True)
         ],
     }
 
 
-def picture(one: Explanation, colormap: str, opacity: float, threshold: float, boxes: bool, hide: bool) -> Image.Image:
+def picture(explanation: Explanation, colormap: str, opacity: float, threshold: float, boxes: bool, hide: bool) -> Image.Image:
     """The picture that the page shows, with all of the photo's pixels.
 
     Args:
-        one: the explanation, in full size.
+        explanation: the explanation, in full size.
         colormap: of matplotlib.
         opacity: share of the heatmap, in [0, 1].
         threshold: share of the maximum at which boxes are drawn and evidence is hidden.
         boxes: draw them.
         hide: leave the photo as it is below the threshold.
     """
-    found = one.overlay(colormap, opacity)
+    overlay = explanation.overlay(colormap, opacity)
     if hide:
-        found = Image.composite(found, one.image.convert("RGB"), Image.fromarray(maps.threshold(one.heatmap, threshold)))
-    return render.draw_boxes(found, one.boxes(threshold)) if boxes else found
+        overlay = Image.composite(
+            overlay, explanation.image.convert("RGB"), Image.fromarray(maps.threshold(explanation.heatmap, threshold))
+        )
+    return render.draw_boxes(overlay, explanation.boxes(threshold)) if boxes else overlay
 
 
-def _told(one: Explanation) -> dict[str, Any]:
+def _describe(explanation: Explanation) -> dict[str, Any]:
     """What a map is, in words and numbers."""
     return {
-        "label": short(one.label) if one.target is not None else one.label,
-        "id": one.target,
-        "score": None if math.isnan(one.score) else one.score,
-        "probability": one.probability,
-        "method": one.method,
-        "layer": one.layer,
-        "grid": list(one.raw.shape),
-        "maximum": float(one.raw.max()),
-        "note": one.note,
+        "label": short(explanation.label) if explanation.target is not None else explanation.label,
+        "id": explanation.target,
+        "score": None if math.isnan(explanation.score) else explanation.score,
+        "probability": explanation.probability,
+        "method": explanation.method,
+        "layer": explanation.layer,
+        "grid": list(explanation.raw.shape),
+        "maximum": float(explanation.raw.max()),
+        "note": explanation.note,
     }

@@ -21,7 +21,7 @@ from lucidcam.server.gate import FAULT, RefusedError, length, refused_as_json
 from lucidcam.web.actions import Action, Actions
 from lucidcam.web.fields import parsed
 from lucidcam.web.store import Store
-from lucidcam.web.work import Work, Workers, told
+from lucidcam.web.work import Work, Workers, error_answer
 
 UPLOAD = "/api/photos"
 """Where photos are sent to, each as the whole body of a request."""
@@ -101,10 +101,10 @@ class Site:
         return await self._file(name, request)
 
     async def _example(self, request: Request) -> Response:
-        found = self.actions.examples.get(request.path_params["name"].removesuffix(".jpg"))
-        if found is None:
+        example = self.actions.examples.get(request.path_params["name"].removesuffix(".jpg"))
+        if example is None:
             raise HTTPException(404)
-        return Response(found.small, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+        return Response(example.small, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
     async def _about(self, request: Request) -> Response:
         return JSONResponse({**self.actions.about, "login": self.login})
@@ -151,7 +151,7 @@ def _query(request: Request) -> Mapping[str, str]:
 
 
 def _told(error: LucidcamError) -> Response:
-    status, content = told(error)
+    status, content = error_answer(error)
     return JSONResponse(content, status)
 
 
@@ -163,5 +163,5 @@ def _refused(status: int, reason: str) -> Response:
 async def _not_here(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         return _refused(500, FAULT)
-    found = error.status_code != 404
-    return _refused(error.status_code, "this cannot be asked for in this way" if found else "there is nothing here")
+    is_there = error.status_code != 404
+    return _refused(error.status_code, "this cannot be asked for in this way" if is_there else "there is nothing here")

@@ -143,8 +143,8 @@ class Store:
             self._coming += room
             self._uploads += 1
             going = self._make_room()
-        for each in going:
-            each.close()
+        for upload in going:
+            upload.close()
         arriving = None
         try:
             arriving = Arriving(length, room)
@@ -191,31 +191,31 @@ class Store:
         """
         with self._lock:
             going = self._make_room()
-            found = self._photos.get(photo_id)
-            if found is not None:
-                self._photos[photo_id] = found[0], self._clock()
+            entry = self._photos.get(photo_id)
+            if entry is not None:
+                self._photos[photo_id] = entry[0], self._clock()
                 self._photos.move_to_end(photo_id)
-        for each in going:
-            each.close()
-        if found is None:
+        for upload in going:
+            upload.close()
+        if entry is None:
             raise _gone()
-        return found[0]
+        return entry[0]
 
     def sweep(self) -> None:
         """Let go what nobody has asked about for too long."""
         with self._lock:
             going = self._make_room()
-        for each in going:
-            each.close()
+        for upload in going:
+            upload.close()
 
     def remove(self, photo_id: str) -> None:
         """Let a photo go; one that is not there is no error."""
         with self._lock:
-            found = self._photos.pop(photo_id, None)
-            if found is not None:
-                self._stored -= max(BLOCK, found[0].length)
-        if found is not None:
-            found[0].close()
+            entry = self._photos.pop(photo_id, None)
+            if entry is not None:
+                self._stored -= max(BLOCK, entry[0].length)
+        if entry is not None:
+            entry[0].close()
 
     def close(self) -> None:
         """Let all of them go."""
@@ -223,8 +223,8 @@ class Store:
             going = [upload for upload, _ in self._photos.values()]
             self._photos.clear()
             self._stored = 0
-        for each in going:
-            each.close()
+        for upload in going:
+            upload.close()
 
     def _make_room(self) -> list[Upload]:
         """Take out what is too old, and as many of the oldest as have to go for what is coming."""

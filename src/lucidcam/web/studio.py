@@ -137,16 +137,16 @@ class Served:
         trace = settled(plain(model.module), Inputs.of(example))
         layouts = {call.name: call.layout for call in trace.calls if call.layout is not None}
         places = [
-            Place(each, info.shape[layouts[each].channels_axis], (info.grid[0], info.grid[1]))
-            for each, info in infos.items()
+            Place(layer_name, info.shape[layouts[layer_name].channels_axis], (info.grid[0], info.grid[1]))
+            for layer_name, info in infos.items()
             if info.shape and info.grid is not None and len(info.grid) == 2 and max(info.grid) > 1 and not info.passive
         ]
         if not places:
             raise ModelError(f"no layer of {name} holds a spatial map, so there is nothing to look at.")
-        usual = model.layer or next((each for each, info in infos.items() if info.default), places[-1].name)
+        usual = model.layer or next((layer_name for layer_name, info in infos.items() if info.default), places[-1].name)
         default = next((place for place in places if place.name == usual), places[-1])
         attends = bool(trace.attentions)
-        methods = tuple(each for each in registry.methods if each not in NOT_HERE and (attends or not _attention(each)))
+        methods = tuple(method for method in registry.methods if method not in NOT_HERE and (attends or not _attention(method)))
         return cls(name, model, tuple(places), default, methods)
 
     @property
@@ -211,7 +211,7 @@ class Studio:
         self._decoding, self._saving = ThreadPoolExecutor(DECODED, "lucidcam-decode"), ThreadPoolExecutor(SAVED, "lucidcam-save")
         self._long = threading.BoundedSemaphore(self.limits.long)
         self._turns = {name: threading.Lock() for name in self.served}
-        self._twins = {name: twin(each.model.module) for name, each in self.served.items()}
+        self._twins = {name: twin(served.model.module) for name, served in self.served.items()}
 
     @classmethod
     def of(cls, models: Mapping[str, Model], limits: Limits | None = None) -> Studio:
@@ -281,12 +281,12 @@ class Studio:
     def top(self, seen: Seen, served: Served, count: int = 5) -> list[Score]:
         """The classes of highest score, best first; with their probabilities where there are any, else with their scores."""
         about = seen.digest, served.name, served.weights, count
-        found = self._scores.get(about)
-        if found is None:
+        scores = self._scores.get(about)
+        if scores is None:
             with self.same_weights(served):
-                found = self._top(seen, served.model, count)
-            self._scores.put(about, found)
-        return found
+                scores = self._top(seen, served.model, count)
+            self._scores.put(about, scores)
+        return scores
 
     @closes_scopes
     def _top(self, seen: Seen, model: Model, count: int) -> list[Score]:
@@ -321,21 +321,27 @@ class Studio:
         """
         if method not in served.methods:
             raise OptionError(unknown("method", printable(method[:80]), served.methods))
-        where = served.layer_for(method, layer)
-        about = (seen.digest, served.name, served.weights, method, tuple(sorted(options.items())), where)
-        found = [self._maps.get((*about, each)) for each in targets]
-        missing = [each for each, one in zip(targets, found, strict=True) if one is None]
+        layer_name = served.layer_for(method, layer)
+        key = (seen.digest, served.name, served.weights, method, tuple(sorted(options.items())), layer_name)
+        explanations = [self._maps.get((*key, target)) for target in targets]
+        missing = [target for target, explanation in zip(targets, explanations, strict=True) if explanation is None]
         if missing:
             long = is_long(method, options)
-            with self.turn(served, long, tell) as (model, told), self.same_weights(served), listening(told):
-                made = explain(model, [seen.prepared], method, _together(missing), where, progress=False, **options)
-            fresh = {each: _asked_alone(one, each) for each, one in zip(missing, made, strict=True)}
-            if served.weights == about[2]:  # else they changed while a turn was waited for
-                for each, one in fresh.items():
-                    self._maps.put((*about, each), replace(one, image=NO_IMAGE))
-            found = [fresh[each] if one is None else one for each, one in zip(targets, found, strict=True)]
+            with self.turn(served, long, tell) as (model, report_share), self.same_weights(served), listening(report_share):
+                computed = explain(model, [seen.prepared], method, _together(missing), layer_name, progress=False, **options)
+            fresh = {target: _asked_alone(explanation, target) for target, explanation in zip(missing, computed, strict=True)}
+            if served.weights == key[2]:  # else they changed while a turn was waited for
+                for target, explanation in fresh.items():
+                    self._maps.put((*key, target), replace(explanation, image=NO_IMAGE))
+            explanations = [
+                fresh[target] if explanation is None else explanation for target, explanation in zip(targets, explanations, strict=True)
+            ]
         # Copies: what they work out in the shown size (several MB each) is not kept with them.
-        return [replace(one, image=seen.prepared.image, name=seen.prepared.name) for one in found if one is not None]
+        return [
+            replace(explanation, image=seen.prepared.image, name=seen.prepared.name)
+            for explanation in explanations
+            if explanation is not None
+        ]
 
     @contextmanager
     def same_weights(self, served: Served) -> Iterator[None]:
@@ -375,8 +381,10 @@ class Studio:
     def _quiet(self, served: Served) -> Model:
         """The model with another module of the same weights, for long computations: quick ones do not wait for them."""
         module, quiet = served.model.module, self._twins[served.name]
-        mine, theirs = tensors(module), tensors(quiet)
-        if len(mine) != len(theirs) or any(each is not other for each, other in zip(mine, theirs, strict=True)):  # weights were exchanged
+        current, copied = tensors(module), tensors(quiet)
+        if len(current) != len(copied) or any(
+            tensor is not other for tensor, other in zip(current, copied, strict=True)
+        ):  # weights were exchanged
             quiet = self._twins[served.name] = twin(module)
         return replace(served.model, module=quiet)
 
@@ -423,4 +431,4 @@ def _asked_alone(explanation: Explanation, target: Any) -> Explanation:
 
 def _together(targets: Sequence[Any]) -> Any:
     """Several targets of one image in one pass."""
-    return Several([each if isinstance(each, Contrast) else int(each) for each in targets])
+    return Several([target if isinstance(target, Contrast) else int(target) for target in targets])

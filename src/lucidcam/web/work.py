@@ -108,7 +108,7 @@ class Work:
             future = self.workers.submit(self._compute)
         except TooBusyError as error:
             self.unseen()
-            await _answer_json(send, *told(error))
+            await _answer_json(send, *error_answer(error))
             return
         if in_lines:
             await send(_start(200, LINES))
@@ -145,7 +145,7 @@ class Work:
                     shown = self._share
                     await send({"type": "http.response.body", "body": _line({"progress": shown}), "more_body": True})
         except asyncio.CancelledError:  # the server ends, and with it what is computed
-            return told(TooBusyError("the server is ending."))
+            return error_answer(TooBusyError("the server is ending."))
         finally:
             self._stop.set()
             left.cancel()
@@ -166,13 +166,13 @@ class Work:
             tell(None)
             return 200, self.action(tell)
         except LucidcamError as error:
-            return told(error)
+            return error_answer(error)
         except Exception:
             log.exception("an action failed")
             return 500, {"error": {"type": "Fault", "message": f"{FAULT}."}}
 
 
-def told(error: LucidcamError) -> tuple[int, dict[str, Any]]:
+def error_answer(error: LucidcamError) -> tuple[int, dict[str, Any]]:
     """An error of ours as status and JSON."""
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 422)
     return status, {"error": {"type": type(error).__name__.removesuffix("Error"), "message": printable(" ".join(str(error).split("\n")))}}
