@@ -32,10 +32,7 @@ MULTIPLE = 32
 """With `fit="whole"` both sides are multiples of this, the usual total stride of a convolutional network."""
 
 LARGEST_RESIZED = 16_000_000
-"""Pixels that a photo may have when it is resized, before it is cropped; of more, only the part around the crop is made."""
-
-REACH = 3
-"""Pixels, of the larger of the two pictures, that the widest filter of `INTERPOLATIONS` looks to either side."""
+"""Pixels that a photo may have when it is resized, before it is cropped; of more, only the part within the crop is made."""
 
 MEASURED_SIZES = 4096
 """How many sizes of photos a preprocessing of unknown steps remembers the frames of."""
@@ -55,7 +52,7 @@ class Preprocess(OneLineRepr):
             get, None leaves the image as it is.
         mean: one number per channel, or one for all.
         std: like `mean`; positive.
-        interpolation: "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos".
+        interpolation: "nearest", "box", "bilinear", "hamming", "bicubic", "lanczos" or another of Pillow's filters.
         scale: factor on pixel values before the mean is subtracted: 1/255 for 0–1 networks, 1 for 0–255 ones.
         fit: "crop": resize, then take the centre, with black borders around images that are smaller. "squash": resize
             both sides to `size`, nothing is cut off, the aspect ratio is lost. "whole": the short side gets the crop's
@@ -170,14 +167,12 @@ class Preprocess(OneLineRepr):
 def _resized_part(
     image: Image.Image, size: tuple[int, int], crop: tuple[int, int, int, int], resample: Image.Resampling
 ) -> tuple[Image.Image, tuple[int, int, int, int]]:
-    """Resize to `size`, of a result that is too large to be made whole only the part around a crop; and where the crop is in that.
+    """Resize to `size`, of a result that is too large to be made whole only the part within a crop; and where the crop is in that.
 
-    A margin wider than any filter's reach is kept on every side, so that the crop is what it would be of the whole.
+    Pillow's filters see the pixels beside the box, too, so that the part is what it would be of the whole.
     """
     x, y = image.width / size[0], image.height / size[1]
-    across, down = (math.ceil(REACH * max(1.0, 1 / factor)) + 1 for factor in (x, y))
-    left, right = max(0, crop[0] - across), min(size[0], crop[2] + across)
-    top, bottom = max(0, crop[1] - down), min(size[1], crop[3] + down)
+    left, top, right, bottom = max(0, crop[0]), max(0, crop[1]), min(size[0], crop[2]), min(size[1], crop[3])
     part = image.resize((right - left, bottom - top), resample, (left * x, top * y, right * x, bottom * y))
     return part, (crop[0] - left, crop[1] - top, crop[2] - left, crop[3] - top)
 
