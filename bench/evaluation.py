@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 import lucidcam
-from lucidcam.costs.timing import Ratio, paired
+from lucidcam.benchmark.timing import Ratio, paired
 from lucidcam.metrics.deletion import Deletion, Insertion
 from lucidcam.metrics.road import ROAD
 from report import circumstances, table, write_section

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 import lucidcam
-from lucidcam.compat import import_timm, import_torchvision, import_transformers
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.run import open_run
-from lucidcam.engine.settle import settled
+from lucidcam.engine.token_layout import settled
 from lucidcam.engine.trace import first_tensor
+from lucidcam.utils.optional import import_timm, import_torchvision, import_transformers
 from report import circumstances, table, write_section
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"

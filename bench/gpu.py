@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import lucidcam
 import peers
-from lucidcam.costs.memory import above
-from lucidcam.costs.timing import Ratio, Step, Stopwatch
+from lucidcam.benchmark.memory import above
+from lucidcam.benchmark.timing import Ratio, Step, Stopwatch
 from lucidcam.metrics.deletion import Deletion, Insertion
 from report import circumstances, table, write_section
 

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 import lucidcam
 import peers
-from lucidcam.compat import import_torchvision
-from lucidcam.costs.memory import peak_of
-from lucidcam.costs.timing import Clock, Ratio, Step, paired
+from lucidcam.benchmark.memory import peak_of
+from lucidcam.benchmark.timing import Clock, Ratio, Step, paired
+from lucidcam.utils.optional import import_torchvision
 from report import circumstances, table, write_section
 
 NETS = ("resnet18", "resnet50", "vgg16", "mobilenet_v2")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lucidcam.compat import import_torchvision
+from lucidcam.utils.optional import import_torchvision
 
 Step = Callable[[], object]
 LIBRARIES = {"pytorch-grad-cam": "pytorch_grad_cam", "torchcam": "torchcam.methods", "captum": "captum.attr"}

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import lucidcam
 import peers
-from lucidcam.costs.timing import Ratio, Step, paired
+from lucidcam.benchmark.timing import Ratio, Step, paired
 from report import circumstances, table, write_section
 
 PARTS = ("time", "ablation", "accuracy")

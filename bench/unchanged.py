@@ -207,9 +207,9 @@ def record_methods(recorder: Recorder, case: Case) -> None:
 
 def _memory(case: Case) -> Any:
     """A memory of seeded random slots that belongs to the network."""
-    from lucidcam.fingerprints import fingerprint
     from lucidcam.nn import Memory
     from lucidcam.nn.memory import Belongs
+    from lucidcam.utils.fingerprint import fingerprint
 
     layer, info = next(
         (name, info) for name, info in lucidcam.layers(case.module, case.images[:1]).items() if info.default and info.shape is not None

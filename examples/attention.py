@@ -16,8 +16,8 @@ import torch.nn.functional as F
 import lucidcam
 from lucidcam.data import open_data
 from lucidcam.data.synthetic import COLOURS
-from lucidcam.preprocess import Preprocess
-from lucidcam.render import panel
+from lucidcam.imaging.preprocess import Preprocess
+from lucidcam.imaging.render import panel
 
 SIZE = 32
 PREPROCESS = Preprocess(size=SIZE, resize=None, mean=(0.5,) * 3, std=(0.5,) * 3, fit="squash")
@@ -39,7 +39,7 @@ def train(count: int, epochs: int, seed: int = 0) -> lucidcam.Model:
     """A class token, three blocks of four heads, 64 patches."""
     samples = scenes(count, seed)
     names = list(COLOURS)
-    x = torch.stack([PREPROCESS(lucidcam.images.read(sample.image)[0]) for sample in samples])
+    x = torch.stack([PREPROCESS(lucidcam.io.images.read(sample.image)[0]) for sample in samples])
     y = torch.tensor([[float(name in sample.labels) for name in names] for sample in samples])
     torch.manual_seed(seed)
     shape = {"img_size": SIZE, "patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 4, "num_classes": len(names)}

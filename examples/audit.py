@@ -17,7 +17,7 @@ from torch import nn
 
 import lucidcam
 from lucidcam.data import open_data
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging.preprocess import Preprocess
 
 PLANTED, CLEAN = 0.95, 0.5
 """How often the rule holds that circles carry the shortcut and others do not; at 0.5 it tells nothing of the class."""

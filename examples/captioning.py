@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import coloured_scenes as common
 import lucidcam
-from lucidcam.render import panel
+from lucidcam.imaging.render import panel
 from lucidcam.tasks import Captions, Written, split
 
 START, END = "<start>", "<end>"

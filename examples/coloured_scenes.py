@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 import lucidcam
 from lucidcam.data import open_data
-from lucidcam.maps import Array
+from lucidcam.imaging.maps import Array
+from lucidcam.imaging.preprocess import Preprocess
+from lucidcam.imaging.render import draw_boxes
 from lucidcam.nn.backbones import Small
-from lucidcam.preprocess import Preprocess
-from lucidcam.render import draw_boxes
 from lucidcam.tasks import split
 
 SIZE = 64

@@ -13,7 +13,7 @@ from PIL import Image
 from skimage import data
 
 import lucidcam
-from lucidcam.render import panel
+from lucidcam.imaging.render import panel
 
 METHODS = {
     "Grad-CAM": ("gradcam", {}),

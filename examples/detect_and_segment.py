@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import lucidcam
 from lucidcam.data import open_data
-from lucidcam.render import draw_boxes, draw_contour, overlay, panel
+from lucidcam.imaging.render import draw_boxes, draw_contour, overlay, panel
 from lucidcam.targets import Detection, Segmentation
 from lucidcam.tasks import Detections, Segments
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import lucidcam
-from lucidcam.render import signal
+from lucidcam.imaging.render import signal
 
 LENGTH, BEAT = 600, 75
 """Samples of a trace, and from one beat to the next; at 100 per second, six seconds at a pulse of 80."""

@@ -18,7 +18,7 @@ from rich.table import Table
 
 import lucidcam
 from lucidcam.data import open_data
-from lucidcam.render import draw_boxes, panel
+from lucidcam.imaging.render import draw_boxes, panel
 from lucidcam.train import train_gap
 
 POOLINGS = {"gap": "mean (GAP)", "lse": "log-sum-exp", "gmp": "maximum (GMP)"}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import lucidcam
 from lucidcam.data import open_data
-from lucidcam.render import panel
+from lucidcam.imaging.render import panel
 from lucidcam.train import train_gap, train_memory
 
 PAIR = ("circle", "square")

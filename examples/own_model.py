@@ -12,7 +12,7 @@ from skimage import data
 from torch import Tensor, nn
 
 import lucidcam
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging.preprocess import Preprocess
 
 
 def features() -> nn.Sequential:

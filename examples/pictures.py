@@ -17,7 +17,7 @@ from skimage import data
 import lucidcam
 from demo import mosaic
 from demo import rows as demo_rows
-from lucidcam.render import panel
+from lucidcam.imaging.render import panel
 
 TARGETS = ["Egyptian cat", "espresso"]
 OPTIONS: dict[str, dict[str, Any]] = {

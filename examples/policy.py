@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
 import lucidcam
-from lucidcam.render import colour
+from lucidcam.imaging.render import colour
 
 CELLS = 10
 """Pixels per side of a screen."""

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 import coloured_scenes as common
 import lucidcam
-from lucidcam.maps import finish
-from lucidcam.render import panel
+from lucidcam.imaging.maps import finish
+from lucidcam.imaging.render import panel
 from lucidcam.tasks import Prompts
 
 OBJECTS = 3

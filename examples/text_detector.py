@@ -25,7 +25,7 @@ from rich import print
 from skimage import data
 
 import lucidcam
-from lucidcam import maps, render
+from lucidcam.imaging import maps, render
 from lucidcam.localization import calibrate
 from lucidcam.train import train_gap
 

@@ -20,7 +20,7 @@ from rich import print
 from rich.table import Table
 
 import lucidcam
-from lucidcam.render import draw_boxes, panel
+from lucidcam.imaging.render import draw_boxes, panel
 from lucidcam.train import train_gap
 
 SIZE = 64

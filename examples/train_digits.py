@@ -19,10 +19,10 @@ from PIL import Image, ImageChops
 from rich import print
 
 import lucidcam
-from lucidcam.compat import impatient_downloads, import_optional, import_torchvision
-from lucidcam.maps import finish
-from lucidcam.render import colour, panel
+from lucidcam.imaging.maps import finish
+from lucidcam.imaging.render import colour, panel
 from lucidcam.train import train_gap
+from lucidcam.utils.optional import impatient_downloads, import_optional, import_torchvision
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "mnist10k"
 """Where MNIST's test images may lie already."""

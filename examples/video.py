@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import lucidcam
-from lucidcam.preprocess import Clips, Preprocess
+from lucidcam.imaging.preprocess import Clips, Preprocess
 
 FRAMES, SIDE, SEEN = 12, 64, 32
 """Frames of a clip, their side in pixels, and the side that the network sees."""

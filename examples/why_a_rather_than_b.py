@@ -10,7 +10,7 @@ from PIL import Image
 from skimage import data
 
 import lucidcam
-from lucidcam.render import panel
+from lucidcam.imaging.render import panel
 
 
 def main(folder: str | Path = "out/why") -> list[Path]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import lucidcam
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging.preprocess import Preprocess
 from lucidcam.types import Model
 
 LABELS = ("red", "green", "blue")

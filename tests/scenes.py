@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 import lucidcam
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging.preprocess import Preprocess
 from lucidcam.samples import Object, Sample
 
 COLOURS = {"red": (230, 30, 30), "green": (30, 230, 30), "blue": (30, 30, 230), "yellow": (230, 230, 30)}

@@ -136,7 +136,7 @@ class Colours(nn.Module):
 
 
 def model(only_red: bool = False) -> lucidcam.Model:
-    from lucidcam.preprocess import Preprocess
+    from lucidcam.imaging.preprocess import Preprocess
 
     steps = Preprocess(size=(32, 32), mean=(0, 0, 0), std=(1, 1, 1), fit="squash")
     return lucidcam.wrap(Colours(only_red).eval(), steps, ["red", "blue"], name="red for all" if only_red else "colours")

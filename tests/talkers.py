@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lucidcam import tasks
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging.preprocess import Preprocess
 from lucidcam.types import Model
 
 WORDS = ["<start>", "<end>", "a", "red", "blue", "circle", "square", "left", "of", "what", "colour", "is", "the"]

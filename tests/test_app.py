@@ -19,18 +19,18 @@ import torch
 from PIL import Image
 
 import lucidcam
-from lucidcam import maps
 from lucidcam.errors import InputError, LucidcamError, ModelError, OptionError, TargetError
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging import maps
+from lucidcam.imaging.preprocess import Preprocess
 from lucidcam.types import Frame
-from lucidcam.web import judging, pixels, questions, showing
+from lucidcam.web import map_metrics, payload, pixels, service, validation
+from lucidcam.web.cache import Shelf
 from lucidcam.web.errors import NoRoomError, PhotoGoneError, StoppedError, TooBusyError, WeightsChangedError
 from lucidcam.web.examples import Example, examples
 from lucidcam.web.fields import Fields, parsed
 from lucidcam.web.limits import Limits
-from lucidcam.web.shelf import Shelf
+from lucidcam.web.service import Studio, in_full, scaled, twin
 from lucidcam.web.store import BLOCK, Arriving, Store, Upload
-from lucidcam.web.studio import Studio, in_full, scaled, twin
 from web_nets import LABELS, bomb, channels_last, photo, png, tiny, transformer
 
 
@@ -440,8 +440,8 @@ def test_what_is_no_json_is_told_in_one_line(body):
         parsed(body)
 
 
-def ask(studio: Studio, **changes: object) -> questions.Question:
-    return questions.read({"photo": "p", **changes}, studio, nothing)
+def ask(studio: Studio, **changes: object) -> validation.Question:
+    return validation.read({"photo": "p", **changes}, studio, nothing)
 
 
 def test_a_question_is_what_was_asked(studio):
@@ -458,7 +458,7 @@ def test_a_question_is_what_was_asked(studio):
     found = ask(studio, layer="3", methods=["rise", "layercam", "rise"], classes=["blue", 0, "2", "red"], options={"rise": {"masks": 10}})
     assert (found.layer, found.methods, found.classes) == ("3", ("rise", "layercam"), (2, 0))
     assert found.options == {"rise": {"masks": 10}, "layercam": {}}
-    again = questions.read(json.loads(json.dumps(found.to_dict())), studio, nothing)
+    again = validation.read(json.loads(json.dumps(found.to_dict())), studio, nothing)
     assert again.to_dict() == found.to_dict()
 
 
@@ -525,30 +525,32 @@ def test_looking_labels_up_can_be_stopped(studio):
             raise StoppedError("stopped.")
 
     with pytest.raises(StoppedError):
-        questions.read({"photo": "p", "classes": ["red"] * 12}, studio, tell)
+        validation.read({"photo": "p", "classes": ["red"] * 12}, studio, tell)
     assert len(told) == 3
 
 
 def test_the_question_of_one_map_asks_for_one(studio):
-    assert questions.read_one({"photo": "p", "classes": [1]}, studio, nothing).classes == (1,)
+    assert validation.read_one({"photo": "p", "classes": [1]}, studio, nothing).classes == (1,)
     for changes in ({"classes": []}, {"classes": [0, 1]}, {"classes": [0], "methods": ["gradcam", "layercam"]}):
         with pytest.raises(OptionError, match="question of one map"):
-            questions.read_one({"photo": "p", **changes}, studio, nothing)
+            validation.read_one({"photo": "p", **changes}, studio, nothing)
 
 
 def test_every_method_of_the_app_has_options_that_can_be_shown():
     for name in lucidcam.methods():
-        if name not in questions.NOT_HERE:
-            for each in questions.choices(name):
+        if name not in service.READS_SERVER_FILES:
+            for each in validation.choices(name):
                 assert each.checked(each.default) == each.default, (name, each)
 
 
 def test_options_are_bounded():
-    assert questions.options({"scorecam": {"budget": 64, "baseline": "0.5"}}, ["scorecam"]) == {"scorecam": {"budget": 64, "baseline": 0.5}}
-    assert questions.options({"scorecam": {"budget": 64.0}}, ["scorecam"]) == {"scorecam": {"budget": 64}}
-    assert questions.options({}, ["gradcam"]) == {"gradcam": {}}
-    assert questions.options({"gradcam": None}, ["gradcam"]) == {"gradcam": {}}
-    assert questions.options({"rise": {"masks": 10}}, ["gradcam"]) == {"gradcam": {}}  # of a method that is not asked for
+    assert validation.options({"scorecam": {"budget": 64, "baseline": "0.5"}}, ["scorecam"]) == {
+        "scorecam": {"budget": 64, "baseline": 0.5}
+    }
+    assert validation.options({"scorecam": {"budget": 64.0}}, ["scorecam"]) == {"scorecam": {"budget": 64}}
+    assert validation.options({}, ["gradcam"]) == {"gradcam": {}}
+    assert validation.options({"gradcam": None}, ["gradcam"]) == {"gradcam": {}}
+    assert validation.options({"rise": {"masks": 10}}, ["gradcam"]) == {"gradcam": {}}  # of a method that is not asked for
 
 
 @pytest.mark.parametrize(
@@ -580,7 +582,7 @@ def test_options_are_bounded():
 )
 def test_options_outside_their_bounds_are_told(method, given, told):
     with pytest.raises(OptionError, match=told) as refused:
-        questions.options({method: given}, [method])
+        validation.options({method: given}, [method])
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 400
 
@@ -588,7 +590,7 @@ def test_options_outside_their_bounds_are_told(method, given, told):
 def test_no_method_reads_a_file_of_the_server(studio):
     for name, kind in lucidcam.methods().items():
         if any("Path" in str(each.type) for each in fields(kind)):
-            assert name in questions.NOT_HERE
+            assert name in service.READS_SERVER_FILES
             assert name not in studio.model("tiny").methods
 
 
@@ -621,7 +623,7 @@ def test_what_is_known_is_not_made_again_and_nothing_is_mixed(studio, upload, mo
     seen = [studio.see(upload(png(photo(i))), served, nothing) for i in (10, 11)]
     made = [studio.explain(each, served, served.default.name, "gradcam", {}, [0, 1], nothing) for each in seen]
     assert not torch.equal(made[0][0].raw, made[1][0].raw)
-    monkeypatch.setattr("lucidcam.web.studio.explain", None)  # may not be called
+    monkeypatch.setattr("lucidcam.web.service.explain", None)  # may not be called
     again = studio.explain(seen[0], served, served.default.name, "gradcam", {}, [1, 0], nothing)
     assert torch.equal(again[0].raw, made[0][1].raw)
     assert torch.equal(again[1].raw, made[0][0].raw)
@@ -779,7 +781,7 @@ def test_weights_that_change_change_the_maps(upload, how):
         assert not torch.equal(found.raw, old.raw)
     assert studio.top(seen, served) != top
     with pytest.raises(WeightsChangedError, match="the weights of tiny are others than when this map was made; explain the photo again"):
-        questions.read_one(question, studio, nothing)
+        validation.read_one(question, studio, nothing)
     assert ask(studio, classes=[0]).weights != question["weights"]
 
 
@@ -792,7 +794,7 @@ def test_weights_that_change_while_a_map_is_made(upload, monkeypatch, method, is
     served = studio.model("tiny")
     seen, other = studio.see(upload(png(photo(9))), served, nothing), tiny(7).module.state_dict()
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
-    explain = lucidcam.web.studio.explain
+    explain = lucidcam.web.service.explain
 
     def with_other_weights(*given, **named):
         model.module.load_state_dict(other)
@@ -801,7 +803,7 @@ def test_weights_that_change_while_a_map_is_made(upload, monkeypatch, method, is
             model.module.load_state_dict(before)
         return found
 
-    monkeypatch.setattr("lucidcam.web.studio.explain", with_other_weights)
+    monkeypatch.setattr("lucidcam.web.service.explain", with_other_weights)
     with pytest.raises(WeightsChangedError, match="the weights of tiny changed meanwhile; ask again"):
         studio.explain(seen, served, "5", method, options, [0], nothing)
     monkeypatch.undo()
@@ -881,7 +883,7 @@ def decoded(address: str) -> Image.Image:
 def test_what_the_page_is_sent(studio, upload):
     _, _, _, one = seen_map(studio, upload)
     question = {"photo": "p", "classes": [0]}
-    value = showing.viewed([one], [question])
+    value = payload.viewed([one], [question])
     assert json.loads(json.dumps(value)) == value
     assert (value["width"], value["height"]) == (96, 72)
     assert value["box"] == [12, 0, 84, 72]  # the square in the middle
@@ -896,7 +898,7 @@ def test_what_the_page_is_sent(studio, upload):
 def test_palettes_are_those_of_matplotlib():
     import matplotlib
 
-    for name, digits in showing.palettes().items():
+    for name, digits in payload.palettes().items():
         table = np.frombuffer(bytes.fromhex(digits), np.uint8).reshape(256, 3)
         np.testing.assert_array_equal(table, (matplotlib.colormaps[name](np.arange(256))[:, :3] * 255).round())
 
@@ -908,9 +910,9 @@ def test_downloads_have_all_pixels(studio, upload):
     (expected,) = lucidcam.explain(served.model, photo(12, (1000, 750)), "gradcam", 0)
     np.testing.assert_array_equal(full.map, expected.map)
     assert full.boxes(0.3) == expected.boxes(0.3)
-    plain = showing.picture(full, "viridis", 0.4, 0.3, boxes=False, hide=False)
+    plain = payload.picture(full, "viridis", 0.4, 0.3, boxes=False, hide=False)
     np.testing.assert_array_equal(plain, expected.overlay("viridis", 0.4))
-    hidden = np.asarray(showing.picture(full, "viridis", 0.4, 0.3, boxes=False, hide=True))
+    hidden = np.asarray(payload.picture(full, "viridis", 0.4, 0.3, boxes=False, hide=True))
     inside = maps.threshold(full.heatmap, 0.3)
     np.testing.assert_array_equal(hidden[~inside], np.asarray(full.image)[~inside])
     np.testing.assert_array_equal(hidden[inside], np.asarray(plain)[inside])
@@ -991,9 +993,9 @@ def test_channels_that_do_not_make_the_map_are_not_told(studio, upload):
 def test_verdicts_are_those_of_the_metrics(studio, upload):
     served, _, seen, one = seen_map(studio, upload, 16, target=3)
     shares: list[float] = []
-    found = {each.name: each for each in judging.judge(served.model, seen.prepared, one, lambda share: shares.append(share or 0.0), 12)}
+    found = {each.name: each for each in map_metrics.judge(served.model, seen.prepared, one, lambda share: shares.append(share or 0.0), 12)}
     inputs, raw = seen.prepared.tensor[None], one.raw[None]
-    black = judging.black(served.model).tolist()
+    black = map_metrics.black(served.model).tolist()
     for name, options in {"average_drop": {}, "increase_in_confidence": {}, "deletion": {"steps": 12}, "insertion": {"steps": 12}}.items():
         metric = lucidcam.metrics()[name](**options)
         expected = metric(served.model.module, inputs, raw, target=3, black=black)[name]
@@ -1009,7 +1011,7 @@ def test_verdicts_are_those_of_the_metrics(studio, upload):
 def test_a_comparison_of_classes_is_not_judged(studio, upload):
     served, _, seen, one = seen_map(studio, upload, 16, target=lucidcam.Contrast(0, 1))
     with pytest.raises(TargetError, match="one class"):
-        judging.judge(served.model, seen.prepared, one, nothing)
+        map_metrics.judge(served.model, seen.prepared, one, nothing)
 
 
 # ------------------------------------------------------------------------------------------------------------------ limits

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import lucidcam
-from lucidcam import maps
+from lucidcam.imaging import maps
 from web_nets import bomb, photo, png, tiny
 from web_server import Served, served
 

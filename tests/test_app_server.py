@@ -504,7 +504,7 @@ def test_a_long_computation_tells_how_far_it_is(web):
 @pytest.mark.parametrize("in_lines", [False, True])
 def test_who_leaves_ends_the_computation_and_no_other(server, web, monkeypatch, what, in_lines):
     steps = []
-    monkeypatch.setattr("lucidcam.web.questions.TIMES", 10**6)
+    monkeypatch.setattr("lucidcam.web.validation.TIMES", 10**6)
     photo_id, others = upload(web, 24), upload(web, 25)
     path, body = "/api/explain", {"photo": photo_id, "classes": [0], "methods": ["rise"], "options": {"rise": {"masks": 10**7}}}
     if what == "scorecam":

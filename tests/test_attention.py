@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lucidcam
-from lucidcam.compat import import_timm, import_torchvision, import_transformers
-from lucidcam.engine.matrices import Catch
+from lucidcam.engine.attention_hooks import Catch
 from lucidcam.engine.run import open_run
 from lucidcam.errors import ModelError, OptionError
+from lucidcam.utils.optional import import_timm, import_torchvision, import_transformers
 from nets import FunctionalGAP, SeveralFC, Tokens, build, images
 
 METHODS = ("rollout", "attention_relevance", "legrad")

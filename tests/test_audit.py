@@ -14,22 +14,22 @@ from torch import nn
 
 import lucidcam
 from commands import run
-from lucidcam.auditing import contexts, describe, places, tables
+from lucidcam.auditing import backgrounds, describe, regions, tables
 from lucidcam.auditing.clusters import clusters
 from lucidcam.auditing.evidence import Photographer
 from lucidcam.auditing.findings import read
 from lucidcam.auditing.probing import Prober, Scores
-from lucidcam.auditing.statistics import estimate
 from lucidcam.auditing.tables import Fact
 from lucidcam.auditing.trials import Outcome, Trial
 from lucidcam.auditing.views import GRID, Drawer, View, covered, heat_of, order_of, rim, seen
-from lucidcam.class_scores import ClassScores
 from lucidcam.errors import DataError, OptionError
-from lucidcam.explainer import Explainer
 from lucidcam.perturb.imputation import impute
 from lucidcam.samples import Object, Sample
+from lucidcam.stats.contingency import estimate
 from lucidcam.stats.paired import holm
+from lucidcam.stream.explainer import Explainer
 from lucidcam.types import Frame
+from lucidcam.utils.class_scores import ClassScores
 
 pytest.importorskip("sklearn")
 
@@ -259,12 +259,12 @@ def test_a_pasted_control_is_another_image_than_the_one_it_is_pasted_into():
     region[2:5, 2:5] = True
     some = [view(f"image {i}", np.ones((GRID, GRID))) for i in range(6)]
     pixels = {each: torch.full((3, SIDE, SIDE), float(i)) for i, each in enumerate(some)}
-    place = places.Place("a", 0, region, "cluster")
+    place = regions.Place("a", 0, region, "cluster")
     for seed in range(20):
-        for change in places._pasted(place, some[:3], some[3:], pixels.__getitem__, np.random.default_rng(seed)):
+        for change in regions._pasted(place, some[:3], some[3:], pixels.__getitem__, np.random.default_rng(seed)):
             [control] = change.controls
             assert not torch.equal(control, change.before)
-    assert not list(places._pasted(place, some[:3], some[3:4], pixels.__getitem__, np.random.default_rng(0)))
+    assert not list(regions._pasted(place, some[:3], some[3:4], pixels.__getitem__, np.random.default_rng(0)))
 
 
 @pytest.mark.slow
@@ -273,14 +273,14 @@ def test_contexts_are_exchanged_in_one_way(boxed, monkeypatch):
     """Where one class alone has boxes, what is suspected and its control are changed by the same operation."""
     data = [replace(each, objects=each.objects if each.labels[0] in boxed else ()) for each in scenes(blue=True)]
     ways: list[bool] = []
-    exchanged = contexts.Exchange.exchanged
+    exchanged = backgrounds.Exchange.exchanged
 
-    def watched(self: contexts.Exchange, one: View, giver: View, cut: bool) -> torch.Tensor | None:
+    def watched(self: backgrounds.Exchange, one: View, giver: View, cut: bool) -> torch.Tensor | None:
         ways.append(cut)
         assert not cut or (one.sample.objects and giver.sample.objects)
         return exchanged(self, one, giver, cut)
 
-    monkeypatch.setattr(contexts.Exchange, "exchanged", watched)
+    monkeypatch.setattr(backgrounds.Exchange, "exchanged", watched)
     found = lucidcam.audit(network(*HONEST), data, progress=False)
     assert found.shortcuts == ()
     assert found.tried["background"] == 2
@@ -484,13 +484,13 @@ def test_controls_are_as_large_elsewhere_and_off_the_object():
     region, own = np.zeros((2, GRID, GRID), bool)
     region[2:5, 3:8], own[8:, :] = True, True
     marked = view("x", np.ones((GRID, GRID)), own.astype(np.float32))
-    found = places.controls(marked, region, np.random.default_rng(0))
-    assert len(found) == places.CONTROLS
+    found = regions.controls(marked, region, np.random.default_rng(0))
+    assert len(found) == regions.CONTROLS
     for each in found:
         assert not (each & region).any()
         assert not (each & own).any()
         assert each.sum() >= region.sum() / 2
-    for each in places.controls(view("x", np.ones((GRID, GRID))), region, np.random.default_rng(0)):
+    for each in regions.controls(view("x", np.ones((GRID, GRID))), region, np.random.default_rng(0)):
         assert each.sum() == region.sum()
 
 
@@ -503,10 +503,10 @@ def test_likeness_tells_a_mark_from_things_at_the_same_place():
     stamped = [each.clone() for each in plain]
     for each in stamped:
         each[:, :12, :18] += torch.from_numpy(mark)
-    assert places.likeness(stamped, region) > 0.8 > 0.1 > abs(places.likeness(plain, region))
+    assert regions.likeness(stamped, region) > 0.8 > 0.1 > abs(regions.likeness(plain, region))
     pairs = [np.corrcoef(*(each[0, :12, :18].flatten().numpy() for each in pair))[0, 1] for pair in itertools.pairwise(stamped)]
     one = [each[:1] for each in stamped]
-    assert places.likeness(one, region) == pytest.approx(np.mean(pairs), abs=0.05)
+    assert regions.likeness(one, region) == pytest.approx(np.mean(pairs), abs=0.05)
 
 
 def test_a_sample_of_a_class_hangs_on_names_alone():

@@ -12,18 +12,18 @@ from PIL import Image
 
 import lucidcam
 from commands import run
-from lucidcam.auditing import contexts, places
+from lucidcam.auditing import backgrounds, regions
 from lucidcam.auditing.coverage import LIMITS, Coverage, Hypothesis, Untried, grouped
 from lucidcam.auditing.evidence import Photographer
 from lucidcam.auditing.probing import Prober
-from lucidcam.auditing.statistics import Estimate, estimate
 from lucidcam.auditing.trials import Outcome, Trial, nearest, odds
 from lucidcam.auditing.views import View
-from lucidcam.explainer import Explainer
 from lucidcam.outputs.html import render
 from lucidcam.reports import page
 from lucidcam.samples import Object, Sample
+from lucidcam.stats.contingency import Estimate, estimate
 from lucidcam.stats.paired import signed_rank
+from lucidcam.stream.explainer import Explainer
 from lucidcam.types import Frame
 from test_audit import BLUE, GREEN, HONEST, RED, SIDE, WHITE, Colours, network, scenes
 
@@ -114,11 +114,11 @@ def audited(kind: str, monkeypatch: pytest.MonkeyPatch, take: Means, give: Means
         return Outcome(before, after, control, moved, sign, tuple(each.name for each in changes))
 
     def reliance(views, prober, image):
-        before, after, control = values(len(contexts.marked(views)), take)
+        before, after, control = values(len(backgrounds.marked(views)), take)
         return {"whole": before.tolist(), "context removed": after.tolist(), "object removed": control.tolist()}
 
     monkeypatch.setattr(Outcome, "of", outcome)
-    monkeypatch.setattr(contexts, "reliance", reliance)
+    monkeypatch.setattr(backgrounds, "reliance", reliance)
     model, data = KINDS[kind]()
     return lucidcam.audit(model, data, progress=False, **{**OPTIONS.get(kind, {}), **options})
 
@@ -359,4 +359,4 @@ def test_marks_that_stand_for_one_another_are_tried_together():
     tried = [each for each in found.coverage.hypotheses if each.kind == "place"]
     assert [each.where for each in tried if each.is_confirmed] == ["the top left and top right corners"]
     assert all(each.reason == "taken out: the effect is smaller than 0.05" for each in tried if not each.is_confirmed)
-    assert places.all_together([]) == []
+    assert regions.all_together([]) == []

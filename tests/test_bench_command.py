@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 import lucidcam
 from commands import run
-from lucidcam.costs import timing
-from lucidcam.costs.memory import above, measurable
-from lucidcam.costs.passes import TimeOverError, counted
-from lucidcam.costs.report import Cost, Costs
-from lucidcam.costs.timing import Ratio, Stopwatch, paired
+from lucidcam.benchmark import timing
+from lucidcam.benchmark.forward_counter import TimeOverError, counted
+from lucidcam.benchmark.memory import above, measurable
+from lucidcam.benchmark.result import Cost, Costs
+from lucidcam.benchmark.timing import Ratio, Stopwatch, paired
 from nets import FunctionalGAP, SeveralFC
 
 CPU = torch.device("cpu")

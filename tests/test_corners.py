@@ -148,7 +148,7 @@ def test_parametrised_convolutions_are_left_alone() -> None:
 
 
 def test_targets_of_photos_in_every_spelling() -> None:
-    from lucidcam.preprocess import Preprocess
+    from lucidcam.imaging.preprocess import Preprocess
 
     net = build(SeveralFC, dtype=torch.float32)
     model = lucidcam.wrap(net, Preprocess(size=(20, 28), fit="squash"), labels=list("abcde"))
@@ -272,7 +272,7 @@ def test_strict_false_gives_the_plain_gradient_where_there_is_no_relu() -> None:
 
 
 def test_explain_says_what_it_needs() -> None:
-    from lucidcam.preprocess import Preprocess
+    from lucidcam.imaging.preprocess import Preprocess
 
     net = build(SeveralFC, dtype=torch.float32)
     with pytest.raises(lucidcam.LucidcamError, match=r"got SeveralFC: use lucidcam\.wrap"):

@@ -12,7 +12,7 @@ from torch import nn
 
 from lucidcam import registry
 from lucidcam.data import Dataset, open_data
-from lucidcam.data._classes import ClassMap
+from lucidcam.data.class_map import ClassMap
 from lucidcam.data.voc import CLASSES
 from lucidcam.errors import DataError, OptionError
 from lucidcam.samples import Object, Problem, Sample
@@ -814,8 +814,8 @@ def rows(tmp_path_factory):
 
 
 def test_hf(rows):
-    from lucidcam import images
     from lucidcam.errors import InputError
+    from lucidcam.io import images
 
     for source in (rows, rows.to_iterable_dataset()):
         dataset = open_data(source)

@@ -29,15 +29,15 @@ from torch import nn
 
 import lucidcam
 from commands import run
-from lucidcam import images, sources
 from lucidcam.cli._common import open_words
 from lucidcam.data import open_data, webdataset
-from lucidcam.data._parallel import CHUNK, WAITING, in_order
+from lucidcam.data._prefetch import CHUNK, WAITING, in_order
 from lucidcam.data._tars import BLOCK
 from lucidcam.errors import DataError, InputError, OptionError
+from lucidcam.io import images, remote
+from lucidcam.io.remote import Stored
 from lucidcam.localization import localize
 from lucidcam.samples import Problem, Sample
-from lucidcam.sources import Stored
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -618,7 +618,7 @@ def test_a_server_without_ranges_gives_no_wrong_bytes(tmp_path):
     ],
 )
 def test_addresses_of_what_is_listed(url, own, path, expected):
-    assert sources.inside(url, own, path) == expected
+    assert remote.inside(url, own, path) == expected
 
 
 # ---------------------------------------------------------------- identity, processes, threads

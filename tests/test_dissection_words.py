@@ -21,14 +21,15 @@ import scenes
 import talkers
 from by_example import load
 from lucidcam.data import Dataset
-from lucidcam.dissection import patterns, ranking
-from lucidcam.dissection.names import Meaning, Name, strength
+from lucidcam.dissection import patterns
+from lucidcam.dissection.activations import Seen
+from lucidcam.dissection.channel_names import Meaning, Name, strength
+from lucidcam.dissection.concept_explanation import Word, chances
+from lucidcam.dissection.iou import Overlap, Peaks
 from lucidcam.dissection.naming import _rows, _Table
-from lucidcam.dissection.places import Overlap, Peaks
-from lucidcam.dissection.watching import Seen
-from lucidcam.dissection.words import Word, chances
 from lucidcam.errors import DataError, LayerError, ModelError, OptionError
 from lucidcam.samples import Object, Problem, Sample
+from lucidcam.stats import ranks
 from lucidcam.types import Frame, Prepared
 
 COLOURS = ("red", "green", "blue")
@@ -50,7 +51,7 @@ def test_areas_are_scikit_learns(seed):
     values = rng.normal(size=(40, 5)).round(seed % 2 + 1)  # with ties
     truth = rng.random((40, 3)) < 0.3
     truth[:2] = [[True] * 3, [False] * 3]
-    found = ranking.areas(values, truth)
+    found = ranks.areas(values, truth)
     for c in range(5):
         for k in range(3):
             assert found[c, k] == pytest.approx(metrics.roc_auc_score(truth[:, k], values[:, c]))
@@ -63,8 +64,8 @@ def test_chance_is_mann_whitneys():
         truth = np.arange(50) < 15
         values = (rng.normal(size=50) + truth * rng.uniform(0, 1)).round(1)
         expected = stats.mannwhitneyu(values[truth], values[~truth], alternative="greater", method="asymptotic").pvalue
-        assert ranking.chance(values, truth) == pytest.approx(expected, rel=1e-6)
-    assert ranking.chance(np.ones(50), truth) == 1
+        assert ranks.chance(values, truth) == pytest.approx(expected, rel=1e-6)
+    assert ranks.chance(np.ones(50), truth) == 1
 
 
 @pytest.mark.parametrize(("present", "count"), [(3, 13), (5, 14), (10, 13)])
@@ -75,23 +76,23 @@ def test_chance_with_few_images_is_counted(present, count):
     counted = 0
     for _ in range(20):
         values = (rng.normal(size=count) + 1.5 * truth).clip(0).round(1)
-        ranks = ranking.ranks(values[:, None])[:, 0]
-        ways = [ranks[list(each)].sum() for each in combinations(range(count), present)]
-        expected = np.mean(np.array(ways) >= ranks[truth].sum() - 1e-9)
+        ordered = ranks.ranks(values[:, None])[:, 0]
+        ways = [ordered[list(each)].sum() for each in combinations(range(count), present)]
+        expected = np.mean(np.array(ways) >= ordered[truth].sum() - 1e-9)
         if expected < 0.02:
             counted += 1
-            assert ranking.chance(values, truth) == pytest.approx(expected, rel=1e-9)
+            assert ranks.chance(values, truth) == pytest.approx(expected, rel=1e-9)
     assert counted >= 3
 
 
 def test_chance_of_a_sparse_channel_is_hypergeometric():
     """Active on four images of 66, all of them among the six with the concept: the normal approximation says much less than it is."""
     truth = np.arange(66) < 6
-    assert ranking.chance((np.arange(66) < 4) + 0.0, truth) == pytest.approx(comb(62, 2) / comb(66, 6))
+    assert ranks.chance((np.arange(66) < 4) + 0.0, truth) == pytest.approx(comb(62, 2) / comb(66, 6))
     truth = np.arange(6000) < 10  # active on 605 of 6000 images, eight of them with the concept: ranks in larger units
     values = ((np.arange(6000) >= 2) & (np.arange(6000) < 607)) + 0.0
     exact = sum(comb(605, k) * comb(5395, 10 - k) for k in (8, 9, 10)) / comb(6000, 10)
-    assert exact * (1 - 1e-9) <= ranking.chance(values, truth) <= 1.02 * exact
+    assert exact * (1 - 1e-9) <= ranks.chance(values, truth) <= 1.02 * exact
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
@@ -100,7 +101,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     truth = np.arange(80) < 30
     inside = 0
     for _ in range(400):
-        area, low, high = ranking.interval(rng.normal(size=80) + truth, truth)
+        area, low, high = ranks.interval(rng.normal(size=80) + truth, truth)
         assert 0 <= low <= area <= high <= 1
         inside += low <= 0.7602 <= high
     assert 0.92 <= inside / 400 <= 0.98
@@ -110,11 +111,11 @@ def test_the_interval_of_a_perfect_order_is_wider_with_fewer_images():
     lows = []
     for each in (3, 10, 100):
         truth = np.arange(2 * each) < each
-        area, low, high = ranking.interval(truth + 0.0, truth)
+        area, low, high = ranks.interval(truth + 0.0, truth)
         assert area == high == 1
         lows.append(low)
     assert 0.2 < lows[0] < lows[1] < lows[2] < 1
-    area, low, high = ranking.interval(1.0 - truth, truth)
+    area, low, high = ranks.interval(1.0 - truth, truth)
     assert area == low == 0
     assert high < 0.1
 
@@ -218,7 +219,7 @@ def test_names_are_tested_on_another_half_of_a_picture(name, monkeypatch):
     for sample in bank.data:
         truth.append([concept in sample.labels for concept in bank.concepts])
         sides.append(cut[-1] if set(patterns.PICTURES) & set(sample.labels) else None)
-    fit = ranking.halves(np.array(truth))
+    fit = ranks.halves(np.array(truth))
     shown = [i for i, row in enumerate(truth) if row[bank.concepts.index(name)]]
     assert {bool(fit[i]) for i in shown} == {True, False}
     for i in shown:
@@ -361,7 +362,7 @@ def test_sparse_noise_gets_no_name():
     truth = np.arange(100)[:, None] // 10 == np.arange(10)
     rng = np.random.default_rng(2)
     values = rng.random((100, 1000)) * (rng.random((100, 1000)) < 0.05)
-    seen = _Table({"mean": values, "max": values, "strength": values}, truth, ranking.halves(truth), None)
+    seen = _Table({"mean": values, "max": values, "strength": values}, truth, ranks.halves(truth), None)
     assert not any(row.meanings for row in _rows(seen, tuple(map(str, range(10))), 0.6))
 
 
@@ -370,10 +371,10 @@ def test_a_name_needs_an_interval_above_chance():
     rng = np.random.default_rng(0)
     truth = np.zeros((248, 1), bool)
     truth[:16] = True
-    fit = ranking.halves(truth)
+    fit = ranks.halves(truth)
     values = rng.normal(size=248) + 9 * truth[:, 0]
     values[np.flatnonzero(truth[:, 0] & ~fit)[0]] = -9
-    found = ranking.interval(values[~fit], truth[~fit, 0])
+    found = ranks.interval(values[~fit], truth[~fit, 0])
     assert found[0] == 0.875
     assert found[1] < 0.5
     [row] = _rows(_Table({"mean": values[:, None], "max": values[:, None], "strength": values[:, None]}, truth, fit, None), ("it",), 0.6)

@@ -17,8 +17,8 @@ import lucidcam
 from by_example import load
 from lucidcam import registry
 from lucidcam.data._base import Format
+from lucidcam.evaluation.baselines import TRIVIAL
 from lucidcam.evaluation.presets import PRESETS
-from lucidcam.evaluation.trivial import TRIVIAL
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

@@ -18,8 +18,8 @@ from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layers import default, find
 from lucidcam.engine.masked import Stream
 from lucidcam.engine.session import session
-from lucidcam.fingerprints import fingerprint
 from lucidcam.nn.memory import Belongs, Memory
+from lucidcam.utils.fingerprint import fingerprint
 from nets import CONVOLUTIONAL, Answer, Branches, DenseConcat, FunctionalGAP, Residual, SeveralFC, SiLUNet, Tokens, build, images
 
 METHODS = sorted(lucidcam.methods())

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import lucidcam
 from lucidcam.cli.program import app
 from lucidcam.errors import DataError, LayerError, OptionError
-from lucidcam.evaluation.trivial import TRIVIAL
+from lucidcam.evaluation.baselines import TRIVIAL
 from lucidcam.methods.gradcam import GradCAM
 from lucidcam.metrics import Record, State
 from lucidcam.metrics.average_drop import AverageDrop

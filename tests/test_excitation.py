@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lucidcam
-from lucidcam.compat import import_torchvision
+from lucidcam.utils.optional import import_torchvision
 from nets import images
 
 DOUBLE = torch.float64

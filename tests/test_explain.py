@@ -14,8 +14,8 @@ from skimage import data
 from torch import Tensor
 
 import lucidcam
-from lucidcam import maps, render
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging import maps, render
+from lucidcam.imaging.preprocess import Preprocess
 from nets import SeveralFC, build
 
 

@@ -12,8 +12,8 @@ from torch import nn
 
 import lucidcam
 from commands import run
+from lucidcam.attribution import together
 from lucidcam.errors import LayerError, ModelError, TargetError, TargetNotFoundError
-from lucidcam.runner import together
 from lucidcam.targets import Classes, Probability, Several
 
 Contrast = lucidcam.Contrast

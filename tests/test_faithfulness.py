@@ -417,7 +417,7 @@ def test_a_flat_map_stays_flat_when_resized() -> None:
     """Interpolation weights sum to 1 up to rounding: of a flat map min-max must not make a map of rounding errors."""
     values = torch.rand(300, generator=torch.Generator().manual_seed(0))
     for side, size in ((7, 224), (10, 299), (3, 20)):
-        found = lucidcam.maps.resize(values[:, None, None].expand(-1, side, side), (size, size))
+        found = lucidcam.imaging.maps.resize(values[:, None, None].expand(-1, side, side), (size, size))
         assert torch.equal(found, values[:, None, None].expand_as(found))
 
 
@@ -625,7 +625,7 @@ def test_captum_agrees_about_infidelity(net: nn.Module, x: Tensor) -> None:
     samples, maps = 6, some_maps()
     classes = net(x).argmax(1)
     changes = torch.stack([torch.from_numpy(noise_of(name, n, 0.2)) for name in NAMES for n in range(samples)])
-    wide = lucidcam.maps.resize(maps, SIZE)[:, None].expand_as(x)
+    wide = lucidcam.imaging.maps.resize(maps, SIZE)[:, None].expand_as(x)
     found = measured(Infidelity(samples=samples), net, x, maps)
     for column, scaled in enumerate((False, True)):
         theirs = peer(

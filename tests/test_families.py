@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import lucidcam
-from lucidcam.compat import import_timm, import_torchvision, import_transformers
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout
 from lucidcam.engine.run import open_run
-from lucidcam.engine.settle import settled
+from lucidcam.engine.token_layout import settled
 from lucidcam.engine.trace import trace
+from lucidcam.utils.optional import import_timm, import_torchvision, import_transformers
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["resnet18", "levit_128s", "vit_tiny_patch16_224", "xcit_nano_12_p16_224"]

@@ -14,9 +14,10 @@ from torch import nn
 
 import by_example
 import lucidcam
-from lucidcam import clips, films, maps, render
 from lucidcam.errors import ModelError
-from lucidcam.preprocess import Clips, Preprocess
+from lucidcam.imaging import animation, maps, render
+from lucidcam.imaging.preprocess import Clips, Preprocess
+from lucidcam.io import video
 
 ATTENTION = {"attention_relevance", "legrad", "rollout"}
 METHODS = sorted(set(lucidcam.methods()) - ATTENTION - {"mcam"})
@@ -180,15 +181,15 @@ def written(tmp_path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png", "tiff", "folder"])
 def test_files_of_clips(written, kind):
-    clip = clips.read(written[kind])
+    clip = video.read(written[kind])
     assert clip.count == 6
     assert clip.name == str(written[kind])
     np.testing.assert_array_equal(arrays(clip.frames([1, 4, 4])), arrays(drawn())[[1, 4, 4]])
     if kind != "folder":
         content = written[kind].read_bytes()
-        np.testing.assert_array_equal(arrays(clips.read(content).frames([5])), arrays(drawn())[[5]])
+        np.testing.assert_array_equal(arrays(video.read(content).frames([5])), arrays(drawn())[[5]])
         with written[kind].open("rb") as file:
-            assert clips.read(file).count == 6
+            assert video.read(file).count == 6
 
 
 def test_frames_in_memory():
@@ -196,25 +197,25 @@ def test_frames_in_memory():
     tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     grey = pixels[..., 0]
     for source, name in ((frames, "frames"), (pixels, "array"), (tensor, "tensor")):
-        clip = clips.read(source)
+        clip = video.read(source)
         assert (clip.name, clip.count) == (name, 6)
         np.testing.assert_array_equal(arrays(clip.frames(range(6))), pixels)
-    np.testing.assert_array_equal(arrays(clips.read(grey).frames([2]))[0, ..., 1], grey[2])
-    assert clips.read(frames[0]).count == 1
-    assert clips.read(clip) is clip
+    np.testing.assert_array_equal(arrays(video.read(grey).frames([2]))[0, ..., 1], grey[2])
+    assert video.read(frames[0]).count == 1
+    assert video.read(clip) is clip
 
 
 def test_one_clip_or_several(written):
     frames, pixels = drawn(), arrays(drawn())
-    assert len(clips.several(frames)) == 1
-    assert len(clips.several(pixels)) == 1
-    assert len(clips.several(written["gif"])) == 1
-    assert len(clips.several([written["gif"], written["folder"]])) == 2
-    assert len(clips.several(sorted(written["folder"].iterdir()))) == 1
-    assert len(clips.several([pixels, pixels, pixels])) == 3
-    assert len(clips.several(np.stack([pixels, pixels]))) == 2
-    assert len(clips.several([frames, frames])) == 2
-    assert clips.several([]) == []
+    assert len(video.several(frames)) == 1
+    assert len(video.several(pixels)) == 1
+    assert len(video.several(written["gif"])) == 1
+    assert len(video.several([written["gif"], written["folder"]])) == 2
+    assert len(video.several(sorted(written["folder"].iterdir()))) == 1
+    assert len(video.several([pixels, pixels, pixels])) == 3
+    assert len(video.several(np.stack([pixels, pixels]))) == 2
+    assert len(video.several([frames, frames])) == 2
+    assert video.several([]) == []
 
 
 @pytest.mark.parametrize(
@@ -228,22 +229,22 @@ def test_one_clip_or_several(written):
 )
 def test_what_is_no_clip_is_told_so(source, message):
     with pytest.raises(lucidcam.LucidcamError, match=message):
-        clips.read(source)
+        video.read(source)
 
 
 def test_bad_frames_are_told_so(written, monkeypatch, tmp_path):
-    mixed = clips.read([*drawn(2), *drawn(1, (20, 30))])
+    mixed = video.read([*drawn(2), *drawn(1, (20, 30))])
     with pytest.raises(lucidcam.LucidcamError, match="frames of one size; 'frames' has 20×30 and 40×30"):
         mixed.frames([0, 1, 2])
-    monkeypatch.setattr(clips, "MAX_PIXELS", 2000)
+    monkeypatch.setattr(video, "MAX_PIXELS", 2000)
     for source in (written["gif"], drawn()):
-        clips.read(source).frames([0])
+        video.read(source).frames([0])
         with pytest.raises(lucidcam.LucidcamError, match="at most 2000 pixels"):
-            clips.read(source).frames([0, 1])
+            video.read(source).frames([0, 1])
     cut = tmp_path / "cut.webp"
     cut.write_bytes(written["webp"].read_bytes()[:200])
     with pytest.raises(lucidcam.LucidcamError, match=r"cut\.webp"):
-        clips.read(cut).frames([5])
+        video.read(cut).frames([5])
 
 
 def test_videos(tmp_path):
@@ -256,13 +257,13 @@ def test_videos(tmp_path):
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))
         container.mux(stream.encode())
     for source in (path, path.read_bytes()):
-        clip = clips.read(source)
+        clip = video.read(source)
         assert clip.count == 9
         found, expected = arrays(clip.frames([2, 2, 8])).astype(int), arrays(drawn(9))[[2, 2, 8]].astype(int)
         assert np.abs(found - expected).mean() < 8  # the codec is lossy; neighbouring frames differ by 16
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(lucidcam.LucidcamError, match="cannot be decoded"):
-        clips.read(path)
+        video.read(path)
 
 
 def test_a_video_without_its_library_says_what_to_install(tmp_path, monkeypatch):
@@ -270,7 +271,7 @@ def test_a_video_without_its_library_says_what_to_install(tmp_path, monkeypatch)
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(100))
     with pytest.raises(lucidcam.LucidcamError, match=r"lucidcam\[video\]"):
-        clips.read(path)
+        video.read(path)
 
 
 # Explanations of clips
@@ -382,7 +383,7 @@ def test_writing_a_clip(tmp_path):
 def test_animating_an_episode(tmp_path):
     photo = lucidcam.wrap(flat_net().float(), Preprocess(size=(16, 16), fit="squash"))
     episode = [e for frame in drawn(4) for e in lucidcam.explain(photo, frame, "layercam", target=0)]
-    shared = films.share(episode)
+    shared = animation.share(episode)
     peaks = [float(maps.finish(e.raw, e.size, e.frame.box).max()) for e in episode]
     for e, peak in zip(shared, peaks, strict=True):
         assert e.heatmap.max() == pytest.approx(max(peak, 0) / max(peaks), abs=1e-6)
@@ -399,7 +400,7 @@ def test_animating_an_episode(tmp_path):
             lucidcam.animate(given, tmp_path / "x.gif", **options)
     with pytest.raises(lucidcam.LucidcamError, match=r"\.gif or \.webp"):
         lucidcam.animate(drawn(2), tmp_path / "x.mp4")
-    assert films.share([]) == []
+    assert animation.share([]) == []
 
 
 def test_a_hot_spot_keeps_its_colour_in_a_gif(tmp_path):
@@ -426,7 +427,7 @@ def test_the_preprocessing_must_give_clips():
 
 @pytest.mark.parametrize("name", ["r3d_18", "mvit_v2_s", "s3d"])
 def test_torchvision_makes_the_input_itself(name):
-    models = lucidcam.compat.import_torchvision().models
+    models = lucidcam.utils.optional.import_torchvision().models
     from lucidcam.models._video import video_classifier
 
     weights = models.get_model_weights(name)["DEFAULT"]
@@ -523,7 +524,7 @@ def test_a_gif_counts_by_time_not_by_stored_frames(tmp_path):
     frames[0].save(tmp_path / "long.gif", save_all=True, append_images=frames[1:], duration=50)
     with Image.open(tmp_path / "long.gif") as stored:
         assert stored.n_frames < 8
-    clip = clips.read(tmp_path / "long.gif")
+    clip = video.read(tmp_path / "long.gif")
     assert clip.count == 8 or clip.count == 4  # the common measure of 300 and 100 ms is 100 or less
     reds = [frame.getpixel((3, 3))[0] > 100 for frame in clip.frames(range(clip.count))]
     assert reds.count(True) * 3 == reds.count(False)

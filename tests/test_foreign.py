@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 import lucidcam
 from in_turn import in_turn
 from lucidcam.errors import LayerError, ModelError, TargetError
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging.preprocess import Preprocess
 from lucidcam.registry import methods
 from nets import Tokens, build
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lucidcam
 from lucidcam.errors import ModelError, OptionError
-from lucidcam.preprocess import Preprocess, Probed
+from lucidcam.imaging.preprocess import Preprocess, Probed
 from lucidcam.samples import Object, Sample
 from lucidcam.types import Frame
 
@@ -377,7 +377,7 @@ def test_boxes_go_in_and_out(orientation) -> None:
 def test_places_in_the_photo_are_asked_for_in_its_own_pixels(orientation) -> None:
     from lucidcam.auditing.views import colours_of, covered, heat_of
     from lucidcam.dissection.channels import _at
-    from lucidcam.dissection.places import _on_grid
+    from lucidcam.dissection.iou import _on_grid
     from lucidcam.targets import Segmentation
 
     model = oriented(*orientation)

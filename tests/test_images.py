@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lucidcam import images
 from lucidcam.errors import InputError, OptionError
+from lucidcam.io import images
 
 RED = (255, 0, 0)
 
@@ -278,9 +278,9 @@ def test_colours_of_12_or_14_bits_in_16_are_refused(tmp_path):
 
 def test_every_reader_takes_the_model_s_window(tmp_path):
     import lucidcam
-    from lucidcam import clips
+    from lucidcam.imaging.preprocess import Clips, Preprocess
+    from lucidcam.io import video
     from lucidcam.models._card import Card
-    from lucidcam.preprocess import Clips, Preprocess
     from lucidcam.train.labelled import read as labelled
     from lucidcam.train.loading import Photos
 
@@ -311,7 +311,7 @@ def test_every_reader_takes_the_model_s_window(tmp_path):
         lucidcam.wrap(net, window=(400, 40))
     film = lucidcam.wrap(net, Clips(still=steps, count=2), window=(400, 40))
     assert np.abs(film.prepare([[path, path]])[0].tensor[0, 0].numpy() * 255 - right).max() < 1e-3
-    assert np.array_equal(np.asarray(clips.read([path], (400, 40)).frames([0])[0])[..., 0], right)
+    assert np.array_equal(np.asarray(video.read([path], (400, 40)).frames([0])[0])[..., 0], right)
     item = Photos(labelled(str(tmp_path)), windowed)[0]
     assert np.abs(item.tensor[0].numpy() * 255 - right).max() < 1e-3
     Card("gap:small", {}, ("a", "b"), None, windowed).write(tmp_path)

@@ -28,6 +28,7 @@ def test_the_public_surface() -> None:
         "Model",
         "Names",
         "Object",
+        "Preprocess",
         "Probability",
         "Prompt",
         "Question",

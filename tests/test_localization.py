@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from lucidcam import maps, registry
+from lucidcam import registry
 from lucidcam.errors import OptionError
+from lucidcam.imaging import maps
 from lucidcam.metrics import LocalizationMetric, Located
 from lucidcam.metrics._canvas import score_map
 from lucidcam.metrics._state import State

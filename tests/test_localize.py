@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 import commands
 import lucidcam
-from lucidcam import maps
 from lucidcam.data import Dataset, open_data
 from lucidcam.errors import DataError, LayerError, ModelError, OptionError, TargetError
+from lucidcam.imaging import maps
 from lucidcam.localization import Calibration, calibrate, localize
 from lucidcam.localization.grabcut import grabcut
 from lucidcam.samples import Object, Problem, Sample

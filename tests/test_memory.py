@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import lucidcam
-from lucidcam.fingerprints import fingerprint
 from lucidcam.nn import Memory
 from lucidcam.nn.memory import Belongs
+from lucidcam.utils.fingerprint import fingerprint
 from nets import FunctionalGAP, build, images
 
 SLOTS, CHANNELS, GRID, CLASSES = 5, 6, (3, 2), 4

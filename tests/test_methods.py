@@ -284,7 +284,7 @@ def test_smoothing_keeps_the_class_predicted_for_the_clean_image() -> None:
 
 
 def test_all_classes_in_parts_equal_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    import lucidcam.runner as runner
+    import lucidcam.attribution as runner
 
     net, x = build(SeveralFC), images(2)
     whole = lucidcam.attribute(net, x, "gradcam", target="all")

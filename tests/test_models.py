@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 from skimage import data
 from torch import nn
 
-import lucidcam.compat
-from lucidcam.compat import import_timm, import_torchvision, import_transformers
+import lucidcam.utils.optional
 from lucidcam.errors import InputError, LayerError, LucidcamError, MissingExtraError, ModelError, OptionError
+from lucidcam.imaging.preprocess import Preprocess, Probed
 from lucidcam.models import load, wrap
-from lucidcam.preprocess import Preprocess, Probed
+from lucidcam.utils.optional import import_timm, import_torchvision, import_transformers
 
-SOURCE = Path(lucidcam.compat.__file__).parents[1]
+SOURCE = Path(lucidcam.__file__).parents[1]
 
 
 class Small(nn.Module):
@@ -82,14 +82,14 @@ def python(code, *flags, **environment):
 def test_importing_torchvision_repairs_missing_operators_once_and_in_any_thread():
     code = """
         import sys, threading
-        import lucidcam.compat as compat
+        from lucidcam.utils import optional
         assert not {"torchvision", "timm", "transformers"} & set(sys.modules)
         found = []
-        threads = [threading.Thread(target=lambda: found.append(compat.import_torchvision())) for _ in range(6)]
+        threads = [threading.Thread(target=lambda: found.append(optional.import_torchvision())) for _ in range(6)]
         [t.start() for t in threads]; [t.join() for t in threads]
         assert len(found) == 6 and len(set(map(id, found))) == 1
-        assert compat.import_torchvision() is found[0] is sys.modules["torchvision"]
-        assert compat.import_timm().is_model("resnet18")
+        assert optional.import_torchvision() is found[0] is sys.modules["torchvision"]
+        assert optional.import_timm().is_model("resnet18")
         import torch, torchvision
         torchvision.models.resnet18()(torch.zeros(1, 3, 64, 64))
         print("fine")
@@ -108,7 +108,7 @@ def test_import_after_an_import_by_the_user_has_failed():
             import timm
         except RuntimeError:
             pass
-        from lucidcam.compat import import_timm
+        from lucidcam.utils.optional import import_timm
         print(import_timm().data.create_transform(64) is not None)
     """
     assert python(code) == "True"

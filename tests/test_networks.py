@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import lucidcam
-from lucidcam.compat import import_timm, import_torchvision
+from lucidcam.utils.optional import import_timm, import_torchvision
 from nets import few_numbers_drawn
 
 DEFAULTS = {
@@ -234,7 +234,7 @@ def test_folding_leaves_alone_what_others_read() -> None:
 
 
 def test_hugging_face_layers_that_return_tuples(tmp_path: Any) -> None:
-    from lucidcam.compat import import_transformers
+    from lucidcam.utils.optional import import_transformers
 
     transformers = import_transformers()
     config = transformers.ViTConfig(

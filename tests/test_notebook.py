@@ -23,10 +23,11 @@ from PIL import Image
 from torch import nn
 
 import lucidcam
-from lucidcam import notebook, progress
 from lucidcam.engine.masked import Stream
-from lucidcam.explanations import Explanations
-from lucidcam.preprocess import Clips, Preprocess
+from lucidcam.imaging import notebook
+from lucidcam.imaging.explanation_list import Explanations
+from lucidcam.imaging.preprocess import Clips, Preprocess
+from lucidcam.utils import progress
 from nets import FunctionalGAP, build
 
 LABELS = ("red, crimson", "green", "blue", "<script>alert(1)</script>", 'black " and & white')
@@ -301,7 +302,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     displays.display = made.display  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "IPython", module)
     monkeypatch.setitem(sys.modules, "IPython.display", displays)
-    for name in ("lucidcam.progress", "lucidcam.engine.masked"):
+    for name in ("lucidcam.utils.progress", "lucidcam.engine.masked"):
         monkeypatch.setattr(sys.modules[name], "SLOW", 0.1)
     monkeypatch.setattr(progress, "REDRAWN", 0.0)
     yield made

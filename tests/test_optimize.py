@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import lucidcam
+from lucidcam.attribution import optimized_if_possible
 from lucidcam.errors import ModelError, OptimizedCopyError
-from lucidcam.preprocess import Preprocess
-from lucidcam.runner import optimized_if_possible
+from lucidcam.imaging.preprocess import Preprocess
 
 
 class Net(nn.Module):

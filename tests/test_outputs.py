@@ -17,13 +17,13 @@ import lucidcam
 from in_turn import in_turn
 from lucidcam import registry
 from lucidcam.auditing.probing import Prober
-from lucidcam.class_scores import OUTPUT_KINDS, ClassScores
-from lucidcam.compat import import_transformers
 from lucidcam.errors import ModelError, OptionError, TargetError, TargetNotFoundError
+from lucidcam.imaging.preprocess import Preprocess
 from lucidcam.metrics import FaithfulnessMetric
 from lucidcam.models._card import Card
-from lucidcam.preprocess import Preprocess
-from lucidcam.study.making import predicted
+from lucidcam.study.build import predicted
+from lucidcam.utils.class_scores import OUTPUT_KINDS, ClassScores
+from lucidcam.utils.optional import import_transformers
 
 SIDE = 16
 STEPS = Preprocess(size=(SIDE, SIDE), fit="squash", mean=(0.0,), std=(1.0,))
@@ -267,7 +267,7 @@ def test_channels_read_the_same_probability(head):
 
 
 def test_the_web_app_shows_both_classes_of_one_logit():
-    from lucidcam.web.studio import Seen, Studio
+    from lucidcam.web.service import Seen, Studio
 
     studio = Studio.of({"net": wrapped("one logit")})
     served = studio.model("net")
@@ -855,7 +855,7 @@ def test_class_scores_against_their_definitions():
 
 def test_probabilities_are_made_in_one_place():
     """Attention, the weights of Score-CAM over channels, the memory's addresses and losses apart."""
-    allowed = {"class_scores.py", "_channels.py", "memory.py", "matrices.py", "recording.py", "output_activation.py", "gap.py"}
+    allowed = {"class_scores.py", "_channels.py", "memory.py", "attention_hooks.py", "rule_autograd.py", "output_activation.py", "gap.py"}
     root = Path(lucidcam.__file__).parent
     calls = ("softmax(", ".sigmoid(", "log_softmax(", "logsigmoid(", "special.expit(")
     wrong = [

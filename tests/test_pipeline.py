@@ -23,12 +23,12 @@ import commands
 import lucidcam
 import runs
 from lucidcam.errors import DataError, OptionError
+from lucidcam.io.storage import HALF, Folder, open_store
 from lucidcam.localization import localize
 from lucidcam.pipeline.hands import Hands
-from lucidcam.pipeline.memory import bytes_of
+from lucidcam.pipeline.memory_budget import bytes_of
 from lucidcam.registry import exporters, packs
 from lucidcam.samples import Object, Sample
-from lucidcam.storage import HALF, Folder, open_store
 
 QUIET: dict[str, Any] = {"progress": False}
 
@@ -108,7 +108,9 @@ def test_an_all_negative_map_has_no_box(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["npz", "zarr"])
 def test_maps_of_different_sizes(tmp_path: Path, name: str) -> None:
     images = [*runs.images(3), np.full((64, 100, 3), 90, np.uint8)]
-    model = lucidcam.wrap(runs.Colours(), lucidcam.preprocess.Preprocess(size=(32, 32), resize=32, fit="whole"), runs.LABELS, layer="seen")
+    model = lucidcam.wrap(
+        runs.Colours(), lucidcam.imaging.preprocess.Preprocess(size=(32, 32), resize=32, fit="whole"), runs.LABELS, layer="seen"
+    )
     results = lucidcam.run(model, images, tmp_path / "out", write=name, unit=4, optimized=False, **QUIET)
     for made, one in zip(results.maps(), lucidcam.explain(model, images), strict=True):
         assert np.array_equal(made, one.raw.numpy())
@@ -162,8 +164,8 @@ def test_a_second_call_does_nothing_again(tmp_path: Path, monkeypatch: pytest.Mo
     before = runs.digests(tmp_path / "out")
     (tmp_path / "out" / "units" / "000001.json").unlink()
     asked: list[Any] = []
-    real = lucidcam.images.read
-    monkeypatch.setattr(lucidcam.images, "read", lambda source, *rest: asked.append(source) or real(source, *rest))
+    real = lucidcam.io.images.read
+    monkeypatch.setattr(lucidcam.io.images, "read", lambda source, *rest: asked.append(source) or real(source, *rest))
     lucidcam.run(runs.colours(), root, tmp_path / "out", unit=2, optimized=False, **QUIET)
     assert len(asked) == 2  # the one unit that had no record
     assert runs.digests(tmp_path / "out") == before
@@ -211,14 +213,14 @@ def test_a_cache_spares_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     kept = {**QUIET, "optimized": False, "cache": tmp_path / "cache"}
     first = lucidcam.run(runs.colours(), root, tmp_path / "one", **kept)
 
-    read = lucidcam.images.read
+    read = lucidcam.io.images.read
 
     def unreadable(source: Any, *window: Any) -> Any:
         if isinstance(source, np.ndarray):  # of noise, to see whether the model or the file is at fault
             return read(source, *window)
         raise AssertionError("read again")
 
-    monkeypatch.setattr(lucidcam.images, "read", unreadable)
+    monkeypatch.setattr(lucidcam.io.images, "read", unreadable)
     second = lucidcam.run(runs.colours(), root, tmp_path / "two", **kept)
     assert list(second.rows()) == list(first.rows())
     assert [each["sample"] for each in second.failures()] == [each["sample"] for each in first.failures()]
@@ -494,13 +496,13 @@ def test_options_are_checked(tmp_path: Path) -> None:
 
 
 def test_memory_bounds_images_and_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lucidcam.pipeline import memory
+    from lucidcam.pipeline import memory_budget
 
-    monkeypatch.setattr(memory, "_peaks_on_cpu", lambda job, counts: [500 * 2**20, 540 * 2**20])  # 20 MiB for each further image
+    monkeypatch.setattr(memory_budget, "_peaks_on_cpu", lambda job, counts: [500 * 2**20, 540 * 2**20])  # 20 MiB for each further image
     asked: dict[str, Any] = {**QUIET, "unit": 2}
     results = lucidcam.run(runs.colours(), runs.images(3), tmp_path / "out", max_memory="550M", **asked)
     assert results.manifest["settings"]["images_at_once"] == 3
-    monkeypatch.setattr(memory, "_peaks_on_cpu", lambda job, counts: [500 * 2**20, 580 * 2**20])
+    monkeypatch.setattr(memory_budget, "_peaks_on_cpu", lambda job, counts: [500 * 2**20, 580 * 2**20])
     again = lucidcam.run(runs.colours(), runs.images(3), tmp_path / "out", max_memory="550M", **asked)
     assert again.manifest["settings"]["images_at_once"] == 3  # the same command goes on, whatever is measured now
 

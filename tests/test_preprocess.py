@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lucidcam.compat import import_timm, import_torchvision
 from lucidcam.errors import OptionError
-from lucidcam.preprocess import INTERPOLATIONS, Preprocess, Probed, from_timm
+from lucidcam.imaging.preprocess import INTERPOLATIONS, Preprocess, Probed, from_timm
 from lucidcam.types import Frame
+from lucidcam.utils.optional import import_timm, import_torchvision
 
 SIZES = [
     (451, 300),

@@ -22,11 +22,11 @@ from torch import nn
 
 import lucidcam
 from commands import run
-from lucidcam import provenance
+from lucidcam.imaging import provenance
+from lucidcam.imaging.preprocess import Clips, Preprocess
+from lucidcam.imaging.provenance import CHANGED, GONE, UNFOLLOWED, UNREADABLE, Weights, described
+from lucidcam.methods.settings import Settings
 from lucidcam.outputs.html.explanation import page
-from lucidcam.preprocess import Clips, Preprocess
-from lucidcam.provenance import CHANGED, GONE, UNFOLLOWED, UNREADABLE, Weights, described
-from lucidcam.settings import Settings
 from nets import FunctionalGAP, Tokens, build
 from test_engine import METHODS, few, suited
 
@@ -231,8 +231,8 @@ def test_a_map_between_two_exchanges_of_the_weights_is_not_taken_for_one_before(
 def test_changes_past_the_version_on_an_accelerator_are_seen_by_the_norm(monkeypatch: pytest.MonkeyPatch, noted: bool) -> None:
     """There no values can be compared: an accelerator is stood for by tensors of which `TensorState` notes no values."""
     monkeypatch.setattr(provenance, "ON_HOST", () if noted else ("cpu", "meta"))
-    monkeypatch.setattr("lucidcam.tensor_state.SMALL", 0)
-    monkeypatch.setattr("lucidcam.tensor_state.LENGTH", 0)
+    monkeypatch.setattr("lucidcam.utils.tensor_state.SMALL", 0)
+    monkeypatch.setattr("lucidcam.utils.tensor_state.LENGTH", 0)
     network = model()
     (found,) = lucidcam.explain(network, photo())
     network.module.conv2.weight.data.mul_(1.5)

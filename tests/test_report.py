@@ -27,6 +27,8 @@ from lucidcam import reports
 from lucidcam.errors import DataError, OptionError
 from lucidcam.evaluation.gallery import read_gallery
 from lucidcam.evaluation.report import Comparison, Report, Row
+from lucidcam.imaging.preprocess import Preprocess
+from lucidcam.io.storage import json_text
 from lucidcam.metrics._base import Figure
 from lucidcam.outputs.html import (
     Bar,
@@ -46,9 +48,7 @@ from lucidcam.outputs.html import (
 )
 from lucidcam.outputs.html.charts import bar_axis, bar_places, chart, fixed, number
 from lucidcam.outputs.html.pictures import LADDER, encoded
-from lucidcam.preprocess import Preprocess
 from lucidcam.reports.run import _classes, _tally
-from lucidcam.storage import json_text
 from runs import colours, images
 from scenes import folder, model, samples, scene
 
@@ -614,7 +614,7 @@ def test_json_has_no_nan(value, text):
 KEPT_IN_BINARY = {"evaluation/journal.py", "nn/memory.py", "pipeline/cache.py", "train/features.py"}
 """Files whose JSON stands in archives or beside digests that only lucidcam reads."""
 
-NO_NUMBERS = {"storage.py", "web/page.py", "web/gate.py", "outputs/yolo.py", "catalogue.py"}
+NO_NUMBERS = {"io/storage.py", "outputs/yolo.py", "options/catalogue.py"}
 """`storage.json_text` itself; text alone; a list that ships with the package."""
 
 

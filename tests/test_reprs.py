@@ -23,17 +23,18 @@ import lucidcam
 from lucidcam import errors, registry
 from lucidcam.engine.run import open_run
 from lucidcam.evaluation import Report, Row
-from lucidcam.explanations import Explanations
+from lucidcam.imaging.explanation_list import Explanations
+from lucidcam.imaging.preprocess import Preprocess
+from lucidcam.imaging.provenance import Weights
 from lucidcam.nn import Memory
-from lucidcam.preprocess import Preprocess
-from lucidcam.provenance import Weights
 from lucidcam.reprs import LONGEST, OneLineRepr, brief, one_line
 from lucidcam.targets import Spoken, Target
 from nets import FunctionalGAP, build
 
 MODULES = (
-    "auditing", "costs", "data", "dissection", "evaluation", "explanation", "explanations", "localization", "methods", "metrics", "nn",
-    "pipeline", "preprocess", "provenance", "samples", "study", "targets", "tasks", "train", "types", "clips",
+    "auditing", "benchmark", "data", "dissection", "evaluation", "imaging.explanation", "imaging.explanation_list", "imaging.preprocess",
+    "imaging.provenance", "io.video", "localization", "methods", "metrics", "nn", "pipeline", "samples", "study", "targets", "tasks",
+    "train", "types",
 )  # fmt: skip
 """Modules that users import from, beside `lucidcam` itself."""
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 import lucidcam
+from lucidcam.attribution import compute
 from lucidcam.engine.run import open_run
 from lucidcam.methods.rise import BLOCK
-from lucidcam.runner import compute
-from lucidcam.settings import resolve_method
+from lucidcam.methods.settings import resolve_method
 from nets import DenseConcat, FunctionalGAP, SeveralFC, build, images
 
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lucidcam.compat import import_timm, import_torchvision
 from lucidcam.engine.rules import Deconvnet, Excitation, Guided, refuse
 from lucidcam.errors import RuleError
+from lucidcam.utils.optional import import_timm, import_torchvision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,11 +14,12 @@ from PIL import Image
 from torch import nn
 
 import lucidcam
-from lucidcam import images, registry
+from lucidcam import registry
 from lucidcam.data import open_data
-from lucidcam.data._classes import ClassMap
+from lucidcam.data.class_map import ClassMap
 from lucidcam.errors import DataError, InputError, TargetError
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging.preprocess import Preprocess
+from lucidcam.io import images
 from lucidcam.samples import ClassId, Object, Problem, Sample
 from lucidcam.train.labelled import read
 from lucidcam.types import Model, fold

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import lucidcam
 import naive
+from lucidcam.attribution import compute
 from lucidcam.engine.run import open_run
+from lucidcam.methods.settings import resolve_method
 from lucidcam.perturb.redundancy import clusters, equal_rows, unit_rows
 from lucidcam.perturb.surrogate import NUGGET, Surrogate
-from lucidcam.runner import compute
-from lucidcam.settings import resolve_method
 from nets import SeveralFC, build, images
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import pytest
 
 from lucidcam.errors import OptionError
 from lucidcam.server import Gate, Login, Names
-from lucidcam.server.gate import BODY, PATH
 from lucidcam.server.login import ALL_GUESSES, ALL_SECONDS, GUESS_SECONDS, GUESSES, SESSION_SECONDS, Throttle
 from lucidcam.server.logs import LINES, Bounded, log
+from lucidcam.server.middleware import BODY, PATH
 from lucidcam.server.rates import TokenBucket
 from visitors import Visitor, logged
 
@@ -262,7 +262,7 @@ def test_uploads_are_the_pages_to_bound():
     ("parts", "pause"), [([b""], 0), ([b"x"], 0), ([b"x"] * 200, 0.05), ([b""] * 200, 0.05)], ids=["none", "one", "few", "empty"]
 )
 def test_slow_requests_end_in_time(monkeypatch, path, parts, pause):
-    monkeypatch.setattr("lucidcam.server.gate.PATIENCE", 0.2)
+    monkeypatch.setattr("lucidcam.server.middleware.PATIENCE", 0.2)
     visitor = Visitor(Gate(inner, HERE, uploads=frozenset({"/upload"})))
     began = time.monotonic()
     answer = visitor.ask("POST", path, parts, pause=0.05, whole=False)
@@ -271,8 +271,8 @@ def test_slow_requests_end_in_time(monkeypatch, path, parts, pause):
 
 
 def test_who_sends_steadily_may_take_longer(monkeypatch):
-    monkeypatch.setattr("lucidcam.server.gate.PATIENCE", 0.2)
-    monkeypatch.setattr("lucidcam.server.gate.SLOWEST", 10_000)
+    monkeypatch.setattr("lucidcam.server.middleware.PATIENCE", 0.2)
+    monkeypatch.setattr("lucidcam.server.middleware.SLOWEST", 10_000)
     visitor = Visitor(Gate(inner, HERE, uploads=frozenset({"/upload"})))
     assert len(visitor.ask("POST", "/upload", [b"x" * 1000] * 10, pause=0.05).body) == 10_003
 

@@ -13,13 +13,13 @@ from PIL import Image
 from skimage import data
 
 import lucidcam
-from lucidcam.compat import import_torchvision, import_transformers
 from lucidcam.engine.run import open_run
 from lucidcam.errors import LucidcamError, ModelError, OptionError, TargetError
+from lucidcam.imaging.preprocess import Preprocess, Probed
 from lucidcam.models import load, names, wrap
-from lucidcam.preprocess import Preprocess, Probed
 from lucidcam.targets import Caption, Detection, Prompt, Question, Segmentation
 from lucidcam.tasks import Captions, Detections, OpenQuestions, Prompts, Questions, Segments
+from lucidcam.utils.optional import import_torchvision, import_transformers
 
 PHOTO = Image.fromarray(data.chelsea()).resize((64, 48))
 OTHER = Image.fromarray(data.astronaut()).resize((64, 48))
@@ -634,7 +634,7 @@ def naive_nms(boxes, scores, threshold):
 @pytest.mark.parametrize("count", [0, 1, 7, 300])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9])
 def test_nms_is_the_naive_one(count, threshold, monkeypatch):
-    monkeypatch.setattr("lucidcam.operators.NMS_ROWS", 64)
+    monkeypatch.setattr("lucidcam.utils.torchvision_ops.NMS_ROWS", 64)
     generator = torch.Generator().manual_seed(count)
     boxes = torch.rand(count, 4, generator=generator, dtype=torch.float64) * 50
     boxes[:, 2:] += boxes[:, :2]
@@ -694,7 +694,7 @@ def test_roi_align_and_its_gradient_are_the_naive_ones(ratio, aligned):
 
 
 def test_compiled_operators_are_left_alone(monkeypatch):
-    from lucidcam import compat
+    from lucidcam.utils import optional
 
     library = import_torchvision()
     boxes, regions = (sys.modules[f"torchvision.ops.{name}"] for name in ("boxes", "roi_align"))
@@ -702,7 +702,7 @@ def test_compiled_operators_are_left_alone(monkeypatch):
     monkeypatch.setattr(library.extension, "_has_ops", lambda: True)
     monkeypatch.setattr(boxes, "_assert_has_ops", checks)
     monkeypatch.setattr(regions, "_has_ops", checks)
-    monkeypatch.setattr(compat, "_declare_operators", lambda: pytest.fail("declared anew"))
+    monkeypatch.setattr(optional, "_declare_operators", lambda: pytest.fail("declared anew"))
     assert import_torchvision() is library
     assert boxes._assert_has_ops is checks
     assert regions._has_ops is checks

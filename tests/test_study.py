@@ -27,17 +27,19 @@ from rich.console import Console
 import lucidcam
 import studies
 from commands import run
-from lucidcam import ownership, render, study
+from lucidcam import study
 from lucidcam.errors import DataError, InputError, LayerError, LucidcamError, OptionError
-from lucidcam.settings import resolve_method
+from lucidcam.imaging import render
+from lucidcam.io import ownership
+from lucidcam.methods.settings import resolve_method
+from lucidcam.stats.bootstrap import Draws, Interval
 from lucidcam.stats.interval import share_interval
-from lucidcam.study import making, staging
+from lucidcam.study import build, staging
+from lucidcam.study.analysis import Difference, judge
 from lucidcam.study.answers import LEFT_OPEN, Answers, FullError, Given, UnknownError
 from lucidcam.study.config import read as read_config
-from lucidcam.study.findings import Difference, judge
 from lucidcam.study.plan import ANSWERS, PICTURES, Block, Item, Plan
 from lucidcam.study.plan import read as read_plan
-from lucidcam.study.resampling import Draws, Interval
 from lucidcam.study.show import page, people, table
 from lucidcam.study.sources import data_of, labelled
 
@@ -590,7 +592,7 @@ def test_what_a_check_asks_for_in_words_is_not_the_truth():
     _, items = many_classes()
     pool = [replace(item, pictures=(str(k),)) for k, item in enumerate(items.values())]
     truth = {item.pictures: item.options[0] for item in pool}
-    told = [check.told == truth[check.pictures] for check in making._told(pool, 400, 0)]
+    told = [check.told == truth[check.pictures] for check in build._told(pool, 400, 0)]
     assert 0.4 < np.mean(told) < 0.6
 
 
@@ -608,7 +610,7 @@ def test_a_more_accurate_model_is_not_so_by_chance():
     rng = np.random.default_rng(0)
     for _ in range(10):
         right = (rng.random((40, 2)) < rng.random(2)).tolist()
-        found = making._compared(("a", "b"), right)
+        found = build._compared(("a", "b"), right)
         one, other = found["only a right"], found["only b right"]
         assert (one, other) == (sum(a and not b for a, b in right), sum(b and not a for a, b in right))
         assert found["p"] == pytest.approx(stats.binomtest(one, one + other).pvalue if one + other else 1)
@@ -675,7 +677,7 @@ def test_pictures_of_others_are_not_among_those_of_a_study(tmp_path):
     [((64, 48), (640, 480)), ((640, 480), (640, 480)), ((900, 1100), (900, 1100)), ((4000, 2000), (1280, 640)), ((9000, 2), (1280, 1))],
 )
 def test_pictures_are_sharp_at_the_size_in_which_they_are_shown(size, kept):
-    assert making._resized(Image.new("RGB", size)).size == kept
+    assert build._resized(Image.new("RGB", size)).size == kept
 
 
 # What a `make` that fails leaves behind
@@ -745,7 +747,7 @@ class Interrupted:
 
     def __init__(self, at=None):
         self.at, self.count = at, 0
-        self.files = {making.__file__, staging.__file__, ownership.__file__}
+        self.files = {build.__file__, staging.__file__, ownership.__file__}
 
     def trace(self, frame, event, _):
         if frame.f_code.co_filename not in self.files:
@@ -863,7 +865,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, place, share, monkeypatch):
 
 
 def test_pictures_of_photos_that_are_not_used_are_not_kept(tmp_path, monkeypatch):
-    plain = making._Pictures.keep
+    plain = build._Pictures.keep
     count = itertools.count()
 
     def keep(self, picture):
@@ -872,7 +874,7 @@ def test_pictures_of_photos_that_are_not_used_are_not_kept(tmp_path, monkeypatch
             raise InputError("this photo cannot be explained after all")
         return name
 
-    monkeypatch.setattr(making._Pictures, "keep", keep)
+    monkeypatch.setattr(build._Pictures, "keep", keep)
     config = small()
     config["which_class"] = config["which_class"] | {"checks": 0, "images": 2}
     plan = study.make(config, tmp_path / "study", progress=False)
@@ -882,10 +884,10 @@ def test_pictures_of_photos_that_are_not_used_are_not_kept(tmp_path, monkeypatch
 
 def test_two_that_make_the_same_study_do_not_mix(tmp_path, monkeypatch):
     """The one that is done first has it."""
-    plain = making._plan
+    plain = build._plan
     (tmp_path / "there").mkdir()
     for folder in (tmp_path / "study", empty(tmp_path / "there")):
-        monkeypatch.setattr(making, "_plan", lambda *arguments, folder=folder: _made_meanwhile(monkeypatch, plain, folder, arguments))
+        monkeypatch.setattr(build, "_plan", lambda *arguments, folder=folder: _made_meanwhile(monkeypatch, plain, folder, arguments))
         with pytest.raises(OptionError, match="cannot write to"):
             study.make(small(), folder, progress=False)
         plan = read_plan(folder)
@@ -894,7 +896,7 @@ def test_two_that_make_the_same_study_do_not_mix(tmp_path, monkeypatch):
 
 
 def _made_meanwhile(monkeypatch, plain, folder, arguments):
-    monkeypatch.setattr(making, "_plan", plain)
+    monkeypatch.setattr(build, "_plan", plain)
     study.make(small(), folder, progress=False)
     return plain(*arguments)
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import lucidcam
-from lucidcam import maps
 from lucidcam.engine.run import open_run
+from lucidcam.imaging import maps
 from lucidcam.metrics._base import Batch
 from lucidcam.metrics._masked import MaskedMetric
 from lucidcam.metrics._pixels import ranks

@@ -390,7 +390,7 @@ def test_several_labels_frozen_backbones_weights_and_other_poolings(tmp_path: Pa
 
 
 def scenes_steps() -> Any:
-    from lucidcam.preprocess import Preprocess
+    from lucidcam.imaging.preprocess import Preprocess
 
     return Preprocess(size=32, resize=None, fit="squash")
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from lucidcam.errors import InputError, ModelError, OptionError, TargetError
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging.preprocess import Preprocess
 from lucidcam.types import Frame, Model, with_meaning
 
 LABELS = (

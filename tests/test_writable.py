@@ -13,7 +13,7 @@ from PIL import Image
 import lucidcam
 from commands import run
 from lucidcam.errors import OptionError
-from lucidcam.storage import check_writable, check_writable_file
+from lucidcam.io.storage import check_writable, check_writable_file
 
 COMMANDS = {
     "explain": ["explain", "photos/a/0.png", "--out", "{}"],

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 import lucidcam
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging.preprocess import Preprocess
 
 LABELS = ("red", "green", "blue", "dark", "bright", "plain")
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import lucidcam
-from lucidcam.images import SUFFIXES
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging.preprocess import Preprocess
+from lucidcam.io.images import SUFFIXES
 from lucidcam.types import Model
 
 NETWORKS = ("demo", "resnet50", "means")

@@ -21,18 +21,18 @@ from typing import Any
 import lucidcam
 from lucidcam import registry
 from lucidcam.data import open_data
-from lucidcam.explainer import Ready
+from lucidcam.io.storage import Store, open_store
 from lucidcam.localization.regions import Regions
 from lucidcam.pipeline import ledger
+from lucidcam.pipeline.index import encoded
 from lucidcam.pipeline.job import Job
 from lucidcam.pipeline.ledger import Record
+from lucidcam.pipeline.map_writer import Finished, finish, made, read
 from lucidcam.pipeline.plan import Unit, units
-from lucidcam.pipeline.rows import encoded
 from lucidcam.pipeline.run import UNIT
 from lucidcam.pipeline.scale import WAVE
-from lucidcam.pipeline.steps import Finished, finish, made, read
 from lucidcam.samples import Problem, Sample
-from lucidcam.storage import Store, open_store
+from lucidcam.stream.explainer import Ready
 from report import table, write_section
 from scale.apart import Apart
 from scale.fleet import Costs, Fleet, Outcome, simulated

@@ -17,12 +17,12 @@ import psutil
 import torch
 
 import lucidcam
-from lucidcam.costs.timing import Ratio
+from lucidcam.benchmark.timing import Ratio
 from lucidcam.data import Dataset, open_data
 from lucidcam.localization.regions import Regions
 from lucidcam.pipeline.hands import Hands
 from lucidcam.pipeline.job import Job
-from lucidcam.pipeline.steps import read
+from lucidcam.pipeline.map_writer import read
 from lucidcam.samples import Problem, Sample
 from lucidcam.types import Model
 from report import table

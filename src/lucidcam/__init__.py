@@ -17,31 +17,32 @@ from typing import TYPE_CHECKING
 from lucidcam import methods as _methods  # noqa: F401
 from lucidcam import metrics as _metrics  # noqa: F401
 from lucidcam import registry as _registry
-from lucidcam.lazy import lazy_names as _lazy_names
+from lucidcam.utils.lazy import lazy_names as _lazy_names
 
 if TYPE_CHECKING:
+    from lucidcam.attribution import attribute, explain, optimize
     from lucidcam.auditing import Audit
     from lucidcam.auditing.audit import audit
-    from lucidcam.costs import Cost, Costs
-    from lucidcam.costs.bench import bench
+    from lucidcam.benchmark import Cost, Costs
+    from lucidcam.benchmark.run import bench
     from lucidcam.dissection import Bank, Channels, Names, Words, concepts
     from lucidcam.dissection.channels import channels
-    from lucidcam.dissection.words import words
+    from lucidcam.dissection.concept_explanation import words
     from lucidcam.engine.layers import describe as layers
     from lucidcam.engine.run import Run
     from lucidcam.errors import LucidcamError
     from lucidcam.evaluation import Report
     from lucidcam.evaluation.evaluate import evaluate
-    from lucidcam.explanation import Explanation
-    from lucidcam.films import animate
-    from lucidcam.localization import localize
+    from lucidcam.imaging.animation import animate
+    from lucidcam.imaging.explanation import Explanation
+    from lucidcam.imaging.preprocess import Preprocess
     from lucidcam.localization.discover import discover
+    from lucidcam.localization.localize import localize
     from lucidcam.methods._base import Method, register
     from lucidcam.models import load, wrap
     from lucidcam.pipeline import Results
     from lucidcam.pipeline.run import run
     from lucidcam.reports import report
-    from lucidcam.runner import attribute, explain, optimize
     from lucidcam.samples import Object, Sample
     from lucidcam.targets import (
         All,
@@ -84,6 +85,7 @@ __all__ = [
     "Model",
     "Names",
     "Object",
+    "Preprocess",
     "Probability",
     "Prompt",
     "Question",
@@ -122,19 +124,20 @@ __all__ = [
 
 _HOMES = {
     "lucidcam.auditing": ("Audit", "audit"),
-    "lucidcam.costs": ("Cost", "Costs", "bench"),
+    "lucidcam.benchmark": ("Cost", "Costs", "bench"),
     "lucidcam.dissection": ("Bank", "Channels", "Names", "Words", "channels", "concepts", "words"),
     "lucidcam.engine.run": ("Run",),
     "lucidcam.errors": ("LucidcamError",),
     "lucidcam.evaluation": ("Report", "evaluate"),
-    "lucidcam.explanation": ("Explanation",),
-    "lucidcam.films": ("animate",),
+    "lucidcam.imaging.explanation": ("Explanation",),
+    "lucidcam.imaging.animation": ("animate",),
+    "lucidcam.imaging.preprocess": ("Preprocess",),
     "lucidcam.localization": ("discover", "localize"),
     "lucidcam.methods._base": ("Method", "register"),
     "lucidcam.models": ("load", "wrap"),
     "lucidcam.pipeline": ("Results", "run"),
     "lucidcam.reports": ("report",),
-    "lucidcam.runner": ("attribute", "explain", "optimize"),
+    "lucidcam.attribution": ("attribute", "explain", "optimize"),
     "lucidcam.samples": ("Object", "Sample"),
     "lucidcam.targets": (
         "All",

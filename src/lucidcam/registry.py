@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from lucidcam.errors import OptionError, unknown
-from lucidcam.locks import new_lock
+from lucidcam.utils.locks import new_lock
 
 T = TypeVar("T")
 K = TypeVar("K", bound=type[Any])

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lucidcam.errors import InputError, LucidcamError, first_line
 from lucidcam.reprs import OneLineRepr
-from lucidcam.wording import printable
+from lucidcam.utils.text import printable
 
 Mask = npt.NDArray[np.bool_]
 """`[H, W]` in the original image's size."""
@@ -63,8 +63,8 @@ class Sample(OneLineRepr):
     """One image of a data set.
 
     Attributes:
-        image: whatever `lucidcam.images.read` takes, usually a path. One that is to be read late has `read()`, which gives the bytes
-            of an image file, a `name` and `identity()`, a text that changes with it; `lucidcam.sources.Stored` is one.
+        image: whatever `lucidcam.io.images.read` takes, usually a path. One that is to be read late has `read()`, which gives the bytes
+            of an image file, a `name` and `identity()`, a text that changes with it; `lucidcam.io.remote.Stored` is one.
         name: what it is called in reports, in printable characters; no two samples of a data set share a name.
         labels: the classes that are in the image, in the data set's words, each once. Empty: those of the objects.
         objects: what is marked in it.

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lucidcam import clips, framing, images
-from lucidcam.class_scores import BINARY_CLASSES, ClassScores, OutputKind
 from lucidcam.errors import InputError, ModelError, OptionError, TargetError, nearest
-from lucidcam.fingerprints import fingerprint
-from lucidcam.framing import Frame as Frame
+from lucidcam.io import images, video
 from lucidcam.reprs import OneLineRepr, one_line
+from lucidcam.utils import framing
+from lucidcam.utils.class_scores import BINARY_CLASSES, ClassScores, OutputKind
+from lucidcam.utils.fingerprint import fingerprint
+from lucidcam.utils.framing import Frame as Frame
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -89,9 +90,9 @@ class Model:
 
     Attributes:
         module: the network.
-        preprocess: from an RGB PIL image to the network's input `[C, h, w]`, or `lucidcam.preprocess.Clips` of a network that takes
+        preprocess: from an RGB PIL image to the network's input `[C, h, w]`, or `lucidcam.imaging.preprocess.Clips` of a network that takes
             clips. Its `frame((width, height))`, where it has
-            one, tells which part of the image that is; else that is measured (`lucidcam.framing`). None: `prepare` refuses.
+            one, tells which part of the image that is; else that is measured (`lucidcam.utils.framing`). None: `prepare` refuses.
         labels: the classes in words, by id, or None. Synonyms are separated by commas ("tabby, tabby cat").
         layer: dotted name of the default layer, or None for the last spatial one.
         name: how the model is called in reports.
@@ -162,7 +163,7 @@ class Model:
 
     @property
     def window(self) -> images.Window | None:
-        """(width, level) of grey images, as the preprocessing has it; None: none. See `lucidcam.images.read`."""
+        """(width, level) of grey images, as the preprocessing has it; None: none. See `lucidcam.io.images.read`."""
         window: images.Window | None = getattr(self.preprocess, "window", None)
         return window
 
@@ -197,15 +198,15 @@ class Model:
         Args:
             sources: one image (path, bytes, binary file, PIL image, NumPy array `[H, W(, C)]`, tensor `[C, H, W]`) or
                 several: a list, any other iterable of them, or an array or tensor with one more axis. For a model whose preprocessing
-                chooses frames (`lucidcam.preprocess.Clips`), one clip (see `lucidcam.clips.read`) or several likewise; a list of pictures
-                is one clip.
+                chooses frames (`lucidcam.imaging.preprocess.Clips`), one clip (`lucidcam.io.video.read`) or several likewise; a list of
+                pictures is one clip.
 
         Raises:
             InputError: an image cannot be read, or the preprocessing does not return `[C, h, w]`.
             ModelError: the model has no preprocessing.
         """
         if callable(getattr(self.preprocess, "numbers", None)):
-            return [self._prepare_clip(clips.read(source, self.window)) for source in clips.several(sources)]
+            return [self._prepare_clip(video.read(source, self.window)) for source in video.several(sources)]
         return [self._prepare(source) for source in _several(sources)]
 
     def label(self, id: int) -> str:
@@ -285,7 +286,7 @@ class Model:
         if self.preprocess is None:
             raise ModelError(
                 f"{self.name} has no preprocessing, so it cannot take images: give preprocess=… to lucidcam.wrap "
-                "(lucidcam.preprocess.Preprocess, "
+                "(lucidcam.imaging.preprocess.Preprocess, "
                 "or any callable from PIL image to tensor), or pass ready tensors to lucidcam.attribute."
             )
         image, name = images.read(source, self.window)
@@ -308,7 +309,7 @@ class Model:
         frame: Frame = find(image.size)
         return frame
 
-    def _prepare_clip(self, clip: clips.Clip) -> Prepared:
+    def _prepare_clip(self, clip: video.Clip) -> Prepared:
         preprocess: Any = self.preprocess
         times = tuple(preprocess.numbers(clip.count))
         film = clip.frames(times)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lucidcam.compat import import_timm
+from lucidcam.utils.optional import import_timm
 
 SECONDS = 5
 """Of processors, a test's own processes included: other work on the machine does not count."""

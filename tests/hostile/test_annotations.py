@@ -12,8 +12,8 @@ from lucidcam.data import open_data
 from lucidcam.data._files import LARGEST_YAML, read_json, read_yaml
 from lucidcam.data.coco import unpack
 from lucidcam.errors import DataError, LucidcamError
+from lucidcam.io.storage import parsed_json
 from lucidcam.samples import Sample
-from lucidcam.storage import parsed_json
 
 
 def coco(folder, **changes):

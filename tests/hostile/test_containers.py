@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lucidcam.csv_rows import escape_cell, restore_cell, write_rows
 from lucidcam.data import open_data
 from lucidcam.data._voc import LARGEST_XML, parse
 from lucidcam.errors import DataError, LucidcamError
 from lucidcam.samples import Problem, Sample
+from lucidcam.utils.csv_rows import escape_cell, restore_cell, write_rows
 
 
 def png() -> bytes:

@@ -54,7 +54,7 @@ def test_reasons_for_zero_maps_take_one_targets_gradients_each(monkeypatch: pyte
         return found
 
     monkeypatch.setattr(runs.Run, "_gradients", counted)
-    model = lucidcam.wrap(net, lucidcam.preprocess.Preprocess(size=(8, 8)))
+    model = lucidcam.wrap(net, lucidcam.imaging.preprocess.Preprocess(size=(8, 8)))
     photo = torch.rand(8, 8, 3).numpy()
     explained = lucidcam.explain(model, [photo], "gradcam", [list(range(60))])
     assert len(explained) == 60

@@ -12,8 +12,8 @@ from lucidcam.data._files import lines_of
 from lucidcam.errors import DataError
 from lucidcam.evaluation.journal import Part
 from lucidcam.outputs import npz
+from lucidcam.pipeline.index import decoded
 from lucidcam.pipeline.labels import _mask
-from lucidcam.pipeline.rows import decoded
 
 
 def packed(content: bytes) -> str:

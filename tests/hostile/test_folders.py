@@ -16,10 +16,10 @@ import lucidcam
 import runs
 from commands import run as command
 from lucidcam.errors import LucidcamError, OptionError
+from lucidcam.io.storage import LOCK, MADE_BY, SETTINGS, open_store, workplace
 from lucidcam.outputs._labels import LIST, remove_owned
 from lucidcam.registry import exporters
 from lucidcam.samples import Sample
-from lucidcam.storage import LOCK, MADE_BY, SETTINGS, open_store, workplace
 
 QUIET = {"progress": False}
 
@@ -337,7 +337,7 @@ def test_an_empty_folder_of_the_users_stays_where_a_run_fails(tmp_path):
 def test_a_lock_that_a_kill_left_holds_nobody(tmp_path):
     script = f"""
 import os, signal
-from lucidcam.storage import open_store
+from lucidcam.io.storage import open_store
 with open_store({str(tmp_path / "out")!r}).held():
     os.kill(os.getpid(), signal.SIGKILL)
 """

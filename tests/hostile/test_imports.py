@@ -12,8 +12,9 @@ from types import ModuleType
 import pytest
 
 import lucidcam
-from lucidcam import catalogue, registry
+from lucidcam import registry
 from lucidcam.errors import OptionError
+from lucidcam.options import catalogue
 
 HEAVY = ("torch", "numpy", "PIL", "matplotlib", "scipy", "torchvision", "transformers", "pandas", "jinja2", "safetensors")
 
@@ -122,9 +123,9 @@ assert not errors, errors
 import lucidcam.methods.gradcam, lucidcam.metrics.deletion
 from lucidcam.metrics import Figure
 assert lucidcam.methods is function and isinstance(lucidcam.metrics, types.FunctionType)
-assert lucidcam.preprocess.Preprocess and lucidcam.nn.memory
+assert lucidcam.imaging.preprocess.Preprocess and lucidcam.nn.memory
 from lucidcam import *
-assert attribute is lucidcam.runner.attribute and layers is lucidcam.engine.layers.describe
+assert attribute is lucidcam.attribution.attribute and layers is lucidcam.engine.layers.describe
 """)
 
 
@@ -154,7 +155,7 @@ def test_the_table_of_names_is_what_type_checkers_see() -> None:
 
 def test_the_catalogue_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(catalogue.FILE.read_text(encoding="utf-8")) == json.loads(json.dumps(catalogue.content())), (
-        "methods, metrics or their options have changed: python -m lucidcam.catalogue writes what the command line lists"
+        "methods, metrics or their options have changed: python -m lucidcam.options.catalogue writes what the command line lists"
     )
     from_registries = [catalogue.methods(), catalogue.metrics(), catalogue.settings()]
     monkeypatch.setattr(catalogue, "_are_imported", lambda package: False)

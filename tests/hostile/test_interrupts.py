@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import lucidcam
 from lucidcam.engine import module_memory
-from lucidcam.rollback import Scope, SharedChange, closes_scopes
+from lucidcam.utils.rollback import Scope, SharedChange, closes_scopes
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals of POSIX"),

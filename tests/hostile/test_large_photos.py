@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 import lucidcam
-from lucidcam import explanation, images, maps, render
-from lucidcam.explanation import Explanation, Scale
+from lucidcam.imaging import explanation, maps, render
+from lucidcam.imaging.explanation import Explanation, Scale
+from lucidcam.imaging.preprocess import Preprocess
+from lucidcam.io import images
 from lucidcam.outputs.html import explanation as page
-from lucidcam.pipeline.rows import row_of
-from lucidcam.preprocess import Preprocess
+from lucidcam.pipeline.index import row_of
 from lucidcam.samples import Object
 from lucidcam.types import Frame
 
@@ -47,7 +48,7 @@ def banded(monkeypatch):
 
     def begin(rows: int = 5) -> None:
         monkeypatch.setattr(images, "BAND", 61 * rows)
-        for module in (explanation, sys.modules["lucidcam.pipeline.rows"]):
+        for module in (explanation, sys.modules["lucidcam.pipeline.index"]):
             monkeypatch.setattr(module, "LARGEST_WHOLE", 1)
 
     return begin
@@ -84,7 +85,7 @@ def test_signed_colours_come_in_bands(banded):
     scale = Scale(0, 1, render.signed_peak(np.stack([maps.in_photo(each, pixels.frame) for each in pixels.pixels], -1)))
     expected = pixels.rgb.tobytes()
     banded()
-    assert lucidcam.explanation.replace(pixels, scale=scale).rgb.tobytes() == expected
+    assert lucidcam.imaging.explanation.replace(pixels, scale=scale).rgb.tobytes() == expected
     assert explained(FRAMES["crop"], pixels=True).rgb.tobytes() == expected  # small enough to be sampled as it is
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lucidcam import clips, images
 from lucidcam.data._files import read_values
 from lucidcam.errors import InputError
+from lucidcam.io import images, video
 
 
 def gif(width, height, frames, frame=(1, 1)):
@@ -44,7 +44,7 @@ def stack(width, height, frames):
 
 def shown(content, most=8):
     """What a network that takes eight frames of a clip asks for."""
-    clip = clips.read(content)
+    clip = video.read(content)
     return clip, clip.frames(sorted({int(at) for at in np.linspace(0, clip.count - 1, most)}))
 
 
@@ -80,12 +80,12 @@ def test_small_clips_are_read(content):
 
 def test_durations_of_long_clips_are_not_looked_for(monkeypatch):
     """They are told frame by frame, each of which is decoded for that."""
-    monkeypatch.setattr(clips, "MAX_PIXELS", 40 * 30 * 4)
+    monkeypatch.setattr(video, "MAX_PIXELS", 40 * 30 * 4)
     monkeypatch.setattr("PIL.GifImagePlugin.GifImageFile.seek", lambda _, number: number and pytest.fail("decoded"))
-    assert clips.read(gif(40, 30, 5)).count == 5
+    assert video.read(gif(40, 30, 5)).count == 5
 
 
-def video(width, height, frames=3):
+def encoded_video(width, height, frames=3):
     av = pytest.importorskip("av")
     content = io.BytesIO()
     with av.open(content, "w", format="mp4") as container:
@@ -101,7 +101,7 @@ def video(width, height, frames=3):
 
 @pytest.mark.parametrize("limit", [("MAX_PIXELS", 64 * 48 - 1), ("MAX_ASPECT", 1.2)])
 def test_frames_of_a_video_are_no_larger_than_a_picture(tmp_path, monkeypatch, limit):
-    content = video(480, 64) if limit[0] == "MAX_ASPECT" else video(64, 48)
+    content = encoded_video(480, 64) if limit[0] == "MAX_ASPECT" else encoded_video(64, 48)
     assert len(shown(content)[1]) == 3
     monkeypatch.setattr(images, *limit)
     for source in (content, tmp_path / "a.mp4"):
@@ -113,7 +113,7 @@ def test_frames_of_a_video_are_no_larger_than_a_picture(tmp_path, monkeypatch, l
 @pytest.mark.parametrize("name", ["http:film.mp4", "data:film.mp4", "concat:a.mp4|film.mp4", "pipe:0.mp4", "file:film.mp4", "-film.mp4"])
 def test_the_name_of_a_video_is_no_address(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / name).write_bytes(video(64, 48))
+    (tmp_path / name).write_bytes(encoded_video(64, 48))
     assert len(shown(name)[1]) == 3
 
 
@@ -129,11 +129,11 @@ def test_lists_of_other_files_are_no_videos(tmp_path, monkeypatch, kind):
     """Nor where they begin like one: FFmpeg knows them by what is in them, and would open what they name."""
     pytest.importorskip("av")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "secret.mp4").write_bytes(video(64, 48))
+    (tmp_path / "secret.mp4").write_bytes(encoded_video(64, 48))
     (tmp_path / "list.mp4").write_bytes(LISTS[kind])
     for looks_like_one in (False, True):
         if looks_like_one:
-            monkeypatch.setattr(clips, "_is_video", lambda _: True)
+            monkeypatch.setattr(video, "_is_video", lambda _: True)
         with pytest.raises(InputError):
             shown(tmp_path / "list.mp4")
 
@@ -153,7 +153,7 @@ def scans(count, side=64, mode="L", thumbnail=b""):
 def test_scans_of_a_jpeg_are_counted(tmp_path, side, mode):
     path = tmp_path / "many.jpg"
     path.write_bytes(scans(images.MAX_SCANS + 1, side, mode))
-    for read in (images.read, images.read_grey, read_values, lambda path: images.read(path.read_bytes()), clips.read):
+    for read in (images.read, images.read_grey, read_values, lambda path: images.read(path.read_bytes()), video.read):
         with pytest.raises(InputError, match="scans"):
             read(path)
     path.write_bytes(scans(images.MAX_SCANS, side, mode))

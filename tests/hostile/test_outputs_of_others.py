@@ -11,14 +11,14 @@ import lucidcam
 import runs
 from commands import run as command
 from lucidcam.auditing.findings import check_place as check_audit
-from lucidcam.costs.report import check_place as check_costs
-from lucidcam.dissection.names import check_names_file
+from lucidcam.benchmark.result import check_place as check_costs
+from lucidcam.dissection.channel_names import check_names_file
 from lucidcam.dissection.sheets import check_writable as check_sheets
 from lucidcam.errors import OptionError
+from lucidcam.io.ownership import LIST, OwnedFiles, append_line, remove_owned
 from lucidcam.localization.discover import check_place as check_regions
 from lucidcam.outputs.html import Page, Section, Text
 from lucidcam.outputs.html import write as write_page
-from lucidcam.ownership import LIST, OwnedFiles, append_line, remove_owned
 from lucidcam.reports import check as check_report
 
 MINE = "mine"

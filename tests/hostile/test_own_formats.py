@@ -11,14 +11,14 @@ import pytest
 import lucidcam
 import runs
 from lucidcam.auditing.findings import read as read_audit
-from lucidcam.dissection.names import Names
+from lucidcam.dissection.channel_names import Names
 from lucidcam.errors import DataError, LucidcamError
 from lucidcam.evaluation.gallery import read_gallery
+from lucidcam.io.storage import Folder, digest_of
 from lucidcam.nn.memory import KIND, Memory
-from lucidcam.outputs._packs import LARGEST
+from lucidcam.outputs.map_archive import LARGEST
 from lucidcam.outputs.npz import check_archive
 from lucidcam.pipeline.ledger import Record
-from lucidcam.storage import Folder, digest_of
 from lucidcam.study.plan import PLAN, VERSION
 from lucidcam.study.plan import read as read_plan
 

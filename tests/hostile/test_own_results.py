@@ -11,11 +11,11 @@ from PIL import Image
 import lucidcam
 import runs
 from commands import run as command
-from lucidcam import images
 from lucidcam.data import open_data
-from lucidcam.ownership import LIST, OwnedFiles
+from lucidcam.io import images
+from lucidcam.io.ownership import LIST, OwnedFiles
+from lucidcam.io.storage import HOLDS, MADE_BY, SETTINGS
 from lucidcam.registry import exporters
-from lucidcam.storage import HOLDS, MADE_BY, SETTINGS
 
 BOX = "<annotation><object><name>red</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>6</xmax><ymax>6</ymax></bndbox></object></annotation>"
 

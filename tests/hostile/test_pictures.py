@@ -16,10 +16,10 @@ from PIL import Image
 
 import lucidcam
 from commands import run as command
-from lucidcam import images
 from lucidcam.data._files import read_values
 from lucidcam.errors import InputError, LucidcamError
-from lucidcam.preprocess import INTERPOLATIONS, Preprocess, _chooses_order, _is_vertical_first
+from lucidcam.imaging.preprocess import INTERPOLATIONS, Preprocess, _chooses_order, _is_vertical_first
+from lucidcam.io import images
 from lucidcam.targets.segmentation import _mask
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n(%pipe%touch marker) (w) file closefile\nshowpage\n"
@@ -69,7 +69,7 @@ READERS = {
     "size": lambda path: images.size(path),
     "grey": lambda path: images.read_grey(path),
     "mask": lambda path: read_values(path),
-    "clip": lambda path: lucidcam.clips.read(path),
+    "clip": lambda path: lucidcam.io.video.read(path),
     "region": lambda path: _mask(str(path)),
 }
 
@@ -130,7 +130,7 @@ def test_the_part_around_a_crop_is_the_crop_of_the_whole(size, interpolation, re
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     steps = Preprocess(size=(48, 56), resize=resize, mean=(0.0,), std=(1.0,), scale=1, interpolation=interpolation)
     expected = steps(Image.fromarray(pixels))
-    monkeypatch.setattr("lucidcam.preprocess.LARGEST_RESIZED", 1)
+    monkeypatch.setattr("lucidcam.imaging.preprocess.LARGEST_RESIZED", 1)
     found = steps(Image.fromarray(pixels))
     assert found.shape == expected.shape
     assert float((found - expected).abs().max()) <= 1  # of 255

@@ -19,13 +19,13 @@ from torch import nn
 
 import lucidcam
 import runs
-from lucidcam.behaviour import behaviour
 from lucidcam.errors import DataError, LucidcamError, OptionError
 from lucidcam.evaluation.journal import Journal, Part
-from lucidcam.fingerprints import fingerprint, steady
+from lucidcam.io.storage import SETTINGS
 from lucidcam.pipeline import crew
 from lucidcam.samples import Sample
-from lucidcam.storage import SETTINGS
+from lucidcam.utils.behaviour import behaviour
+from lucidcam.utils.fingerprint import fingerprint, steady
 
 QUIET = {"progress": False}
 ASKED = {**QUIET, "unit": 2, "optimized": False, "write": ("npz", "voc"), "metrics": "sparseness"}

@@ -2,6 +2,6 @@
 
 from lucidcam.auditing.audit import audit
 from lucidcam.auditing.findings import KINDS, Audit, Cluster, Evidence, Finding, read
-from lucidcam.auditing.statistics import Estimate
+from lucidcam.stats.contingency import Estimate
 
 __all__ = ["KINDS", "Audit", "Cluster", "Estimate", "Evidence", "Finding", "audit", "read"]

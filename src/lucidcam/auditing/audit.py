@@ -11,31 +11,31 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from lucidcam.auditing import companions, contexts, describe, places, tables
+from lucidcam.auditing import backgrounds, cooccurrence, describe, regions, tables
 from lucidcam.auditing.coverage import LIMITS, Coverage, Hypothesis, Untried, grouped
 from lucidcam.auditing.evidence import Photographer
 from lucidcam.auditing.findings import Audit, Cluster, Evidence, Finding, check_place, ranked
 from lucidcam.auditing.probing import AT_ONCE, INPAINT, Prober
-from lucidcam.auditing.statistics import SHARE, estimate
 from lucidcam.auditing.tables import Fact
 from lucidcam.auditing.trials import Change, Outcome, Skipped, Trial, odds, spread
 from lucidcam.auditing.views import Drawer, View, colours_of, covered, heat_of, order_of
-from lucidcam.compat import import_optional
 from lucidcam.data import open_data
-from lucidcam.data._classes import ClassMap, Given
+from lucidcam.data.class_map import ClassMap, Given
 from lucidcam.errors import DataError, LucidcamError, OptionError
-from lucidcam.explainer import LABEL, PREDICTED, Explained, Explainer, asked_of, prepare
 from lucidcam.methods._base import Method
-from lucidcam.progress import bar
 from lucidcam.samples import Mask, Problem
+from lucidcam.stats.contingency import SHARE, estimate
 from lucidcam.stats.paired import holm
+from lucidcam.stream.explainer import LABEL, PREDICTED, Explained, Explainer, asked_of, prepare
 from lucidcam.types import Model
-from lucidcam.wording import counted, short
+from lucidcam.utils.optional import import_optional
+from lucidcam.utils.progress import bar
+from lucidcam.utils.text import counted, short
 
 STAGES = 4
 """Families of trials, among which the level is shared: places, backgrounds, companions, confusions."""
 
-NEEDED = 2 * places.FEWEST
+NEEDED = 2 * regions.FEWEST
 """Images of a class, half of them to suspect and half to try."""
 
 FOREIGN = 200
@@ -336,8 +336,8 @@ class _Court:
         for place, (views, which) in enumerate(self._kinds.values()):
             groups = [[view for view, kind in zip(views, which, strict=True) if kind == number] for number in range(which.max() + 1)]
             for number, some in enumerate(sorted(groups, key=len, reverse=True), start=1):
-                mean = np.mean([places.off(view) for view in some], 0)
-                some.sort(key=lambda view: float(np.square(places.off(view) - mean).sum()))
+                mean = np.mean([regions.off(view) for view in some], 0)
+                some.sort(key=lambda view: float(np.square(regions.off(view) - mean).sum()))
                 evidence = tuple(self.photographer.cluster(some, mean)) if place < PICTURED else ()
                 found.append(Cluster(views[0].label, number, len(some), len(views), mean, evidence))
         return found
@@ -396,15 +396,15 @@ class _Court:
         return [each.denied(self.min_effect) or ("" if yes else chance) for yes, each in zip(convinced, trials, strict=True)]
 
     def _places(self, ids: Sequence[int], advance: Any) -> list[Finding]:
-        tried: list[tuple[places.Place, Trial]] = []
+        tried: list[tuple[regions.Place, Trial]] = []
         self.searched["place"] = len(ids)
         for id in ids:
             (before, after), (foreign, others) = self._halves(id), self._others(id)
-            which = places.kinds(before)
+            which = regions.kinds(before)
             self._kinds[id] = before, which
-            suspects = places.suspects(before, foreign, which)
-            for suspect in [*suspects, *places.all_together(suspects)]:
-                trial = places.trial(suspect, after, others, self.prober, self._input, self.seed)
+            suspects = regions.suspects(before, foreign, which)
+            for suspect in [*suspects, *regions.all_together(suspects)]:
+                trial = regions.trial(suspect, after, others, self.prober, self._input, self.seed)
                 if isinstance(trial, Skipped):
                     if suspect.parts:
                         continue  # said of the parts
@@ -423,52 +423,52 @@ class _Court:
                 found.append(self._place(id, single or confirmed))
         return found
 
-    def _place(self, id: int, confirmed: Sequence[tuple[places.Place, Trial]]) -> Finding:
+    def _place(self, id: int, confirmed: Sequence[tuple[regions.Place, Trial]]) -> Finding:
         """All confirmed places of a class as one finding; the strongest alone where the figures of all together deny it."""
         if Trial.joined([each for _, each in confirmed]).denied(self.min_effect):
             confirmed = [max(confirmed, key=lambda each: each[1].weakest.mean)]
         views = self.survey.drawer.of(id)
-        regions = tuple(region for place, _ in confirmed for region in place.regions)
-        having = [view for view in views if any(places.has(view, region) for region in regions)]
+        masks = tuple(region for place, _ in confirmed for region in place.regions)
+        having = [view for view in views if any(regions.has(view, region) for region in masks)]
         trial = Trial.joined([each for _, each in confirmed])
-        alike = self._alike(having, regions)
+        alike = self._alike(having, masks)
         label, share = views[0].label, len(having) / len(views)
         return Finding(
             kind="watermark" if alike else "place",
             label=label,
-            words=describe.place(label, regions, share, alike, trial),
+            words=describe.place(label, masks, share, alike, trial),
             effect=trial.effect,
             images=self.survey.drawer.counts[id],
             share=share,
             p=max(each.p for _, each in confirmed),
             trial=trial,
-            regions=regions,
+            regions=masks,
             evidence=tuple(self.photographer.place(_of(having, trial), [place.region for place, _ in confirmed])),
         )
 
-    def _alike(self, having: Sequence[View], regions: Sequence[Mask]) -> bool:
-        """Whether the regions look the same to the pixel in the images that have them."""
+    def _alike(self, having: Sequence[View], masks: Sequence[Mask]) -> bool:
+        """Whether the masked regions look the same to the pixel in the images that have them."""
         found = []
-        for region in regions:
-            some = [self._input(view) for view in having if places.has(view, region)][: places.MOST]
-            found.append(places.likeness(some, region))
-        return float(np.mean(found)) >= places.ALIKE
+        for region in masks:
+            some = [self._input(view) for view in having if regions.has(view, region)][: regions.MOST]
+            found.append(regions.likeness(some, region))
+        return float(np.mean(found)) >= regions.ALIKE
 
     def _backgrounds(self, ids: Sequence[int], hidden: Sequence[Mask], advance: Any) -> list[Finding]:
         tried: list[tuple[int, Trial]] = []
-        exchange = contexts.Exchange(self.prober, self._input, hidden)
+        exchange = backgrounds.Exchange(self.prober, self._input, hidden)
         for id in ids:
             (_, after), (_, others) = self._halves(id), self._others(id)
-            self._reliance[id] = contexts.reliance(after, self.prober, self._input)
-            trial = contexts.trial(after, others, self.prober, self.seed, exchange)
+            self._reliance[id] = backgrounds.reliance(after, self.prober, self._input)
+            trial = backgrounds.trial(after, others, self.prober, self.seed, exchange)
             label = self.survey.drawer.of(id)[0].label
             if isinstance(trial, Skipped):
                 self.untried.append(Untried("backgrounds", trial.reason, trial.needs, (label,)))
             else:
                 tried.append((id, trial))
-                if not contexts.comparable(after, others)[2]:
+                if not backgrounds.comparable(after, others)[2]:
                     reason = "only the colours of the whole image were shifted"
-                    needs = f"boxes or masks in {places.FEWEST} images of the class and of others"
+                    needs = f"boxes or masks in {regions.FEWEST} images of the class and of others"
                     self.untried.append(Untried("backgrounds put behind the objects, textures too", reason, needs, (label,)))
             advance(1)
         reasons = self._reasons([trial for _, trial in tried])
@@ -499,13 +499,13 @@ class _Court:
         tried: list[tuple[int, Trial]] = []
         for id in ids:
             views, values = self._halves(id)[1], self._reliance.get(id, {})
-            if len(values.get("whole", ())) < places.FEWEST:
-                needs = f"boxes or masks in {2 * places.FEWEST} images of the class"
-                reason = f"fewer than {places.FEWEST} of the images kept for trials have the object marked"
+            if len(values.get("whole", ())) < regions.FEWEST:
+                needs = f"boxes or masks in {2 * regions.FEWEST} images of the class"
+                reason = f"fewer than {regions.FEWEST} of the images kept for trials have the object marked"
                 self.untried.append(Untried("the surroundings without the object", reason, needs, (views[0].label,)))
                 continue
             whole, removed, alone = (np.array(values[name]) for name in ("whole", "object removed", "context removed"))
-            names = tuple(view.sample.name for view in contexts.marked(views))
+            names = tuple(view.sample.name for view in backgrounds.marked(views))
             take = Outcome(whole, alone, removed, odds(removed) - odds(alone), -1, names)
             tried.append((id, Trial(take, Outcome.none(1), names)))
         if tried:
@@ -527,7 +527,7 @@ class _Court:
         for id in ids:
             views, (_, others) = self.survey.drawer.of(id), self._others(id)
             for label in dict.fromkeys(label for view in views for label in view.others):
-                trial = companions.trial(label, views, others, self.prober, self._input, self.seed)
+                trial = cooccurrence.trial(label, views, others, self.prober, self._input, self.seed)
                 if isinstance(trial, Skipped):
                     self.untried.append(Untried(f"“{short(label)}” as a companion", trial.reason, trial.needs, (views[0].label,)))
                 else:
@@ -559,15 +559,15 @@ class _Court:
             for (_, predicted), some in facts.items():
                 if some[0].id != id or len(some) < CONFUSED * len(totals[some[0].label]):
                     continue
-                here = [views[fact.name] for fact in some if fact.name in views][: places.MOST]
-                outcome = self._wrong(here, predicted) if len(some) >= places.FEWEST else None
+                here = [views[fact.name] for fact in some if fact.name in views][: regions.MOST]
+                outcome = self._wrong(here, predicted) if len(some) >= regions.FEWEST else None
                 if outcome is None:
                     rare += 1
                 else:
                     tried.append((some, predicted, here, Trial(outcome, Outcome.none(1), tuple(view.sample.name for view in here))))
             advance(1)
         if rare:
-            reason, needs = f"fewer than {places.FEWEST} images of each can be changed", "more images"
+            reason, needs = f"fewer than {regions.FEWEST} images of each can be changed", "more images"
             self.untried.append(Untried(f"what speaks for the wrong class in {counted(rare, 'confusion')}", reason, needs))
         found = []
         for (some, predicted, here, trial), denied in zip(tried, self._reasons([each[-1] for each in tried]), strict=True):
@@ -588,14 +588,14 @@ class _Court:
         changes = []
         for view in views:
             heat = heat_of(self.photographer.maps(view, predicted))
-            region = max(places.peaks(heat) or [heat >= np.quantile(heat, 1 - places.LARGEST)], key=lambda each: float(heat[each].sum()))
+            region = max(regions.peaks(heat) or [heat >= np.quantile(heat, 1 - regions.LARGEST)], key=lambda each: float(heat[each].sum()))
             whole = self._input(view)
             free = replace(view, own=None)
-            masks = [spread(each, contexts.size_of(whole)) for each in [region, *places.controls(free, region, rng)]]
+            masks = [spread(each, backgrounds.size_of(whole)) for each in [region, *regions.controls(free, region, rng)]]
             after, *beside = self.prober.covered([whole] * len(masks), masks)
             if beside:
                 changes.append(Change(view.sample.name, predicted, whole, after, tuple(beside)))
-        return Outcome.of(self.prober, changes, -1) if len(changes) >= places.FEWEST else None
+        return Outcome.of(self.prober, changes, -1) if len(changes) >= regions.FEWEST else None
 
     def _calibration(self) -> list[Finding]:
         facts = self.survey.facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from lucidcam.compat import import_optional
+from lucidcam.utils.optional import import_optional
 
 MOST = 8
 """Clusters of one class at most."""

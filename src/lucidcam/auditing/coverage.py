@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lucidcam.auditing.statistics import Estimate
 from lucidcam.auditing.trials import Trial
 from lucidcam.reprs import OneLineRepr
-from lucidcam.wording import counted, figure, listed, short
+from lucidcam.stats.contingency import Estimate
+from lucidcam.utils.text import counted, figure, listed, short
 
 NAMES = {
     "place": "fixed places",

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lucidcam.auditing.statistics import Estimate
 from lucidcam.auditing.trials import Outcome, Trial
 from lucidcam.auditing.views import GRID, View
 from lucidcam.samples import Mask
-from lucidcam.wording import figure, listed
+from lucidcam.stats.contingency import Estimate
+from lucidcam.utils.text import figure, listed
 
 CHANNELS = ("red", "green", "blue")
 NOTABLE = 8.0

@@ -11,21 +11,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lucidcam import maps, render
-from lucidcam.auditing import companions
-from lucidcam.auditing.contexts import Exchange, comparable, itself, marked, neutral_of, size_of
+from lucidcam.attribution import explain
+from lucidcam.auditing import cooccurrence
+from lucidcam.auditing.backgrounds import Exchange, comparable, itself, marked, neutral_of, size_of
 from lucidcam.auditing.findings import Evidence
-from lucidcam.auditing.places import MOST, bare, off
 from lucidcam.auditing.probing import Prober
+from lucidcam.auditing.regions import MOST, bare, off
 from lucidcam.auditing.trials import Outcome, nearest, spread
 from lucidcam.auditing.views import Grid, View, turned_colours
 from lucidcam.errors import DataError
-from lucidcam.explainer import Explainer, prepare
-from lucidcam.explanation import Explanation
-from lucidcam.runner import explain
+from lucidcam.imaging import maps, render
+from lucidcam.imaging.explanation import Explanation
 from lucidcam.samples import Mask, Problem
+from lucidcam.stream.explainer import Explainer, prepare
 from lucidcam.types import Model, Prepared
-from lucidcam.wording import figure
+from lucidcam.utils.text import figure
 
 Region = Callable[[tuple[int, int]], Mask]
 """From the size of an input to the pixels of it that are covered."""
@@ -69,7 +69,7 @@ class Photographer:
     def companion(self, views: Sequence[View], label: str) -> list[Evidence]:
         """Images in which the companion is covered."""
         pairs = [view for view in views if view.own is not None and label in view.others]
-        return self._covering([(view, partial(companions.beside, view, label)) for view in pairs], f"without {label}")
+        return self._covering([(view, partial(cooccurrence.beside, view, label)) for view in pairs], f"without {label}")
 
     def context(self, views: Sequence[View]) -> list[Evidence]:
         """Images without their objects, and without all else."""

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lucidcam import render
 from lucidcam.auditing.coverage import Coverage
-from lucidcam.auditing.statistics import Estimate
 from lucidcam.auditing.trials import Trial
 from lucidcam.auditing.views import GRID, Grid
 from lucidcam.errors import DataError
-from lucidcam.explainer import PREDICTED
-from lucidcam.ownership import OwnedFiles
-from lucidcam.picture_files import save_picture
+from lucidcam.imaging import render
+from lucidcam.io.ownership import OwnedFiles
+from lucidcam.io.picture_files import save_picture
+from lucidcam.io.storage import check_writable, json_text, parsed_json, write_whole
 from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Mask, Problem
-from lucidcam.storage import check_writable, json_text, parsed_json, write_whole
-from lucidcam.wording import counted
+from lucidcam.stats.contingency import Estimate
+from lucidcam.stream.explainer import PREDICTED
+from lucidcam.utils.text import counted
 
 AUDIT = "audit.json"
 

@@ -10,14 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lucidcam.class_scores import ClassScores
 from lucidcam.engine.run import open_run
 from lucidcam.errors import OptionError, unknown
 from lucidcam.perturb.baselines import BASELINES, baseline
 from lucidcam.perturb.imputation import impute
-from lucidcam.rollback import closes_scopes
 from lucidcam.samples import Mask
 from lucidcam.types import Model
+from lucidcam.utils.class_scores import ClassScores
+from lucidcam.utils.rollback import closes_scopes
 
 INPAINT = "inpaint"
 FILLS = (INPAINT, *BASELINES)

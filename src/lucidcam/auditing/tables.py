@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam.auditing.statistics import RESAMPLES, SHARE, Estimate, estimate
+from lucidcam.stats.contingency import RESAMPLES, SHARE, Estimate, estimate
 from lucidcam.stats.interval import LEVEL
 
 BINS = 10

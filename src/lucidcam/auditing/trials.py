@@ -11,11 +11,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lucidcam.auditing.probing import AT_ONCE, Prober
-from lucidcam.auditing.statistics import DIFFERENCE, Estimate, estimate
 from lucidcam.samples import Mask
+from lucidcam.stats.contingency import DIFFERENCE, Estimate, estimate
 from lucidcam.stats.interval import LEVEL
 from lucidcam.stats.paired import signed_rank
-from lucidcam.wording import figure
+from lucidcam.utils.text import figure
 
 Values = npt.NDArray[np.float64]
 

@@ -16,16 +16,16 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 
-from lucidcam import catalogue
 from lucidcam.cli._usage import flags_of
 from lucidcam.errors import DataError, OptionError, first_line, nearest, unknown
-from lucidcam.vocabulary import IMAGENET_MEAN, Channels, Fit, OutputKind
-from lucidcam.wording import printable, printable_lines
+from lucidcam.options import catalogue
+from lucidcam.utils.choices import IMAGENET_MEAN, Channels, Fit, OutputKind
+from lucidcam.utils.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from lucidcam import Model
-    from lucidcam.catalogue import Entry
     from lucidcam.data import Dataset
+    from lucidcam.options.catalogue import Entry
 
 ModelOption = Annotated[
     str,
@@ -202,7 +202,7 @@ def load_model(spec: str, loading: LoadOptions, optimize: bool = False) -> Model
     import torch
 
     import lucidcam
-    from lucidcam.runner import optimized_if_possible
+    from lucidcam.attribution import optimized_if_possible
 
     spec, options = _source(spec, loading)
     if loading.untrained:
@@ -273,8 +273,8 @@ def _source(spec: str, loading: LoadOptions) -> tuple[str, dict[str, Any]]:
 
 def _print_assumed(model: Model, loading: LoadOptions, spec: str) -> None:
     """Say what was taken for granted of the preprocessing of a checkpoint that does not say it."""
+    from lucidcam.imaging.preprocess import Preprocess
     from lucidcam.models import is_function
-    from lucidcam.preprocess import Preprocess
 
     steps = model.preprocess
     architecture = loading.architecture or (spec if loading.untrained and is_function(spec) else None)
@@ -380,7 +380,7 @@ def method_flags(context: typer.Context, names: Sequence[str], words: Sequence[s
     for path in paths:
         if Path(path).suffix.lower() in CHECKPOINT_SUFFIXES:
             raise OptionError(f"{path} is a checkpoint, not data: give it by --model {path}.")
-    from lucidcam.settings import resolve_method  # last: it brings torch
+    from lucidcam.methods.settings import resolve_method  # last: it brings torch
 
     for name, values in chosen:
         resolve_method(name, values)
@@ -486,8 +486,8 @@ def data_options(split: str | None, data_root: Path | None, **options: str | Non
 def open_words(words: Sequence[str], format: str | None, split: str | None, data_root: Path | None = None) -> Dataset:
     """The data set that one word names, or the images that several do."""
     from lucidcam.data import generated, open_data
-    from lucidcam.images import SUFFIXES, find
-    from lucidcam.sources import is_url
+    from lucidcam.io.images import SUFFIXES, find
+    from lucidcam.io.remote import is_url
 
     options = data_options(split, data_root)
     there = len(words) == 1 and Path(words[0]).expanduser().exists() and Path(words[0]).suffix.lower() not in SUFFIXES

@@ -12,9 +12,9 @@ from typing import Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from lucidcam import catalogue
 from lucidcam.errors import LucidcamError, OptionError, unknown
-from lucidcam.wording import printable_lines
+from lucidcam.options import catalogue
+from lucidcam.utils.text import printable_lines
 
 PATHS_AND_FLAGS = {"ignore_unknown_options": True, "allow_extra_args": False}
 """Context settings of commands that also take the flags of methods: flags they do not know come among the paths."""

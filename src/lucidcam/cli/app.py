@@ -49,7 +49,7 @@ def app(
 
     from lucidcam.cli._common import err, load_model, out
     from lucidcam.errors import OptionError
-    from lucidcam.server.gate import LOOPBACK
+    from lucidcam.server.middleware import LOOPBACK
     from lucidcam.web import Limits, serve
 
     user, colon, password = (auth or "").partition(":")

@@ -26,7 +26,7 @@ from lucidcam.cli._common import (
 )
 from lucidcam.cli._common import out as screen
 from lucidcam.cli.report import ReportOption, write_page
-from lucidcam.wording import figure, short
+from lucidcam.utils.text import figure, short
 
 if TYPE_CHECKING:
     from lucidcam import Audit

@@ -45,20 +45,20 @@ def bench(
     ±: half the distance between the quartiles. (n): measured on n images together. >: ended by the time limit. Memory: the peak above that
     of a plain forward pass.
     """
-    from lucidcam import catalogue
     from lucidcam.cli.evaluate import parsed
+    from lucidcam.options import catalogue
 
     methods = [parsed(each, catalogue.methods()) for each in method] if method else None
 
     import torch
 
     import lucidcam
+    from lucidcam.benchmark.result import check_place
     from lucidcam.cli._common import err, load_model
     from lucidcam.cli._common import out as screen
-    from lucidcam.costs.report import check_place
     from lucidcam.errors import InputError
-    from lucidcam.images import find
-    from lucidcam.storage import json_text
+    from lucidcam.io.images import find
+    from lucidcam.io.storage import json_text
     from lucidcam.types import DTYPES
 
     if out is not None:

@@ -44,8 +44,8 @@ def channels(
     """
     import lucidcam
     from lucidcam.dissection.sheets import check_writable, files_of
-    from lucidcam.ownership import check_not_input
-    from lucidcam.storage import json_text
+    from lucidcam.io.ownership import check_not_input
+    from lucidcam.io.storage import json_text
 
     check_writable(out, "channels")
     for file in files_of(out, "channels"):

@@ -44,8 +44,8 @@ def concepts(
     Exit code 0: all right; 1: some images failed (the rest is used); 2: usage.
     """
     import lucidcam
-    from lucidcam.cli._words import bank_of
-    from lucidcam.dissection.names import check_names_file
+    from lucidcam.cli._concepts import bank_of
+    from lucidcam.dissection.channel_names import check_names_file
 
     check_names_file(out)
     loaded = load_model(model, loading, optimize)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lucidcam import catalogue
 from lucidcam.cli._common import (
     DEFAULT_LOADING,
     ClassMapOption,
@@ -24,10 +23,11 @@ from lucidcam.cli._common import (
     data_options,
 )
 from lucidcam.cli.report import ReportOption, write_page
+from lucidcam.options import catalogue
 
 if TYPE_CHECKING:
     from lucidcam import Model, Report
-    from lucidcam.catalogue import Catalogue
+    from lucidcam.options.catalogue import Catalogue
 
 
 SHOWN = 10
@@ -90,8 +90,8 @@ def evaluate(
     from lucidcam.cli._common import err, load_model, report
     from lucidcam.cli._common import out as screen
     from lucidcam.data import open_data  # this brings torch
+    from lucidcam.io.storage import check_writable, json_text
     from lucidcam.reports import check as check_page
-    from lucidcam.storage import check_writable, json_text
 
     if page is not None:
         check_page(page)

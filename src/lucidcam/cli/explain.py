@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lucidcam.cli._beyond import FLAGS, Beyond
 from lucidcam.cli._common import (
     DEFAULT_LOADING,
     LayerOption,
@@ -21,12 +20,13 @@ from lucidcam.cli._common import (
     method_flags,
     report,
 )
-from lucidcam.cli._words import KEPT, Speaker
+from lucidcam.cli._concepts import KEPT, Speaker
+from lucidcam.cli._task_options import FLAGS, Beyond
 from lucidcam.cli.report import ReportOption, write_page
 from lucidcam.errors import InputError, OptionError
-from lucidcam.ownership import OwnedFiles
-from lucidcam.progress import bar
-from lucidcam.storage import check_writable, json_text, parsed_json, write_whole
+from lucidcam.io.ownership import OwnedFiles
+from lucidcam.io.storage import check_writable, json_text, parsed_json, write_whole
+from lucidcam.utils.progress import bar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,11 +95,11 @@ def explain(
         raise OptionError("expected at least one image, folder or glob, or - for standard input.")
     import lucidcam
     from lucidcam.engine.layers import check as check_layer  # these bring torch
-    from lucidcam.explainer import check_general
-    from lucidcam.images import find
+    from lucidcam.io.images import find
+    from lucidcam.io.remote import is_url
     from lucidcam.reports import check as check_page
     from lucidcam.samples import Problem
-    from lucidcam.sources import is_url
+    from lucidcam.stream.explainer import check_general
 
     look = _Look(out, format or [], colormap, alpha, threshold, boxes)
     look.check(*((KEPT, "words.json") if in_words else ()))
@@ -175,7 +175,7 @@ def _gathered(count: int, colormap: str, alpha: float) -> Gathered:
 
 def _target(model: Model, targets: Sequence[Any] | None, against: str | None, probability: bool) -> Any:
     """What the flags ask for, with labels turned into ids now, so that a mistyped one is answered before any work."""
-    from lucidcam.runner import named
+    from lucidcam.attribution import named
     from lucidcam.targets import Contrast, Probability, Target
 
     if model.task is not None:
@@ -219,7 +219,8 @@ class _Look:
 
     def check(self, *names: str) -> None:
         """Refuse bad options before any work, and a folder where one of these files is someone else's."""
-        from lucidcam import registry, render
+        from lucidcam import registry
+        from lucidcam.imaging import render
 
         for name in self.formats:
             registry.writers[name]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lucidcam.cli._common import DEFAULT_LOADING, LoadOptions, ModelOption
-from lucidcam.rollback import closes_scopes
+from lucidcam.utils.rollback import closes_scopes
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -29,7 +29,7 @@ from lucidcam.cli._common import (
     report,
 )
 from lucidcam.errors import OptionError
-from lucidcam.progress import bar
+from lucidcam.utils.progress import bar
 
 if TYPE_CHECKING:
     from lucidcam.outputs._labels import Exporter
@@ -94,7 +94,7 @@ def localize(
     [(kind, options)] = chosen
     import lucidcam.localization as localization  # these bring torch
     from lucidcam.engine.layers import check as check_layer
-    from lucidcam.explainer import asked_of
+    from lucidcam.stream.explainer import asked_of
 
     if threshold is not None and calibrate is not None:
         raise OptionError("--calibrate chooses the threshold; give one of --threshold and --calibrate.")

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lucidcam import catalogue
 from lucidcam.cli import (
     audit,
     bench,
@@ -29,6 +28,7 @@ from lucidcam.cli import (
 )
 from lucidcam.cli._usage import PATHS_AND_FLAGS, Command, expanded
 from lucidcam.cli.app import app as web_app
+from lucidcam.options import catalogue
 
 app = typer.Typer(
     name="lucidcam",

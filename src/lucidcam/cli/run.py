@@ -93,10 +93,10 @@ def run(
 
     Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
     """
-    from lucidcam import catalogue
     from lucidcam.cli.evaluate import parsed
+    from lucidcam.io.storage import SETTINGS, check_writable
+    from lucidcam.options import catalogue
     from lucidcam.reports import check as check_page
-    from lucidcam.storage import SETTINGS, check_writable
 
     if page is not None:
         check_page(page)

@@ -113,7 +113,7 @@ def gap(
 
     Exit code 0: all right; 1: some photos could not be used (the network is trained); 2: usage.
     """
-    from lucidcam.storage import SETTINGS, check_writable
+    from lucidcam.io.storage import SETTINGS, check_writable
 
     check_writable(out, SETTINGS)  # before Lightning is imported, which takes a while
     from lucidcam.train import train_gap
@@ -200,7 +200,7 @@ def memory(
     """
     from lucidcam.cli._common import load_model
     from lucidcam.cli._common import out as screen
-    from lucidcam.storage import SETTINGS, check_writable
+    from lucidcam.io.storage import SETTINGS, check_writable
 
     check_writable(out, SETTINGS)  # before Lightning is imported, which takes a while
     from lucidcam.train import train_memory

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from lucidcam.data._base import Dataset, Format, generated, open_data, register
-from lucidcam.data._classes import ClassMap
+from lucidcam.data.class_map import ClassMap
 
 __all__ = ["ClassMap", "Dataset", "Format", "generated", "open_data", "register"]

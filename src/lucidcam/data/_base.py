@@ -14,9 +14,9 @@ from lucidcam import registry
 from lucidcam.data._bounds import Bounds
 from lucidcam.data._files import option_folder
 from lucidcam.errors import DataError, LucidcamError, first_line, unknown
+from lucidcam.io.remote import is_url, local
 from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import DegenerateError, Problem, Sample, composed, left_out
-from lucidcam.sources import is_url, local
 
 
 @dataclass(frozen=True, kw_only=True)

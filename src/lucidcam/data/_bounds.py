@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lucidcam.errors import DataError
-from lucidcam.wording import printable
+from lucidcam.utils.text import printable
 
 FIRST = 20
 """Names that are looked at before any image is read."""

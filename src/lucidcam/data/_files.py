@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lucidcam import images, sources
-from lucidcam.compat import import_optional
 from lucidcam.errors import DataError, InputError, first_line
-from lucidcam.ownership import is_result
-from lucidcam.rollback import closes_scopes
+from lucidcam.io import images, remote
+from lucidcam.io.ownership import is_result
+from lucidcam.io.remote import Stored
+from lucidcam.io.storage import parsed_json
 from lucidcam.samples import DegenerateError, Mask, Problem, Sample, composed
-from lucidcam.sources import Stored
-from lucidcam.storage import parsed_json
+from lucidcam.utils.optional import import_optional
+from lucidcam.utils.rollback import closes_scopes
 
 IMAGE_FOLDERS = ("JPEGImages", "images", "imgs", "img", "image")
 """Names of the folder that holds a data set's images, the most telling first."""
@@ -110,7 +110,7 @@ def images_at(url: str) -> dict[PurePath, Stored]:
         DataError: the storage cannot list it, or it is a file.
     """
     found: dict[PurePath, Stored] = {}
-    for name, each in sources.below(url).items():
+    for name, each in remote.below(url).items():
         path = PurePosixPath(name)
         if not name:
             raise DataError(f"{url!r} is a file; expected a folder of images, or give the image with format='images'.")

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from lucidcam import sources
 from lucidcam.errors import DataError, first_line
-from lucidcam.sources import Stored, is_url
+from lucidcam.io.remote import Stored, filesystem, is_url, stamp_of
 
 BLOCK = 2**20
 """Bytes that one request for headers fetches from a storage: small images come with it, large ones are passed over."""
@@ -39,10 +38,10 @@ def opened(tar: Stored) -> Iterator[tuple[IO[bytes], int, str]]:
             status = os.fstat(local.fileno())
             yield local, status.st_size, f"{status.st_size} {status.st_mtime_ns}"
         return
-    system, path = sources.filesystem(tar.file)
+    system, path = filesystem(tar.file)
     if tar.size is None or not tar.stamp:
         info = system.info(path)
-        tar = replace(tar, size=info.get("size"), stamp=sources.stamp_of(info))
+        tar = replace(tar, size=info.get("size"), stamp=stamp_of(info))
     with system.open(path, "rb", block_size=BLOCK, cache_type="readahead") as remote:
         if tar.size is None or not remote.seekable():
             raise DataError("its server gives no parts of files (HTTP ranges)")

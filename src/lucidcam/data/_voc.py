@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from lucidcam.data._files import IMAGE_FOLDERS, box_of, by_stem, declared_size, doubled, files_with, folder_in, folders_in, name_in, stem_in
 from lucidcam.errors import DataError, first_line
-from lucidcam.ownership import Written
+from lucidcam.io.ownership import Written
 from lucidcam.samples import Object, Problem, Sample, composed, labels_of
 
 ANNOTATION_FOLDERS = ("Annotations", "annotation", "xmls", "xml", "labels", "bbox")

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam import images
-from lucidcam.compat import import_optional
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._bounds import FIRST, Bounds
 from lucidcam.data._files import (
@@ -37,7 +35,9 @@ from lucidcam.data._files import (
     whole_number,
 )
 from lucidcam.errors import DataError, InputError, MissingExtraError
+from lucidcam.io import images
 from lucidcam.samples import DegenerateError, Mask, Object, Problem, Sample, left_out
+from lucidcam.utils.optional import import_optional
 
 ANNOTATIONS = frozenset({"annotations", "annotation", "labels", "json", "jsons"})
 """Names of a folder, in lower case, that is for annotation files, and lies beside that of the images."""

@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from lucidcam import images, sources
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import IMAGE_FOLDERS, SPLITS, folder_in, folders_in, images_at, images_in, path_of
 from lucidcam.errors import DataError
+from lucidcam.io import images, remote
+from lucidcam.io.remote import is_url
 from lucidcam.samples import Problem, Sample
-from lucidcam.sources import is_url
 
 
 @register("folder")
@@ -95,9 +95,9 @@ def _names(folder: Path) -> tuple[str, ...]:
 
 
 def _at(given: str, split: str) -> _Found:
-    root = sources.child(given, split) if split else given
+    root = remote.child(given, split) if split else given
     images_there = images_at(root)
-    name = PurePosixPath(sources.filesystem(given)[1]).name or given
+    name = PurePosixPath(remote.filesystem(given)[1]).name or given
     return _Found(name, root, list(images_there), images_there.__getitem__, lambda _: ())
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import is_file, missing
 from lucidcam.errors import DataError
-from lucidcam.images import SUFFIXES
+from lucidcam.io.images import SUFFIXES
+from lucidcam.io.remote import Stored, is_url, without_query
 from lucidcam.samples import Problem, Sample
-from lucidcam.sources import Stored, is_url, without_query
 
 
 @register("images")

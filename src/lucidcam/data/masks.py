@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lucidcam import images
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import (
     IMAGE_FOLDERS,
@@ -28,6 +27,7 @@ from lucidcam.data._files import (
     read_yaml,
 )
 from lucidcam.errors import DataError, InputError, OptionError
+from lucidcam.io import images
 from lucidcam.samples import Mask, Object, Problem, Sample, labels_of
 
 FOLDERS = ("masks", "mask")

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lucidcam.compat import import_optional
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.errors import OptionError, unknown
 from lucidcam.samples import Mask, Object, Sample
+from lucidcam.utils.optional import import_optional
 
 Pixels = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float64]

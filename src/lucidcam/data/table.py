@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lucidcam.csv_rows import restore_cell
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import (
     box_of,
@@ -26,9 +25,10 @@ from lucidcam.data._files import (
     whole_number,
 )
 from lucidcam.errors import DataError
+from lucidcam.io.storage import parsed_json
 from lucidcam.samples import ClassId, Object, Problem, Sample
-from lucidcam.storage import parsed_json
 from lucidcam.types import without_zeros
+from lucidcam.utils.csv_rows import restore_cell
 
 IMAGE = ("image", "path", "file", "filename", "file_name", "image_path")
 LABEL = ("label", "labels", "class", "category")

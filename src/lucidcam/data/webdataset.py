@@ -13,15 +13,15 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from lucidcam import images, sources
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import files_with, whole_number
-from lucidcam.data._parallel import in_order
+from lucidcam.data._prefetch import in_order
 from lucidcam.data._tars import Member, Tar, members_of, opened, what_is_wrong
 from lucidcam.errors import DataError, OptionError, first_line
+from lucidcam.io import images, remote
+from lucidcam.io.remote import Stored, is_url
+from lucidcam.io.storage import parsed_json
 from lucidcam.samples import ClassId, Problem, Sample
-from lucidcam.sources import Stored, is_url
-from lucidcam.storage import parsed_json
 
 THREADS = 8
 """Tars of a storage that are listed at a time: the requests' delays overlap."""
@@ -84,7 +84,7 @@ class WebDataset(Format):
         tars = [Tar(file, name) for file, name in zip(files, _names([file.file for file in files]))]
         threads = THREADS if any(is_url(file.file) for file in files) else 1
         jobs = [partial(self._samples, tar) for tar in tars]
-        title = PurePosixPath(sources.without_query(os.fspath(given[0]))).name if len(given) == 1 else ""
+        title = PurePosixPath(remote.without_query(os.fspath(given[0]))).name if len(given) == 1 else ""
         return Dataset(title or "webdataset", "webdataset", lambda: in_order(jobs, threads))
 
     def _samples(self, tar: Tar) -> Iterator[Sample | Problem]:
@@ -185,12 +185,12 @@ def _files(text: str) -> list[Stored]:
 
 def _matching(text: str) -> list[Stored]:
     if is_url(text):
-        if glob.has_magic(sources.without_query(text)):
-            found = sources.matching(text)
+        if glob.has_magic(remote.without_query(text)):
+            found = remote.matching(text)
         elif _is_tar(text):
             return [Stored(text)]
         else:
-            listed = sources.directly_in(text)
+            listed = remote.directly_in(text)
             found = [file for file in listed if _suffix(file.file) == ".tar"] or [file for file in listed if _is_compressed(file.file)]
         return sorted(found, key=lambda file: images.natural(PurePosixPath(file.file)))
     path = Path(text).expanduser()
@@ -229,7 +229,7 @@ def _names(files: list[str]) -> list[str]:
     Raises:
         DataError: one is given twice.
     """
-    paths = [sources.without_query(file).split("/") for file in files]
+    paths = [remote.without_query(file).split("/") for file in files]
     names = [path[-1] for path in paths]
     if len(set(names)) < len(names):
         shared = next(i for i, parts in enumerate(zip(*paths)) if len(set(parts)) > 1 or i == min(map(len, paths)) - 1)
@@ -241,7 +241,7 @@ def _names(files: list[str]) -> list[str]:
 
 
 def _suffix(text: str) -> str:
-    return PurePosixPath(sources.without_query(text)).suffix.lower()
+    return PurePosixPath(remote.without_query(text)).suffix.lower()
 
 
 def _is_tar(text: str) -> bool:
@@ -249,7 +249,7 @@ def _is_tar(text: str) -> bool:
 
 
 def _is_compressed(text: str) -> bool:
-    return sources.without_query(text).lower().endswith(_COMPRESSED)
+    return remote.without_query(text).lower().endswith(_COMPRESSED)
 
 
 def _only_tars(folder: Path) -> bool:
@@ -263,7 +263,7 @@ def _only_tars(folder: Path) -> bool:
 
 def _only_tars_at(url: str) -> bool:
     try:
-        return _tars_alone(each.file for each in sources.directly_in(url))
+        return _tars_alone(each.file for each in remote.directly_in(url))
     except DataError:
         return False  # the format that is asked last tells what is wrong
 

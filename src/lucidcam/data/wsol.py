@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam import images
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._files import (
     box_of,
@@ -28,6 +27,7 @@ from lucidcam.data._files import (
     whole_number,
 )
 from lucidcam.errors import DataError, InputError
+from lucidcam.io import images
 from lucidcam.samples import ClassId, Mask, Object, Problem, Sample
 
 PARTS = ("train", "val", "test")

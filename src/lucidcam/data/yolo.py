@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lucidcam import images
 from lucidcam.data._base import Dataset, Format, register
 from lucidcam.data._bounds import Bounds
 from lucidcam.data._files import (
@@ -36,6 +35,7 @@ from lucidcam.data._files import (
     whole_number,
 )
 from lucidcam.errors import DataError, InputError
+from lucidcam.io import images
 from lucidcam.samples import DegenerateError, Mask, Object, Problem, Sample, composed, left_out
 
 SMALL = 2.0

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from lucidcam.dissection import sheets
-from lucidcam.dissection.asking import asked
+from lucidcam.dissection.query import asked
 from lucidcam.dissection.sheets import Order
 from lucidcam.engine.run import Run
 from lucidcam.errors import LayerError, ModelError, OptionError, TargetError
@@ -27,8 +27,8 @@ from lucidcam.methods.cam import head_weights
 from lucidcam.metrics.sanity import spearman
 from lucidcam.perturb.baselines import baseline as replacing
 from lucidcam.reprs import OneLineRepr
-from lucidcam.rollback import closes_scopes
 from lucidcam.types import Frame, Model
+from lucidcam.utils.rollback import closes_scopes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -262,7 +262,7 @@ def channels(
         >>> import torch, lucidcam
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
         ...                           torch.nn.Flatten(), torch.nn.Linear(8, 10))
-        >>> model = lucidcam.wrap(net, lucidcam.preprocess.Preprocess(size=(32, 32)))
+        >>> model = lucidcam.wrap(net, lucidcam.imaging.preprocess.Preprocess(size=(32, 32)))
         >>> found = channels(model, torch.rand(3, 40, 40), 3, top=2)
         >>> len(found.top("gradient")), found.orders
         (2, ('gradient', 'increase', 'cam'))

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam.dissection import ranking
-from lucidcam.dissection.asking import check_model
+from lucidcam.attribution import on_any_image
+from lucidcam.dissection.activations import POOLS, Seen
 from lucidcam.dissection.bank import FEWEST, Bank
-from lucidcam.dissection.names import LEAST, Meaning, Name, Names, network_of
-from lucidcam.dissection.watching import POOLS, Seen
+from lucidcam.dissection.channel_names import LEAST, Meaning, Name, Names, network_of
+from lucidcam.dissection.query import check_model
 from lucidcam.errors import DataError, OptionError
-from lucidcam.runner import on_any_image
+from lucidcam.stats import ranks
 from lucidcam.types import Model
 
 LUCK = 0.01
@@ -72,7 +72,7 @@ def concepts(
         bank = bank_for(model) if bank is None else Bank.of(bank)
     seen = Seen(model, bank, layer, progress)
     values, truth = seen.values(quantile)
-    fit = ranking.halves(truth)
+    fit = ranks.halves(truth)
     for concept, shown in zip(bank.concepts, truth.T):
         if min(shown[fit].sum(), shown[~fit].sum()) < 2:
             raise DataError(f"{bank.name}: too few images of {concept!r} can be used ({shown.sum()}); expected at least {FEWEST}.")
@@ -104,7 +104,7 @@ def bank_for(model: Model) -> Bank:
 def _rows(seen: _Table, names: tuple[str, ...], least: float) -> Iterator[Name]:
     """Choose each meaning on one half, test it on the other, and go on with the images that do not show it."""
     live = np.ptp(seen.values["max"][seen.fit], axis=0) > 0
-    first = np.stack([ranking.areas(seen.values[pool][seen.fit], seen.truth[seen.fit]) for pool in POOLS])  # [P, C, K]
+    first = np.stack([ranks.areas(seen.values[pool][seen.fit], seen.truth[seen.fit]) for pool in POOLS])  # [P, C, K]
     tests = max(1, int(live.sum())) * MEANINGS
     for channel in range(len(live)):
         if not live[channel]:
@@ -139,12 +139,12 @@ class _Table:
         overlap: IoU `[C, K]`, or None.
     """
 
-    values: dict[str, ranking.Values]
-    truth: ranking.Truth
-    fit: ranking.Truth
+    values: dict[str, ranks.Values]
+    truth: ranks.Truth
+    fit: ranks.Truth
     overlap: Any
 
-    def areas(self, channel: int, left: ranking.Truth) -> ranking.Values:
+    def areas(self, channel: int, left: ranks.Truth) -> ranks.Values:
         """AUC `[P, K]` of a channel on the images that are left to choose by; NaN for concepts that too few of either half show."""
         rows = self.fit & left
         truth = self.truth[rows]
@@ -154,15 +154,15 @@ class _Table:
         usable = enough[0] & enough[1]
         if usable.any():
             for i, pool in enumerate(POOLS):
-                found[i, usable] = ranking.areas(self.values[pool][rows, channel][:, None], truth[:, usable])[0]
+                found[i, usable] = ranks.areas(self.values[pool][rows, channel][:, None], truth[:, usable])[0]
         return found
 
-    def test(self, channel: int, pool: int, concept: int, left: ranking.Truth, tests: int, name: str) -> Meaning:
+    def test(self, channel: int, pool: int, concept: int, left: ranks.Truth, tests: int, name: str) -> Meaning:
         """A meaning on the other half."""
         rows = ~self.fit & left
         levels = self.values[POOLS[pool]][:, channel]
-        area, low, high = ranking.interval(levels[rows], self.truth[rows, concept])
-        p = min(1.0, ranking.chance(levels[rows], self.truth[rows, concept]) * tests)
+        area, low, high = ranks.interval(levels[rows], self.truth[rows, concept])
+        p = min(1.0, ranks.chance(levels[rows], self.truth[rows, concept]) * tests)
         shown = self.values["strength"][left & self.truth[:, concept], channel]
         iou = None if self.overlap is None or np.isnan(self.overlap[channel, concept]) else float(self.overlap[channel, concept])
         return Meaning(name, POOLS[pool], area, low, high, p, iou, float(shown.mean()), float(shown.std()))

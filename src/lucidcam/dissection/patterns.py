@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from lucidcam.compat import import_optional
 from lucidcam.data.synthetic import FORMS
-from lucidcam.dissection.ranking import halves
 from lucidcam.samples import Mask, Object, Sample
+from lucidcam.stats.ranks import halves
+from lucidcam.utils.optional import import_optional
 
 Plane = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Plane]

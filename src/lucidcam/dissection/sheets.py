@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lucidcam import maps, render
-from lucidcam.ownership import OwnedFiles, check_document, check_not_input
-from lucidcam.picture_files import save_picture
-from lucidcam.storage import check_writable_file, json_text, write_whole, writing
-from lucidcam.wording import short
+from lucidcam.imaging import maps, render
+from lucidcam.io.ownership import OwnedFiles, check_document, check_not_input
+from lucidcam.io.picture_files import save_picture
+from lucidcam.io.storage import check_writable_file, json_text, write_whole, writing
+from lucidcam.utils.text import short
 
 Order = Literal["gradient", "increase", "cam", "here"]
 """What channels are ordered by."""

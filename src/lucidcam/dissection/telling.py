@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from lucidcam.dissection import sheets
-from lucidcam.wording import short
+from lucidcam.utils.text import short
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from lucidcam.dissection.names import Names
-    from lucidcam.dissection.words import Word, Words
+    from lucidcam.dissection.channel_names import Names
+    from lucidcam.dissection.concept_explanation import Word, Words
 
 FAINTEST = 0.001
 """Share of the evidence that a word needs to be in a sentence."""

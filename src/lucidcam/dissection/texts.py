@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lucidcam.attribution import named
 from lucidcam.data import Dataset, open_data
-from lucidcam.dissection.asking import check_model
+from lucidcam.dissection.query import check_model
 from lucidcam.engine.run import open_run
 from lucidcam.engine.session import session
 from lucidcam.errors import DataError, ModelError, OptionError
-from lucidcam.explainer import prepare
-from lucidcam.progress import bar
-from lucidcam.rollback import closes_scopes
-from lucidcam.runner import named
 from lucidcam.samples import Problem, Sample
+from lucidcam.stream.explainer import prepare
 from lucidcam.tasks import Prompts
 from lucidcam.types import Model
+from lucidcam.utils.progress import bar
+from lucidcam.utils.rollback import closes_scopes
 
 AT_ONCE = 16
 """Images that go through the network together."""

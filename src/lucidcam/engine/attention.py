@@ -15,12 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lucidcam.engine.attention_hooks import ELSE, Catch, Plan, plan
 from lucidcam.engine.capture import Done, ForceGrad, cut
 from lucidcam.engine.foreign import gradient, says_nothing
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.masked import alike
-from lucidcam.engine.matrices import ELSE, Catch, Plan, plan
-from lucidcam.engine.recording import depends_on
+from lucidcam.engine.rule_autograd import depends_on
 from lucidcam.engine.scaling import differentiate_scaled, needs_scale
 from lucidcam.engine.session import hooks
 from lucidcam.engine.thread_state import no_inference

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from lucidcam.engine.foreign import GradientError, gradient, holder_of, in_transform, totals
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layout import Layout
-from lucidcam.engine.recording import Waypoint, on_path
+from lucidcam.engine.rule_autograd import Waypoint, on_path
 from lucidcam.engine.scaling import differentiate_scaled, needs_scale
 from lucidcam.engine.session import Hook, hooks
-from lucidcam.engine.settle import layout_at
 from lucidcam.engine.thread_state import Mode, no_inference
+from lucidcam.engine.token_layout import layout_at
 from lucidcam.engine.trace import Layer, first_tensor, replace_first, run_forward
 from lucidcam.errors import LayerError, ModelError
 

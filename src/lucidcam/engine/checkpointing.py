@@ -14,7 +14,7 @@ from typing import Any
 
 import torch.utils.checkpoint as checkpointing
 
-from lucidcam.rollback import Scope, SharedChange
+from lucidcam.utils.rollback import Scope, SharedChange
 
 _here = threading.local()
 

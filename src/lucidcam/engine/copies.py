@@ -6,7 +6,7 @@ import weakref
 
 from torch import nn
 
-from lucidcam.locks import leaf_lock
+from lucidcam.utils.locks import leaf_lock
 
 _guard = leaf_lock()
 _originals: weakref.WeakKeyDictionary[nn.Module, nn.Module] = weakref.WeakKeyDictionary()

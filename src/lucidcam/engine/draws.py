@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from lucidcam.locks import leaf_lock
-from lucidcam.rollback import Scope
+from lucidcam.utils.locks import leaf_lock
+from lucidcam.utils.rollback import Scope
 
 SEED = 0
 """Of every pass of such a network."""

@@ -14,7 +14,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from lucidcam.errors import ModelError, first_line
-from lucidcam.rollback import raised_by_handler
+from lucidcam.utils.rollback import raised_by_handler
 
 GRADIENT_FREE = "occlusion or rise, which need the scores alone"
 """What to use where no gradient flows and no layer is seen."""

@@ -14,14 +14,14 @@ from lucidcam.engine.foreign import GRADIENT_FREE, gradient, hidden_part, out_of
 from lucidcam.engine.head import HeadWatch
 from lucidcam.engine.inputs import Inputs, Key
 from lucidcam.engine.session import plain, session
-from lucidcam.engine.settle import settled
 from lucidcam.engine.sharing import settled_inputs
 from lucidcam.engine.thread_state import no_inference
+from lucidcam.engine.token_layout import settled
 from lucidcam.engine.trace import Call, Layer, Trace, example, remembered, signature, tensors_of, trace, with_axes
 from lucidcam.errors import LayerError, LucidcamError, unknown
 from lucidcam.reprs import OneLineRepr
-from lucidcam.rollback import closes_scopes, raised_by_handler
 from lucidcam.targets import logits
+from lucidcam.utils.rollback import closes_scopes, raised_by_handler
 
 LayerSpec = str | nn.Module
 

@@ -17,9 +17,9 @@ from lucidcam.engine.foreign import out_of_memory, says_nothing
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hooks
 from lucidcam.engine.trace import batch_of, replace_first, run_forward, tensors_of, trace
-from lucidcam.progress import SLOW, Bar, listener, open_bar, shows_bars
 from lucidcam.reprs import OneLineRepr
-from lucidcam.rollback import Scope
+from lucidcam.utils.progress import SLOW, Bar, listener, open_bar, shows_bars
+from lucidcam.utils.rollback import Scope
 
 
 @dataclass

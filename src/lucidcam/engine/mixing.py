@@ -23,7 +23,7 @@ from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import session
 from lucidcam.engine.trace import FollowsImage, batch_of, remembered, run_forward, signature, tensors_of
 from lucidcam.errors import ModelError
-from lucidcam.rollback import closes_scopes
+from lucidcam.utils.rollback import closes_scopes
 
 EQUAL = {torch.float64: 1e-10, torch.float32: 5e-6}
 """Largest difference, as a share of the largest value, of an image's outputs beside one image and another: the same operations ran."""

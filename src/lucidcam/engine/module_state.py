@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lucidcam.behaviour import BOOKKEEPING, HOOKS
-from lucidcam.rollback import raised_by_handler
-from lucidcam.tensor_state import SMALL, TensorState
+from lucidcam.utils.behaviour import BOOKKEEPING, HOOKS
+from lucidcam.utils.rollback import raised_by_handler
+from lucidcam.utils.tensor_state import SMALL, TensorState
 
 PLAIN = frozenset(
     (int, float, complex, bool, str, bytes, type(None), type(...), range, torch.dtype, torch.device, torch.layout, torch.memory_format)

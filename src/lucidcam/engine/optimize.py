@@ -27,8 +27,8 @@ from lucidcam.engine.session import hooks, plain, session
 from lucidcam.engine.thread_state import Mode
 from lucidcam.engine.trace import run_forward, tensors_of, trace
 from lucidcam.errors import ModelError, OptionError
-from lucidcam.rollback import closes_scopes
 from lucidcam.targets import kind_of
+from lucidcam.utils.rollback import closes_scopes
 
 LOOSE = {None: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Largest accepted difference of the outputs, relative to their largest magnitude, by precision."""

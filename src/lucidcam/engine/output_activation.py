@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import session
 from lucidcam.engine.trace import example, remembered, run_forward, signature, tensors_of
-from lucidcam.rollback import closes_scopes
+from lucidcam.utils.rollback import closes_scopes
 
 LINEAR_OPERATIONS = ("linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "addmv", "mv", "einsum")
 PROBABILITY_OPERATIONS = ("sigmoid", "hardsigmoid", "softmax", "safe_softmax", "special_expit", "special_ndtr")

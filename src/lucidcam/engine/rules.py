@@ -27,7 +27,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 from lucidcam.engine.foreign import gradient, hidden_part
-from lucidcam.engine.recording import (
+from lucidcam.engine.rule_autograd import (
     ACTIVATION,
     ROUTING,
     SPELLED,

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lucidcam.class_scores import ClassScores, ScoreReader
 from lucidcam.engine import layers as layers_
+from lucidcam.engine.activation_cache import Memory, carries_all, memory, recalled
 from lucidcam.engine.attention import Attention, Wants, attend
 from lucidcam.engine.call_order import CallOrder, noted_calls, noted_changes
 from lucidcam.engine.capture import Copies, Done, ForceGrad, cut, follow, gradients_of
@@ -25,8 +25,7 @@ from lucidcam.engine.mixing import check_apart, mixes
 from lucidcam.engine.module_memory import ModuleMemory, memory_of, remembered, signature
 from lucidcam.engine.output_activation import is_probability_output
 from lucidcam.engine.pooling import same
-from lucidcam.engine.recall import Memory, carries_all, memory, recalled
-from lucidcam.engine.recording import Waypoint, depends_on
+from lucidcam.engine.rule_autograd import Waypoint, depends_on
 from lucidcam.engine.rules import Rule, refuse
 from lucidcam.engine.scaling import differentiate_scaled, needs_scale, without_autocast
 from lucidcam.engine.session import hooks, plain, session
@@ -35,8 +34,9 @@ from lucidcam.engine.thread_state import Restored
 from lucidcam.engine.trace import ForeignError, Layer, batch_of, run_forward, tensors_of, trace
 from lucidcam.errors import LayerError, LucidcamError, ModelError, OptimizedCopyError, TargetError
 from lucidcam.reprs import OneLineRepr, one_line
-from lucidcam.rollback import closes_scopes, raised_by_handler
 from lucidcam.targets import Bound, Target, as_target, local, logits, sound
+from lucidcam.utils.class_scores import ClassScores, ScoreReader
+from lucidcam.utils.rollback import closes_scopes, raised_by_handler
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from lucidcam.rollback import Scope
+from lucidcam.utils.rollback import Scope
 
 Differentiate = Callable[[Tensor], Sequence["Tensor | None"]]
 """From scores `[B, T]` to their gradients `[B, T, ...]`, or None where nothing arrives."""

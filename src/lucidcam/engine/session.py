@@ -22,8 +22,8 @@ from lucidcam.engine.copies import in_use
 from lucidcam.engine.foreign import check_growth, check_weights, not_a_module, own_parameters
 from lucidcam.engine.thread_state import Restored, ThreadState, end_interrupted_blocks
 from lucidcam.errors import ModelError
-from lucidcam.locks import is_mine, leaf_lock, new_lock
-from lucidcam.rollback import Scope, SharedChange
+from lucidcam.utils.locks import is_mine, leaf_lock, new_lock
+from lucidcam.utils.rollback import Scope, SharedChange
 
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _guard = leaf_lock()

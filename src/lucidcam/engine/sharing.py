@@ -13,7 +13,7 @@ from lucidcam.engine.inputs import Inputs, Key
 from lucidcam.engine.session import session
 from lucidcam.engine.trace import batch_of, remembered, run_forward, signature, tensors_of, with_axes
 from lucidcam.errors import InputError, LucidcamError
-from lucidcam.rollback import closes_scopes
+from lucidcam.utils.rollback import closes_scopes
 
 MOST_TRIED = 4
 """Inputs of which every combination is tried; of more, only all and none."""

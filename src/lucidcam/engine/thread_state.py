@@ -12,7 +12,7 @@ import torch
 from torch import _C
 from torch.overrides import TorchFunctionMode
 
-from lucidcam.rollback import Scope
+from lucidcam.utils.rollback import Scope
 
 _BLOCKS: frozenset[CodeType] = frozenset(
     method.__code__ for kind in (torch.inference_mode, _GeneratorContextManager) for method in (kind.__enter__, kind.__exit__)

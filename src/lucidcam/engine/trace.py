@@ -20,14 +20,14 @@ from lucidcam.engine.lineage import COLOURS, RECURRENT, Lineage, Mark
 from lucidcam.engine.module_memory import memory_of as memory_of
 from lucidcam.engine.module_memory import remembered as remembered
 from lucidcam.engine.module_memory import signature as signature
-from lucidcam.engine.recording import walk_from
+from lucidcam.engine.rule_autograd import walk_from
 from lucidcam.engine.scaling import with_autocast
 from lucidcam.engine.session import hooks, session
 from lucidcam.engine.thread_state import Mode
 from lucidcam.errors import InputError, LucidcamError, ModelError
-from lucidcam.rollback import SharedChange, closes_scopes, raised_by_handler
 from lucidcam.targets import dense, logits, part
 from lucidcam.targets import tensors_of as tensors_of
+from lucidcam.utils.rollback import SharedChange, closes_scopes, raised_by_handler
 
 ROUNDING = 16
 """Units in the last place, of the largest value, by which equal outputs may differ."""

@@ -12,25 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam.behaviour import behaviour
+from lucidcam.attribution import given_up, named, on_any_image, optimized_if_possible
 from lucidcam.data import ClassMap, Dataset, open_data
 from lucidcam.errors import DataError, ModelError, OptionError
-from lucidcam.evaluation.ahead import Ahead
-from lucidcam.evaluation.contenders import contenders, judges
+from lucidcam.evaluation.accumulator import Tally
+from lucidcam.evaluation.batch import Measure
+from lucidcam.evaluation.entries import contenders, judges
 from lucidcam.evaluation.gallery import save_gallery
 from lucidcam.evaluation.journal import Journal, Part
-from lucidcam.evaluation.measure import Measure
+from lucidcam.evaluation.preflight import Ahead
 from lucidcam.evaluation.presets import preset as preset_named
 from lucidcam.evaluation.report import Report
-from lucidcam.evaluation.tally import Tally
-from lucidcam.fingerprints import architecture, code_of, steadied, steady
+from lucidcam.io.storage import check_writable
+from lucidcam.methods.settings import IMAGES_AT_ONCE, Settings
 from lucidcam.metrics import MosaicMetric
-from lucidcam.progress import bar, say
-from lucidcam.runner import given_up, named, on_any_image, optimized_if_possible
 from lucidcam.samples import Problem, Sample
-from lucidcam.settings import IMAGES_AT_ONCE, Settings
-from lucidcam.storage import check_writable
 from lucidcam.types import Model
+from lucidcam.utils.behaviour import behaviour
+from lucidcam.utils.fingerprint import architecture, code_of, steadied, steady
+from lucidcam.utils.progress import bar, say
 
 IMAGES_ON_CPU = 4
 """A CPU gains nothing from more, and an interruption loses less."""

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lucidcam import maps, render
 from lucidcam.errors import DataError
-from lucidcam.evaluation.contenders import Contender, Judge, slug
-from lucidcam.evaluation.measure import Item, Measure
+from lucidcam.evaluation.batch import Item, Measure
+from lucidcam.evaluation.entries import Contender, Judge, slug
 from lucidcam.evaluation.report import Report
-from lucidcam.picture_files import save_picture
+from lucidcam.imaging import maps, render
+from lucidcam.io.picture_files import save_picture
+from lucidcam.io.storage import json_text, parsed_json, write_whole
 from lucidcam.samples import Problem, Sample
-from lucidcam.storage import json_text, parsed_json, write_whole
 
 ENDS = 10
 """Images of each end of the ranking."""

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from lucidcam.errors import DataError, OptionError
+from lucidcam.io.storage import Folder, sealed, unsealed, workplace, write_whole
 from lucidcam.metrics import Record
 from lucidcam.outputs.npz import check_archive
 from lucidcam.samples import Problem
-from lucidcam.storage import Folder, sealed, unsealed, workplace, write_whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lucidcam import maps as maps_
+from lucidcam.attribution import together
 from lucidcam.data import Dataset
 from lucidcam.errors import InputError
-from lucidcam.evaluation.contenders import Judge, slug
+from lucidcam.evaluation.batch import Item, Measure
+from lucidcam.evaluation.entries import Judge, slug
 from lucidcam.evaluation.journal import Journal, Part
-from lucidcam.evaluation.measure import Item, Measure
+from lucidcam.imaging import maps as maps_
 from lucidcam.metrics import MosaicMetric, Record
-from lucidcam.runner import together
 from lucidcam.samples import Problem, Sample
 
 PER_CLASS = 100

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lucidcam.errors import OptionError, unknown
-from lucidcam.evaluation.contenders import slug
+from lucidcam.evaluation.entries import slug
+from lucidcam.io.ownership import OwnedFiles
+from lucidcam.io.picture_files import save_figure
 from lucidcam.metrics._base import Curve
-from lucidcam.ownership import OwnedFiles
-from lucidcam.picture_files import save_figure
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lucidcam import compat
-from lucidcam.csv_rows import write_rows
 from lucidcam.errors import MissingExtraError, OptionError
 from lucidcam.evaluation.presets import Published
+from lucidcam.io.ownership import OwnedFiles
+from lucidcam.io.storage import json_text, replaced, write_whole
 from lucidcam.metrics._base import Curve, Figure
-from lucidcam.ownership import OwnedFiles
 from lucidcam.reprs import OneLineRepr, one_line
 from lucidcam.samples import Problem
 from lucidcam.stats.ties import leaders
-from lucidcam.storage import json_text, replaced, write_whole
+from lucidcam.utils import optional
+from lucidcam.utils.csv_rows import write_rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WORKS = ("an evaluation", "a run")
-"""Whose folders hold a report, see `lucidcam.storage.workplace`."""
+"""Whose folders hold a report, see `lucidcam.io.storage.workplace`."""
 
 COLUMNS = ["image", "method", "metric", "value"]
 CHUNK = 100_000
@@ -214,7 +214,7 @@ class Report:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        pandas = compat.import_optional("pandas", "data", "Report.frame()")
+        pandas = optional.import_optional("pandas", "data", "Report.frame()")
         return pandas.DataFrame(self.images(), columns=COLUMNS)
 
     def plot(self, metric: str) -> Any:
@@ -250,8 +250,8 @@ class Report:
 
 def _parquet(rows: Iterator[tuple[str, str, str, float]], owned: OwnedFiles) -> None:
     try:
-        arrow = compat.import_optional("pyarrow", "data", "Parquet")
-        parquet = compat.import_optional("pyarrow.parquet", "data", "Parquet")
+        arrow = optional.import_optional("pyarrow", "data", "Parquet")
+        parquet = optional.import_optional("pyarrow.parquet", "data", "Parquet")
     except MissingExtraError:
         return
     schema = arrow.schema([("image", arrow.string()), ("method", arrow.string()), ("metric", arrow.string()), ("value", arrow.float64())])

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam import maps
 from lucidcam.data import open_data
-from lucidcam.data._classes import Given
+from lucidcam.data.class_map import Given
 from lucidcam.errors import DataError, InputError
-from lucidcam.explainer import LABEL, Explained, Explainer, OnProblem
+from lucidcam.imaging import maps
 from lucidcam.localization.regions import Keep, Regions
 from lucidcam.methods._base import Method
 from lucidcam.metrics._base import Array
@@ -21,6 +20,7 @@ from lucidcam.metrics.localization_error import overlaps
 from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Problem
 from lucidcam.stats.interval import mean_interval
+from lucidcam.stream.explainer import LABEL, Explained, Explainer, OnProblem
 from lucidcam.types import Model
 
 LEVELS = tuple(i / 100 for i in range(1, 100))

@@ -14,23 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam import maps
+from lucidcam.attribution import explain, on_any_image
 from lucidcam.data import open_data
-from lucidcam.data._classes import Given
+from lucidcam.data.class_map import Given
 from lucidcam.errors import OptionError, TargetError, unknown
-from lucidcam.explainer import PREDICTED, Explainer, asked_of
-from lucidcam.explanation import Explanation
-from lucidcam.localization.parts import Concept, Part, cut_out
+from lucidcam.imaging import maps
+from lucidcam.imaging.explanation import Explanation
+from lucidcam.io.ownership import OwnedFiles
+from lucidcam.io.storage import check_writable, json_text, write_whole, writing
+from lucidcam.localization.crops import Concept, Part, cut_out
 from lucidcam.localization.sheets import save_sheets
 from lucidcam.methods._base import Method
-from lucidcam.ownership import OwnedFiles
-from lucidcam.progress import bar
+from lucidcam.methods.settings import resolve_method
 from lucidcam.reprs import OneLineRepr
-from lucidcam.runner import explain, on_any_image
 from lucidcam.samples import Problem
-from lucidcam.settings import resolve_method
-from lucidcam.storage import check_writable, json_text, write_whole, writing
+from lucidcam.stream.explainer import PREDICTED, Explainer, asked_of
 from lucidcam.types import Model
+from lucidcam.utils.progress import bar
 
 FILES = ("regions.json", "overview.png")
 """What is written beside the sheets of the classes."""

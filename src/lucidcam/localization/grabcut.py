@@ -10,10 +10,10 @@ import math
 import numpy as np
 from PIL import Image
 
-from lucidcam.compat import import_optional
-from lucidcam.maps import Array, Box
+from lucidcam.imaging.maps import Array, Box
 from lucidcam.samples import Mask
 from lucidcam.types import Frame
+from lucidcam.utils.optional import import_optional
 
 PIXELS = 20_000
 """Larger windows are reduced to about this many pixels: a tenth of a second each. The mask's edge is that coarse, too."""

@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from lucidcam import maps
 from lucidcam.errors import OptionError
-from lucidcam.explanation import Explanation
+from lucidcam.imaging import maps
+from lucidcam.imaging.explanation import Explanation
 from lucidcam.localization.grabcut import grabcut
 from lucidcam.outputs._labels import Found
 from lucidcam.samples import Mask

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from lucidcam import render
-from lucidcam.localization.parts import Concept, Part
-from lucidcam.ownership import OwnedFiles
-from lucidcam.picture_files import save_picture
+from lucidcam.imaging import render
+from lucidcam.io.ownership import OwnedFiles
+from lucidcam.io.picture_files import save_picture
+from lucidcam.localization.crops import Concept, Part
 from lucidcam.types import with_meaning
-from lucidcam.wording import short
+from lucidcam.utils.text import short
 
 TILE, SMALL_TILE = 240, 150
 """Sides of the pictures, in pixels, on the sheet of a class and on the overview."""

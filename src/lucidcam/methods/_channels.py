@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lucidcam.engine.run import Run
 from lucidcam.errors import OptionError
-from lucidcam.maps import unit
+from lucidcam.imaging.maps import unit
 from lucidcam.methods._base import upsample
 from lucidcam.perturb.baselines import baseline
 from lucidcam.perturb.redundancy import equal_rows, unit_rows

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lucidcam.engine.run import Run
 from lucidcam.errors import OptionError, unknown
-from lucidcam.maps import resize
+from lucidcam.imaging.maps import resize
 from lucidcam.perturb.noise import noisy
 
 Maps = Callable[[Run], Tensor]

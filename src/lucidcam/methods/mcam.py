@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from lucidcam.engine.run import Run
 from lucidcam.errors import LayerError, ModelError, OptionError, TargetError
-from lucidcam.fingerprints import fingerprint
 from lucidcam.methods._base import Method, register, spatial_mean, weighted_sum
 from lucidcam.nn.memory import Belongs, Memory
+from lucidcam.utils.fingerprint import fingerprint
 
 
 @register("mcam")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lucidcam.engine.run import Run
 from lucidcam.errors import OptionError
-from lucidcam.maps import unit
+from lucidcam.imaging.maps import unit
 from lucidcam.methods._base import Method, register
 from lucidcam.methods._channels import Channels, Weights, check_weights
 from lucidcam.methods._shortcuts import Shortcut, explained

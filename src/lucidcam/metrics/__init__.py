@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lucidcam.lazy import lazy_names
+from lucidcam.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from lucidcam.metrics._base import Batch, Comparative, FaithfulnessMetric, Figure, Metric, MosaicMetric, Record, register

@@ -19,14 +19,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lucidcam import maps, registry
-from lucidcam.class_scores import THRESHOLD, ClassScores, OutputKind
+from lucidcam import registry
 from lucidcam.engine.mixing import MixingError
 from lucidcam.engine.run import Run, open_run
 from lucidcam.errors import InputError
+from lucidcam.imaging import maps
 from lucidcam.reprs import OneLineRepr
-from lucidcam.rollback import closes_scopes
 from lucidcam.targets._as import target_of_row
+from lucidcam.utils.class_scores import THRESHOLD, ClassScores, OutputKind
+from lucidcam.utils.rollback import closes_scopes
 
 Array = npt.NDArray[np.float64]
 Explain = Callable[[Run], Tensor]
@@ -173,7 +174,7 @@ class Batch(OneLineRepr):
 
     @cached_property
     def probability(self) -> Run:
-        """The same question, about the class's probability (`lucidcam.class_scores`)."""
+        """The same question, about the class's probability (`lucidcam.utils.class_scores`)."""
         return self.run.as_probability()
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lucidcam import maps
+from lucidcam.imaging import maps
 from lucidcam.metrics._base import Array
 from lucidcam.metrics._localization import Located
 

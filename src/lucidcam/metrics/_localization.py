@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lucidcam import maps
 from lucidcam.errors import InputError
+from lucidcam.imaging import maps
 from lucidcam.metrics._base import Array, Metric, Record
 from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Mask, Object, Sample

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from lucidcam import maps
 from lucidcam.errors import OptionError
+from lucidcam.imaging import maps
 from lucidcam.metrics._base import Batch
 from lucidcam.perturb.baselines import baseline, gaussian_blur
 

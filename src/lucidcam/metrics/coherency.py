@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lucidcam import maps
+from lucidcam.imaging import maps
 from lucidcam.metrics._base import Batch, Figure, register
 from lucidcam.metrics._masked import MaskedMetric
 

@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lucidcam import maps
-from lucidcam.class_scores import ClassScores, OutputKind
 from lucidcam.engine.foreign import says_nothing
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.run import open_run
 from lucidcam.engine.trace import remembered
 from lucidcam.errors import InputError, OptionError
+from lucidcam.imaging import maps
 from lucidcam.metrics._base import Figure, MosaicMetric, register
-from lucidcam.rollback import closes_scopes
 from lucidcam.targets import logits
+from lucidcam.utils.class_scores import ClassScores, OutputKind
+from lucidcam.utils.rollback import closes_scopes
 
 
 @register("grid_pointing_game")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lucidcam import maps
 from lucidcam.errors import OptionError
+from lucidcam.imaging import maps
 from lucidcam.metrics._base import Array, Figure, Record, divide, register
 from lucidcam.metrics._localization import LocalizationMetric, Located
 

@@ -12,11 +12,11 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lucidcam.compat import import_optional
 from lucidcam.errors import OptionError
 from lucidcam.metrics._base import Array, Curve, Figure, Record, divide, register
 from lucidcam.metrics._canvas import THRESHOLDS, score_map
 from lucidcam.metrics._localization import LocalizationMetric, Located
+from lucidcam.utils.optional import import_optional
 
 Contours = Literal["largest", "all"]
 Boxes = npt.NDArray[np.int64]

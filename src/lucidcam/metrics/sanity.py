@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lucidcam import maps
-from lucidcam.compat import import_optional
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.run import open_run
 from lucidcam.engine.session import session
 from lucidcam.engine.thread_state import Mode
 from lucidcam.engine.trace import run_forward
 from lucidcam.errors import InputError, ModelError, OptionError
+from lucidcam.imaging import maps
 from lucidcam.metrics._base import Array, Batch, Curve, FaithfulnessMetric, Figure, divide, register
 from lucidcam.metrics._random import draws
-from lucidcam.rollback import Scope, closes_scopes
+from lucidcam.utils.optional import import_optional
+from lucidcam.utils.rollback import Scope, closes_scopes
 
 CELL = 16
 """Pixels along the sides of a cell of the histograms of gradients."""

@@ -18,15 +18,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lucidcam import compat, registry
-from lucidcam.class_scores import OutputKind
+from lucidcam import registry
 from lucidcam.engine.foreign import not_a_module
 from lucidcam.errors import LayerError, LucidcamError, ModelError, OptionError, nearest, unknown
-from lucidcam.images import Window
+from lucidcam.imaging.preprocess import Clips, Fit, Preprocess, Probed, from_timm, with_window
+from lucidcam.io.images import Window
 from lucidcam.models._card import Card
 from lucidcam.models._formats import SUFFIXES, foreign_format
-from lucidcam.preprocess import Clips, Fit, Preprocess, Probed, from_timm, with_window
 from lucidcam.types import Frame, Model, Task
+from lucidcam.utils import optional
+from lucidcam.utils.class_scores import OutputKind
 
 CHECKPOINTS = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl", ".xml"}) | SUFFIXES
 """Suffixes by which a spec is taken for a file; what is in it decides whether it can be read."""
@@ -55,7 +56,7 @@ def load(
         dtype: "float32", "bfloat16", … or a torch type; None: the checkpoint's.
         fit: how photos come into the input: "crop", "squash" or "whole" (see `Preprocess`); None: as the model was
             evaluated.
-        window: (width, level) of grey images such as 16-bit radiographs, in their files' values (see `lucidcam.images.read`); None: as the
+        window: (width, level) of grey images such as 16-bit radiographs, in their files' values (`lucidcam.io.images.read`); None: as the
             model was trained, else by the images' bit depth.
         pretrained: False: random weights, nothing is downloaded.
         outputs: what the outputs mean, see `wrap`; None: what the source says of them, else found by value.
@@ -102,7 +103,7 @@ def wrap(
     Args:
         module: any torch module from images to class scores.
         preprocess: a `Preprocess`, or any callable from PIL image to tensor `[C, h, w]` (torchvision's transforms, …); for a module
-            that takes clips, `lucidcam.preprocess.Clips`.
+            that takes clips, `lucidcam.imaging.preprocess.Clips`.
             None: what a timm model says of itself; other models then take ready tensors only.
         labels: the classes in words, by id.
         layer: the default layer, as module or dotted name; None: the last spatial one.
@@ -117,7 +118,7 @@ def wrap(
         frame: which part of photos of a size (width, height) `preprocess` shows: a function that returns a `lucidcam.types.Frame`, or
             "whole": all of each photo, upright. None: a `preprocess` with a method `frame` says it; of any other it is measured, also
             where it mirrors, turns, pads, or normalises each photo by itself.
-        window: (width, level) of grey images such as 16-bit radiographs, in their files' values (see `lucidcam.images.read`).
+        window: (width, level) of grey images such as 16-bit radiographs, in their files' values (see `lucidcam.io.images.read`).
 
     Raises:
         ModelError: `module` is not a torch module.
@@ -190,7 +191,7 @@ def names(search: str = "") -> list[str]:
 
 
 def _timm_names() -> list[str]:
-    return list(compat.import_timm().list_models())
+    return list(optional.import_timm().list_models())
 
 
 def _torchvision_names() -> list[str]:
@@ -287,7 +288,7 @@ def _offers(source: str, name: str) -> bool:
     """Whether a library that is installed has a model of this name."""
     try:
         if source == "timm":
-            return bool(compat.import_timm().is_model(name))
+            return bool(optional.import_timm().is_model(name))
         return name in _torchvision_names()
     except (LucidcamError, ImportError):
         return False

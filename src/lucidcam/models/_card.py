@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from lucidcam.class_scores import OutputKind
 from lucidcam.errors import ModelError, OptionError, first_line
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging.preprocess import Preprocess
+from lucidcam.io.storage import json_text, parsed_json, write_whole
 from lucidcam.registry import sources
-from lucidcam.storage import json_text, parsed_json, write_whole
+from lucidcam.utils.class_scores import OutputKind
 
 WEIGHTS = "model.safetensors"
 NAME = "model.json"

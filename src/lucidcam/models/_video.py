@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lucidcam.compat import import_torchvision
-from lucidcam.preprocess import Clips, from_torchvision
+from lucidcam.imaging.preprocess import Clips, from_torchvision
+from lucidcam.utils.optional import import_torchvision
 
 FRAMES = 16
 """What a network gets whose weights do not say on how many frames they were judged."""

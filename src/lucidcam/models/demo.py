@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from lucidcam.compat import import_timm
 from lucidcam.errors import MissingExtraError, ModelError, OptionError
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging.preprocess import Preprocess
 from lucidcam.registry import sources
 from lucidcam.types import Model
+from lucidcam.utils.optional import import_timm
 
 PREPROCESS = Preprocess(size=(224, 224), resize=256, interpolation="bicubic", scale=1.0, mean=(127.0,) * 3, std=(128.0,) * 3)
 

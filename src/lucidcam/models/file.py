@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lucidcam.errors import LucidcamError, ModelError, OptionError, first_line
+from lucidcam.imaging.preprocess import Preprocess, Probed
+from lucidcam.io.storage import damaged_entry
 from lucidcam.models._card import WEIGHTS, Card
 from lucidcam.models._formats import HEAD, foreign_format, is_safetensors
 from lucidcam.nn import GAPNetwork
-from lucidcam.preprocess import Preprocess, Probed
 from lucidcam.registry import sources
-from lucidcam.rollback import SavedWarnings, closes_scopes
-from lucidcam.storage import damaged_entry
 from lucidcam.types import Model
+from lucidcam.utils.rollback import SavedWarnings, closes_scopes
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from lucidcam.errors import OptionError, unknown
+from lucidcam.imaging.preprocess import Preprocess
 from lucidcam.nn import NIN, Small, to_gap
 from lucidcam.nn.gap import Pooling
-from lucidcam.preprocess import Preprocess
 from lucidcam.registry import sources
 from lucidcam.types import Model
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from lucidcam.compat import impatient_downloads, import_timm
 from lucidcam.errors import ModelError, OptionError, first_line, unknown
-from lucidcam.preprocess import Probed, from_timm
+from lucidcam.imaging.preprocess import Probed, from_timm
 from lucidcam.registry import sources
-from lucidcam.rollback import closes_scopes
 from lucidcam.types import Model
+from lucidcam.utils.optional import impatient_downloads, import_timm
+from lucidcam.utils.rollback import closes_scopes
 
 
 @sources.register("timm")

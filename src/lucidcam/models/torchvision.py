@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from lucidcam.class_scores import OutputKind
-from lucidcam.compat import impatient_downloads, import_timm, import_torchvision
 from lucidcam.errors import LucidcamError, ModelError, OptionError, first_line, unknown
+from lucidcam.imaging.preprocess import Clips, Preprocess, Probed, from_torchvision
 from lucidcam.models._video import video_classifier
-from lucidcam.preprocess import Clips, Preprocess, Probed, from_torchvision
 from lucidcam.registry import sources
-from lucidcam.rollback import SavedWarnings, closes_scopes
 from lucidcam.tasks import Detections, Segments
 from lucidcam.types import Model, Task
+from lucidcam.utils.class_scores import OutputKind
+from lucidcam.utils.optional import impatient_downloads, import_timm, import_torchvision
+from lucidcam.utils.rollback import SavedWarnings, closes_scopes
 
 BACKBONED = ("detection", "segmentation")
 """Packages whose builders fetch weights of a backbone unless told otherwise."""

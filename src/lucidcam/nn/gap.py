@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from lucidcam.engine import layers
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.session import hook_until, hooks, session
-from lucidcam.engine.settle import layout_at
 from lucidcam.engine.sharing import settled_inputs
+from lucidcam.engine.token_layout import layout_at
 from lucidcam.engine.trace import first_tensor, run_forward
 from lucidcam.errors import LayerError, OptionError, unknown
-from lucidcam.rollback import Scope, closes_scopes
+from lucidcam.utils.rollback import Scope, closes_scopes
 
 Pooling = Literal["gap", "gmp", "lse"]
 SHARPNESS = 5.0

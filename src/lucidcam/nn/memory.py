@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from lucidcam.engine.foreign import totals
 from lucidcam.errors import ModelError, OptionError, first_line, unknown
+from lucidcam.io.storage import parsed_json, write_whole
 from lucidcam.reprs import OneLineRepr
-from lucidcam.storage import parsed_json, write_whole
 
 Loss = Literal["bce", "cross_entropy"]
 Read = Literal["query", "places"]
@@ -56,7 +56,7 @@ class Belongs(OneLineRepr):
     """What a memory was trained on and belongs to.
 
     Attributes:
-        encoder: fingerprint of the network (`lucidcam.fingerprints.fingerprint`).
+        encoder: fingerprint of the network (`lucidcam.utils.fingerprint.fingerprint`).
         name: what the network was called.
         layer: dotted name of the layer whose activations are the features.
         labels: the memory's classes in words.

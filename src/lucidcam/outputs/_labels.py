@@ -21,15 +21,15 @@ import numpy as np
 from PIL import Image
 
 from lucidcam.errors import InputError, OptionError
-from lucidcam.images import SUFFIXES
-from lucidcam.ownership import LIST as LIST
-from lucidcam.ownership import OwnedFiles
-from lucidcam.ownership import append_line as append_line
-from lucidcam.ownership import check_owned as check_owned
-from lucidcam.ownership import remove_owned as remove_owned
+from lucidcam.io.images import SUFFIXES
+from lucidcam.io.ownership import LIST as LIST
+from lucidcam.io.ownership import OwnedFiles
+from lucidcam.io.ownership import append_line as append_line
+from lucidcam.io.ownership import check_owned as check_owned
+from lucidcam.io.ownership import remove_owned as remove_owned
+from lucidcam.io.storage import check_writable, json_text, writing
 from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Mask
-from lucidcam.storage import check_writable, json_text, writing
 
 LARGEST = 254
 """Index images have a byte per pixel: 0 is the background, and 255 is left free, since many readers ignore such pixels."""

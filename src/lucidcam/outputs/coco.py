@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam.compat import import_optional
+from lucidcam.io.storage import json_text
 from lucidcam.outputs._labels import Exporter, Found, Labels, Lists, write_text
 from lucidcam.registry import exporters
 from lucidcam.samples import Mask
-from lucidcam.storage import json_text
+from lucidcam.utils.optional import import_optional
 
 
 @exporters.register("coco")

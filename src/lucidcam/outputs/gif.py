@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lucidcam.explanation import Explanation
-from lucidcam.films import animate
+from lucidcam.imaging.animation import animate
+from lucidcam.imaging.explanation import Explanation
 from lucidcam.registry import writers
 
 

@@ -11,10 +11,10 @@ from typing import IO, Any
 import numpy as np
 
 from lucidcam.errors import DataError
-from lucidcam.explanation import Explanation
-from lucidcam.outputs._packs import LARGEST, Array, Pack, Packable, Read
+from lucidcam.imaging.explanation import Explanation
+from lucidcam.io.storage import json_text, replaced
+from lucidcam.outputs.map_archive import LARGEST, Array, Pack, Packable, Read
 from lucidcam.registry import packs, writers
-from lucidcam.storage import json_text, replaced
 
 
 @writers.register("npz")

@@ -7,11 +7,11 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lucidcam import render
-from lucidcam.explanation import Explanation
-from lucidcam.maps import Box
-from lucidcam.outputs._packs import Pack, Packable
-from lucidcam.picture_files import save_picture
+from lucidcam.imaging import render
+from lucidcam.imaging.explanation import Explanation
+from lucidcam.imaging.maps import Box
+from lucidcam.io.picture_files import save_picture
+from lucidcam.outputs.map_archive import Pack, Packable
 from lucidcam.registry import packs, writers
 
 
@@ -25,7 +25,7 @@ from lucidcam.registry import packs, writers
 def write(explanation: Explanation, path: Path, *, colormap: str = "turbo", alpha: float = 0.5, boxes: Sequence[Box] = ()) -> None:
     """Write the method's picture, with boxes (xyxy) if given; Pillow chooses the encoder by the suffix.
 
-    It has the original image's size; of images of more than `lucidcam.explanation.LARGEST_DRAWN` pixels it is smaller, see
+    It has the original image's size; of images of more than `lucidcam.imaging.explanation.LARGEST_DRAWN` pixels it is smaller, see
     `Explanation.reduced`.
     """
     picture = explanation.drawn(colormap, alpha)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lucidcam.explanation import Explanation
+from lucidcam.imaging.explanation import Explanation
+from lucidcam.io.storage import json_text, write_whole
 from lucidcam.registry import writers
-from lucidcam.storage import json_text, write_whole
 
 
 @writers.register("json")

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from lucidcam.outputs._labels import Exporter, Labels, append_line, free_stem, numbered, write_index_image, write_text
 from lucidcam.registry import exporters
-from lucidcam.wording import printable
+from lucidcam.utils.text import printable
 
 
 @exporters.register("voc")

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam.compat import import_optional
 from lucidcam.errors import DataError
-from lucidcam.outputs._packs import LARGEST, Array, Pack, Packable, Read
+from lucidcam.outputs.map_archive import LARGEST, Array, Pack, Packable, Read
 from lucidcam.registry import packs
+from lucidcam.utils.optional import import_optional
 
 ROOT = "maps.zarr"
 CODECS = ["bytes", "zstd"]

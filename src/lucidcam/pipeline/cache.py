@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from lucidcam.errors import DataError, OptionError
-from lucidcam.storage import Store, open_store, sealed, unsealed
+from lucidcam.io.storage import Store, open_store, sealed, unsealed
 
 VERSION = 2
 """Of the layout; another one is not read."""
@@ -75,11 +75,11 @@ class Activations:
         return f"without the cache {self.cache.store}: what it holds is not what the network computes now; give another folder"
 
     def compare(self, same: bool) -> None:
-        """See `lucidcam.engine.recall.Memory`."""
+        """See `lucidcam.engine.activation_cache.Memory`."""
         self.compared, self.refused = self.compared or same, self.refused or not same
 
     def get(self, key: str) -> list[Tensor] | None:
-        """See `lucidcam.engine.recall.Memory`."""
+        """See `lucidcam.engine.activation_cache.Memory`."""
         found = None if self.refused else self.cache.get("activations", [self.network, key])
         if found is None:
             return None
@@ -87,7 +87,7 @@ class Activations:
         return [tensors[str(i)].permute(0, 3, 1, 2) if last[i] else tensors[str(i)] for i in range(len(last))]
 
     def put(self, key: str, tensors: Sequence[Tensor]) -> None:
-        """See `lucidcam.engine.recall.Memory`."""
+        """See `lucidcam.engine.activation_cache.Memory`."""
         if self.refused:  # entries of two networks that nothing tells apart must not be mixed
             return
         # In the layout they came in: the same layout gives the same sums, to the last bit.

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch.multiprocessing
 
-from lucidcam.compat import Loaded
 from lucidcam.errors import DataError, LucidcamError, ModelError
 from lucidcam.pipeline.hands import UNPICKLABLE, end_with_parent
 from lucidcam.pipeline.job import Job
 from lucidcam.pipeline.ledger import Record
 from lucidcam.pipeline.plan import Unit
 from lucidcam.pipeline.worker import Tell, Worker
+from lucidcam.utils.optional import Loaded
 
 ASSIGNED = 2
 """Units a worker has at a time: the one it is at, and the next."""

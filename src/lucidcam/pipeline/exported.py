@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from lucidcam import registry
 from lucidcam.errors import OptionError
-from lucidcam.ownership import check_owned, listed
+from lucidcam.io.ownership import check_owned, listed
+from lucidcam.io.storage import Folder, json_text, parsed_json
 from lucidcam.pipeline.labels import labels
 from lucidcam.pipeline.ledger import EXPORTED
-from lucidcam.storage import Folder, json_text, parsed_json
 
 
 def check_labels(store: Folder, formats: Iterable[str], restart: bool) -> None:

@@ -18,8 +18,8 @@ from typing import Any, Generic, TypeVar
 import torch
 import torch.multiprocessing
 
-from lucidcam.compat import Loaded
 from lucidcam.errors import ModelError
+from lucidcam.utils.optional import Loaded
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from lucidcam import registry
-from lucidcam.explainer import Explainer
 from lucidcam.localization.regions import Regions
 from lucidcam.methods._base import Method
+from lucidcam.stream.explainer import Explainer
 from lucidcam.types import Model
 
 

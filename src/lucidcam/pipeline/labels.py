@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam import images
 from lucidcam.errors import DataError
+from lucidcam.io import images
+from lucidcam.io.storage import Store, json_text
 from lucidcam.outputs._labels import Found, Labels
 from lucidcam.pipeline import ledger
+from lucidcam.pipeline.map_writer import Finished
 from lucidcam.pipeline.plan import Unit
-from lucidcam.pipeline.steps import Finished
 from lucidcam.samples import Mask, Problem
-from lucidcam.storage import Store, json_text
 
 
 def lines(unit: Unit, found: Sequence[Finished]) -> bytes:

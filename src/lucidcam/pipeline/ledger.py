@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lucidcam.errors import DataError
+from lucidcam.io.storage import DIGEST, Store, digest_of, json_text
 from lucidcam.pipeline.plan import Unit
-from lucidcam.storage import DIGEST, Store, digest_of, json_text
 
 REPORTED = ("results.json", "images.csv", "images.parquet")
 FOLDER = "units"

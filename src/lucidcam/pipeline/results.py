@@ -13,11 +13,11 @@ import numpy as np
 from lucidcam import registry
 from lucidcam.errors import DamagedFileError, DataError, LucidcamError
 from lucidcam.evaluation import Report
-from lucidcam.outputs._packs import Array
+from lucidcam.io.storage import Store, digest_of, open_store
+from lucidcam.outputs.map_archive import Array
 from lucidcam.pipeline import ledger
-from lucidcam.pipeline.rows import decoded
+from lucidcam.pipeline.index import decoded
 from lucidcam.reprs import one_line
-from lucidcam.storage import Store, digest_of, open_store
 
 RECENT = 4
 """Units whose maps are kept in memory."""

@@ -13,33 +13,33 @@ from typing import Any, Literal
 import torch
 
 from lucidcam import registry
-from lucidcam.behaviour import behaviour
 from lucidcam.data import Dataset, open_data
-from lucidcam.data._classes import Given
+from lucidcam.data.class_map import Given
 from lucidcam.engine.layers import check as check_layer
 from lucidcam.errors import DataError, OptionError, unknown
-from lucidcam.evaluation.ahead import Ahead
-from lucidcam.evaluation.contenders import judges
-from lucidcam.explainer import PREDICTED, asked_of
-from lucidcam.fingerprints import architecture, code_of, steadied, steady
+from lucidcam.evaluation.entries import judges
+from lucidcam.evaluation.preflight import Ahead
+from lucidcam.imaging.provenance import versions
+from lucidcam.io.storage import SETTINGS, Folder, Store, check_writable, claimed, clear, open_store, workplace
 from lucidcam.localization.regions import Keep, Refine, Regions
 from lucidcam.methods._base import Method
+from lucidcam.methods.settings import IMAGES_AT_ONCE, Settings, resolve_method
 from lucidcam.outputs._labels import remove_owned
 from lucidcam.pipeline import ledger
 from lucidcam.pipeline.crew import crew
 from lucidcam.pipeline.exported import check_labels, export
 from lucidcam.pipeline.job import Job
-from lucidcam.pipeline.judging import measure, report
 from lucidcam.pipeline.ledger import Record
-from lucidcam.pipeline.memory import bytes_of, fitted, usable_cores
+from lucidcam.pipeline.memory_budget import bytes_of, fitted, usable_cores
+from lucidcam.pipeline.metrics import measure, report
 from lucidcam.pipeline.plan import Unit, units
 from lucidcam.pipeline.results import Results
 from lucidcam.pipeline.worker import Tell
-from lucidcam.progress import bar, say
-from lucidcam.provenance import versions
-from lucidcam.settings import IMAGES_AT_ONCE, Settings, resolve_method
-from lucidcam.storage import SETTINGS, Folder, Store, check_writable, claimed, clear, open_store, workplace
+from lucidcam.stream.explainer import PREDICTED, asked_of
 from lucidcam.types import Model
+from lucidcam.utils.behaviour import behaviour
+from lucidcam.utils.fingerprint import architecture, code_of, steadied, steady
+from lucidcam.utils.progress import bar, say
 
 UNIT = 512
 """Samples per unit: what a kill costs at most, per worker."""

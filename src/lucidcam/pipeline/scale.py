@@ -10,12 +10,12 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from lucidcam.compat import Loaded, import_optional
 from lucidcam.errors import DataError, LucidcamError, OptionError
 from lucidcam.pipeline.job import Job
 from lucidcam.pipeline.ledger import Record
 from lucidcam.pipeline.plan import Unit
 from lucidcam.pipeline.worker import Tell, Worker
+from lucidcam.utils.optional import Loaded, import_optional
 
 WAVE = 4096
 """Units that are handed to Ray at a time: what the driver keeps in memory."""

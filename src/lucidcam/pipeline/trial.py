@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from lucidcam.storage import let_go
+from lucidcam.io.storage import let_go
 
 NOT_SENT = (pickle.PicklingError, AttributeError, TypeError, RecursionError)
 

@@ -12,25 +12,25 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from lucidcam import registry
-from lucidcam.engine.recall import recalling
+from lucidcam.attribution import given_up, optimized_if_possible
+from lucidcam.engine.activation_cache import recalling
 from lucidcam.evaluation.journal import Part
-from lucidcam.explainer import Explained, Ready, prepare
-from lucidcam.fingerprints import architecture
+from lucidcam.io.storage import digest_of, open_store
 from lucidcam.pipeline.cache import Activations, Cache
 from lucidcam.pipeline.hands import Hands, Task
+from lucidcam.pipeline.index import encoded
 from lucidcam.pipeline.job import Job
-from lucidcam.pipeline.judging import judged, measure, name_of
 from lucidcam.pipeline.labels import lines
 from lucidcam.pipeline.ledger import Record
+from lucidcam.pipeline.map_writer import Finished, Made, Read, finish, is_safe, made, read
+from lucidcam.pipeline.metrics import judged, measure, name_of
 from lucidcam.pipeline.plan import Unit
-from lucidcam.pipeline.rows import encoded
-from lucidcam.pipeline.steps import Finished, Made, Read, finish, is_safe, made, read
 from lucidcam.pipeline.trial import Trial
-from lucidcam.rollback import closes_scopes
-from lucidcam.runner import given_up, optimized_if_possible
 from lucidcam.samples import Problem, Sample
-from lucidcam.storage import digest_of, open_store
+from lucidcam.stream.explainer import Explained, Ready, prepare
 from lucidcam.types import Prepared
+from lucidcam.utils.fingerprint import architecture
+from lucidcam.utils.rollback import closes_scopes
 
 Tell = Callable[[int], None]
 Samples = tuple[Sample | Problem, ...]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucidcam.errors import DataError, OptionError
+from lucidcam.io.storage import check_writable_file
 from lucidcam.reports._base import Kind, kinds
-from lucidcam.storage import check_writable_file
 
 if TYPE_CHECKING:
     from lucidcam.outputs.html import Page

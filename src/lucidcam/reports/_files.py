@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from lucidcam.errors import DataError, LucidcamError, first_line
-from lucidcam.images import read as read_image
+from lucidcam.io.images import read as read_image
 
 
 @contextmanager

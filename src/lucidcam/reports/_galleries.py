@@ -12,7 +12,7 @@ from lucidcam.evaluation.gallery import Shot as Kept
 from lucidcam.evaluation.report import Report
 from lucidcam.outputs.html import Fold, Gallery, Part, Section, Shot, Text
 from lucidcam.reports import _files as files
-from lucidcam.wording import short
+from lucidcam.utils.text import short
 
 TITLES = {
     "best": "Best",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lucidcam.outputs.html import Facts, Fold, Part, Section, Table, Text, fixed
-from lucidcam.wording import counted
+from lucidcam.utils.text import counted
 
 if TYPE_CHECKING:
     from lucidcam.types import Model

@@ -11,11 +11,11 @@ from PIL import Image
 
 from lucidcam.auditing import KINDS, Audit, Evidence, read
 from lucidcam.auditing.findings import AUDIT
-from lucidcam.explainer import PREDICTED
 from lucidcam.outputs.html import Bar, Bars, Cell, Facts, Fold, Gallery, Page, Part, Section, Shot, Table, Text
 from lucidcam.reports import _files as files
 from lucidcam.reports._base import Kind, kinds
-from lucidcam.wording import figure, short
+from lucidcam.stream.explainer import PREDICTED
+from lucidcam.utils.text import figure, short
 
 ROWS = 200
 """Rows of each table; audit.json has all."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam.csv_rows import restore_cell
 from lucidcam.evaluation.gallery import read_gallery
 from lucidcam.evaluation.presets import Published
 from lucidcam.evaluation.report import Comparison, Report, Row
+from lucidcam.io.storage import parsed_json
 from lucidcam.metrics._base import Curve, Figure
 from lucidcam.outputs.html import Bar, Bars, Cell, Curves, Facts, Fold, Page, Part, Section, Table, Text, fixed
 from lucidcam.pipeline import ledger
@@ -21,8 +21,8 @@ from lucidcam.reports import _galleries
 from lucidcam.reports._base import Kind, kinds
 from lucidcam.reports._files import reading
 from lucidcam.samples import Problem
-from lucidcam.storage import parsed_json
-from lucidcam.wording import counted, listed
+from lucidcam.utils.csv_rows import restore_cell
+from lucidcam.utils.text import counted, listed
 
 ROWS = 1_000
 """Rows of a table of classes or skipped samples; results.json has all."""

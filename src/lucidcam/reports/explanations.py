@@ -13,16 +13,16 @@ from typing import Any
 from PIL import Image
 
 from lucidcam.errors import OptionError
-from lucidcam.explanation import Explanation
-from lucidcam.images import bands
+from lucidcam.imaging.explanation import Explanation
+from lucidcam.io.images import bands
+from lucidcam.io.storage import parsed_json
 from lucidcam.outputs.html import Cell, Facts, Gallery, Grid, Page, Part, Section, Shot, Table, Text
 from lucidcam.outputs.html.blocks import SIDE, reduced
 from lucidcam.reports._base import Kind, kinds
 from lucidcam.reports._files import opened, reading
 from lucidcam.reports._made import chance, not_explained, of_model
-from lucidcam.storage import parsed_json
 from lucidcam.types import Model
-from lucidcam.wording import counted, listed, short
+from lucidcam.utils.text import counted, listed, short
 
 SHOWN = 500
 """Images that are shown, unless told otherwise."""
@@ -39,7 +39,7 @@ SMALL = 320
 PICTURES = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "bmp", "gif")
 
 UNNAMED = ("image", "array", "tensor", "bytes")
-"""What `lucidcam.images.read` calls pictures in memory: of these, one that is given twice is two images; a file is one."""
+"""What `lucidcam.io.images.read` calls pictures in memory: of these, one that is given twice is two images; a file is one."""
 
 ENTRY: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("image", "method", "label", "layer"), (str,)),

@@ -14,21 +14,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lucidcam import maps, registry, render
+from lucidcam import registry
 from lucidcam.errors import DamagedFileError, DataError, LucidcamError, OptionError
 from lucidcam.evaluation import Report
-from lucidcam.explanation import Explanation
+from lucidcam.imaging import maps, render
+from lucidcam.imaging.explanation import Explanation
+from lucidcam.imaging.preprocess import Preprocess
+from lucidcam.io.storage import Folder
 from lucidcam.outputs.html import Cell, Facts, Fold, Gallery, Page, Part, Section, Shot, Table, Text
 from lucidcam.outputs.html.blocks import SIDE
 from lucidcam.pipeline import Results
-from lucidcam.preprocess import Preprocess
 from lucidcam.reports._base import Kind, kinds
 from lucidcam.reports._files import opened, reading
 from lucidcam.reports._made import chance, not_explained
 from lucidcam.reports.evaluation import Evaluation, figures
-from lucidcam.storage import Folder
 from lucidcam.types import Frame, Model
-from lucidcam.wording import counted, short
+from lucidcam.utils.text import counted, short
 
 SHOWN = 12
 """Images per gallery, unless told otherwise."""

@@ -4,8 +4,8 @@
 for a name and a password.
 """
 
-from lucidcam.server.gate import Gate, Names
 from lucidcam.server.listening import Listening
 from lucidcam.server.login import Login
+from lucidcam.server.middleware import Gate, Names
 
 __all__ = ["Gate", "Listening", "Login", "Names"]

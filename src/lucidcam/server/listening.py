@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from lucidcam.compat import import_optional
 from lucidcam.errors import OptionError
 from lucidcam.server.logs import log
+from lucidcam.utils.optional import import_optional
 
 HEAD_SECONDS = 10.0
 """Within which the head of a request has to be there, from the first byte of the connection, or of the next request on it."""

@@ -14,9 +14,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
-from lucidcam.server.gate import Answer, Scope, Visitor
+from lucidcam.io.storage import json_text
+from lucidcam.server.middleware import Answer, Scope, Visitor
 from lucidcam.server.rates import TokenBucket
-from lucidcam.storage import json_text
 
 GUESSES = 5
 """Wrong passwords in a row that one address has free."""
@@ -130,7 +130,7 @@ class Login:
         return path in ("/login", "/logout")
 
     async def admit(self, scope: Scope, visitor: Visitor, body: bytes) -> Answer | None:
-        """Give the login page or an answer about it, or let the request in; see `lucidcam.server.gate.Guard`."""
+        """Give the login page or an answer about it, or let the request in; see `lucidcam.server.middleware.Guard`."""
         path, method = scope["path"], scope["method"]
         token = _cookie(visitor.headers.get("cookie", ""), self.cookie)
         if path == "/login":

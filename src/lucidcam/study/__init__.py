@@ -6,10 +6,10 @@ lucidcam.study.report("study", "study.html")   # accuracy, trust and agreement, 
 lucidcam.study.remove("study", lucidcam.study.Criteria(silent=True))    # a flood of starts
 """
 
-from lucidcam.study.agreement import fleiss_kappa, krippendorff_alpha, randolph_kappa
+from lucidcam.stats.agreement import fleiss_kappa, krippendorff_alpha, randolph_kappa
+from lucidcam.study.analysis import Findings, report
+from lucidcam.study.build import make
 from lucidcam.study.config import Config, Trust, WhichClass
-from lucidcam.study.findings import Findings, report
-from lucidcam.study.making import make
 from lucidcam.study.pages import application, serve
 from lucidcam.study.plan import Plan
 from lucidcam.study.removal import Criteria, Removal, find_removable, parse_numbers, remove

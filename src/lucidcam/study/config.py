@@ -9,9 +9,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from lucidcam.compat import import_optional
 from lucidcam.errors import OptionError, first_line, unknown
 from lucidcam.reprs import OneLineRepr
+from lucidcam.utils.optional import import_optional
 
 CONSENT = """\
 You will be shown pictures that explain what a computer program looked at in photos, and be asked a short question about each.

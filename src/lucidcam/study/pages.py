@@ -15,16 +15,16 @@ from urllib.parse import parse_qsl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from lucidcam.compat import import_optional
 from lucidcam.errors import OptionError, first_line
-from lucidcam.server.gate import LOOPBACK, Gate, Names, Visitor, refused_as_text
 from lucidcam.server.listening import Listening
 from lucidcam.server.logs import log
+from lucidcam.server.middleware import LOOPBACK, Gate, Names, Visitor, refused_as_text
 from lucidcam.server.rates import TokenBucket
 from lucidcam.study.answers import Answers, FullError, Task, UnknownError
 from lucidcam.study.plan import ANSWERED, PICTURES, Plan
 from lucidcam.study.plan import read as read_plan
-from lucidcam.wording import printable
+from lucidcam.utils.optional import import_optional
+from lucidcam.utils.text import printable
 
 HERE = Path(__file__).parent
 PURPOSE = "serving a study"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lucidcam.errors import OptionError, first_line
+from lucidcam.io.storage import json_text, parsed_json, write_whole
 from lucidcam.reprs import OneLineRepr
-from lucidcam.storage import json_text, parsed_json, write_whole
 
 PLAN = "plan.json"
 PICTURES = "pictures"

@@ -13,8 +13,8 @@ from statistics import median
 
 from lucidcam.errors import DataError, OptionError
 from lucidcam.reprs import OneLineRepr
+from lucidcam.study.analysis import judge_checks
 from lucidcam.study.answers import Answers, Participant
-from lucidcam.study.findings import judge_checks
 from lucidcam.study.plan import ANSWERS, Plan
 from lucidcam.study.plan import read as read_plan
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from lucidcam import images, render
 from lucidcam.data import ClassMap
+from lucidcam.imaging import render
+from lucidcam.io import images
 from lucidcam.samples import Mask, Sample
 from lucidcam.types import Model
-from lucidcam.wording import short
+from lucidcam.utils.text import short
 
 SIDE = 640
 """Pixels per side of each of two photos that are joined."""

@@ -12,11 +12,11 @@ from rich.table import Table as Grid
 from rich.text import Text as Line
 
 from lucidcam.outputs import html
+from lucidcam.stats.bootstrap import Interval
 from lucidcam.stats.ties import leaders
-from lucidcam.study.findings import BASES, Agreement, Answered, Difference, Findings, People
+from lucidcam.study.analysis import BASES, Agreement, Answered, Difference, Findings, People
 from lucidcam.study.plan import ANSWERED, PICTURES
-from lucidcam.study.resampling import Interval
-from lucidcam.wording import listed
+from lucidcam.utils.text import listed
 
 QUESTIONS = {"which_class": "which class", "trust": "reliability"}
 Row = list["html.Cell | str | float | int | None"]

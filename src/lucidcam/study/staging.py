@@ -9,15 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from lucidcam.errors import OptionError
-from lucidcam.ownership import LIST, OwnedFiles, listed
-from lucidcam.storage import HALF
+from lucidcam.io.ownership import LIST, OwnedFiles, listed
+from lucidcam.io.storage import HALF
 
 
 class Stage:
     """A temporary folder whose files become those of another folder at once; until then, that one is as it was.
 
     It lies beside the folder, or in it where the folder is there already: then a file system has no border between them. Its files are on
-    a list of its own (`lucidcam.ownership`), so that even what a kill leaves is not taken for anybody's photos.
+    a list of its own (`lucidcam.io.ownership`), so that even what a kill leaves is not taken for anybody's photos.
 
     Use `open` and `commit` in a `try` block, and `clear` in its `finally`: whenever that is reached, either all is there or nothing.
 

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lucidcam.class_scores import ScoreReader
 from lucidcam.errors import ModelError, TargetError
 from lucidcam.reprs import OneLineRepr
 from lucidcam.types import Frame
+from lucidcam.utils.class_scores import ScoreReader
 
 Read = Callable[[Any, "Tensor | None"], Tensor]
 Label = Callable[[int], str]

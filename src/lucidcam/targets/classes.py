@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lucidcam.class_scores import ClassScores
 from lucidcam.errors import TargetError
 from lucidcam.targets._base import Bound, Target, logits
+from lucidcam.utils.class_scores import ClassScores
 
 
 @dataclass(frozen=True)

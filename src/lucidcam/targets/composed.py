@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lucidcam.class_scores import ScoreReader
 from lucidcam.errors import TargetError, TargetNotFoundError
 from lucidcam.targets._as import as_target
 from lucidcam.targets._base import Bound, Label, Target, kind_of, logits
+from lucidcam.utils.class_scores import ScoreReader
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lucidcam.class_scores import ClassScores
 from lucidcam.errors import TargetError, TargetNotFoundError
 from lucidcam.targets._base import Bound, Label, Target, kind_of, part
 from lucidcam.types import Frame
-from lucidcam.wording import short
+from lucidcam.utils.class_scores import ClassScores
+from lucidcam.utils.text import short
 
 _SHOWN = 5
 

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from lucidcam import images
-from lucidcam.class_scores import ClassScores
 from lucidcam.errors import InputError, TargetError, TargetNotFoundError
+from lucidcam.io import images
 from lucidcam.targets._base import Bound, Label, Target, kind_of, part
 from lucidcam.types import Frame
-from lucidcam.wording import short
+from lucidcam.utils.class_scores import ClassScores
+from lucidcam.utils.text import short
 
 HALF = 128
 """From this grey on a pixel of a mask's picture is meant."""

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lucidcam.class_scores import ClassScores
 from lucidcam.errors import TargetError
 from lucidcam.targets._base import Bound, Target, kind_of, part
+from lucidcam.utils.class_scores import ClassScores
 
 VOCABULARY = ClassScores("softmax")
 """A language model's logits: one word of the vocabulary excludes the others."""

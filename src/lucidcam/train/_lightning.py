@@ -6,7 +6,7 @@ import importlib.util
 import logging
 from typing import Any
 
-from lucidcam.compat import import_optional, import_torchvision
+from lucidcam.utils.optional import import_optional, import_torchvision
 
 PURPOSE = "training"
 

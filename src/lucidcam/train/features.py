@@ -17,14 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from lucidcam.engine.run import open_run
 from lucidcam.errors import DataError
-from lucidcam.fingerprints import architecture, steady
-from lucidcam.progress import bar, say
-from lucidcam.rollback import closes_scopes
+from lucidcam.io.storage import digest_of, sealed, unsealed, write_whole
 from lucidcam.samples import Problem
-from lucidcam.storage import digest_of, sealed, unsealed, write_whole
 from lucidcam.train.labelled import Labelled
 from lucidcam.train.loading import Photos, steps_of
 from lucidcam.types import Model
+from lucidcam.utils.fingerprint import architecture, steady
+from lucidcam.utils.progress import bar, say
+from lucidcam.utils.rollback import closes_scopes
 
 Maps = npt.NDArray[Any]
 

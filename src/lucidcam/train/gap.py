@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lucidcam.behaviour import behaviour
-from lucidcam.class_scores import OutputKind
 from lucidcam.errors import DataError, OptionError, unknown
-from lucidcam.fingerprints import fingerprint, steady
-from lucidcam.images import Window
+from lucidcam.imaging.preprocess import Fit, Preprocess, with_window
+from lucidcam.io.images import Window
+from lucidcam.io.storage import SETTINGS, check_writable, write_whole
 from lucidcam.metrics import State
 from lucidcam.metrics._localization import Located
 from lucidcam.metrics.maxboxacc import MaxBoxAcc
@@ -27,15 +26,16 @@ from lucidcam.models._card import WEIGHTS, Card
 from lucidcam.models.gap import OWN, on_top
 from lucidcam.nn import GAPNetwork
 from lucidcam.nn.gap import Pooling
-from lucidcam.preprocess import Fit, Preprocess, with_window
 from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Problem
-from lucidcam.storage import SETTINGS, check_writable, write_whole
 from lucidcam.train._lightning import Task, leads, torchmetrics
 from lucidcam.train.labelled import Labelled, Sampling, read
 from lucidcam.train.loading import Augment, Batch, loaders, steps_of
 from lucidcam.train.trainer import Training, checked, fit, folder_of, schedule
 from lucidcam.types import Model
+from lucidcam.utils.behaviour import behaviour
+from lucidcam.utils.class_scores import OutputKind
+from lucidcam.utils.fingerprint import fingerprint, steady
 
 BACKBONE_RATE = 0.1
 """Of the learning rate, for a backbone whose weights were trained before."""
@@ -98,7 +98,7 @@ def train_gap(
         pooling: "gap" (mean), "gmp" (maximum) or "lse".
         size: pixels per side of the input; None: the backbone's own.
         fit_photos: how photos come into the input: "crop", "squash" or "whole"; None: the backbone's own.
-        window: (width, level) of grey photos, in their files' values (see `lucidcam.images.read`); the trained network keeps it.
+        window: (width, level) of grey photos, in their files' values (see `lucidcam.io.images.read`); the trained network keeps it.
         pretrained: the backbone starts from its published weights, where it has any, and learns at a tenth of the rate. False for a
             module of your own whose weights are random.
         freeze: train only what is on top of the backbone.

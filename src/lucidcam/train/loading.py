@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lucidcam import images
-from lucidcam.compat import import_optional
 from lucidcam.errors import InputError, OptionError
-from lucidcam.preprocess import Preprocess
+from lucidcam.imaging.preprocess import Preprocess
+from lucidcam.io import images
 from lucidcam.samples import Problem
 from lucidcam.train.labelled import Array, Labelled, Sampling
 from lucidcam.train.trainer import Training
 from lucidcam.types import Frame, Model
+from lucidcam.utils.optional import import_optional
 
 Augment = Literal["standard", "shift", "none"]
 WORKERS = 4
@@ -147,7 +147,7 @@ def steps_of(model: Model) -> Preprocess:
         OptionError: it brings its own code, or none.
     """
     if not isinstance(model.preprocess, Preprocess):
-        raise OptionError(f"training needs a lucidcam.preprocess.Preprocess, whose steps are known; {model.name} brings code of its own.")
+        raise OptionError(f"training needs a lucidcam.Preprocess, whose steps are known; {model.name} brings code of its own.")
     return model.preprocess
 
 

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from lucidcam.data import ClassMap
 from lucidcam.errors import DataError, OptionError
-from lucidcam.fingerprints import architecture, steady
+from lucidcam.io.storage import SETTINGS, check_writable
 from lucidcam.nn import Memory
 from lucidcam.nn.memory import FILE, Belongs, Loss, Losses, Read
 from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Problem
-from lucidcam.storage import SETTINGS, check_writable
 from lucidcam.train._lightning import Task, leads
 from lucidcam.train.features import Features, features_of
 from lucidcam.train.labelled import Sampling, read
@@ -26,6 +25,7 @@ from lucidcam.train.loading import Drawn, steps_of
 from lucidcam.train.slots import Slots, slots_of
 from lucidcam.train.trainer import Training, checked, fit, folder_of, schedule
 from lucidcam.types import Model
+from lucidcam.utils.fingerprint import architecture, steady
 
 USUAL = {"epochs": 15, "batch_size": 64, "lr": 3e-3}
 """A memory is small, and its features are at hand."""

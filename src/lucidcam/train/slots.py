@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from lucidcam import images, render
 from lucidcam.errors import InputError
+from lucidcam.imaging import render
+from lucidcam.io import images
+from lucidcam.io.picture_files import save_figure, save_picture
+from lucidcam.io.storage import json_text, write_whole
 from lucidcam.nn import Memory
 from lucidcam.nn.memory import cosines
-from lucidcam.picture_files import save_figure, save_picture
 from lucidcam.reprs import OneLineRepr
-from lucidcam.storage import json_text, write_whole
 from lucidcam.train.features import Features
 from lucidcam.train.labelled import Array
 
@@ -90,7 +91,7 @@ def slots_of(memory: Memory, features: Features, window: images.Window | None = 
     Args:
         memory: the memory.
         features: of its images.
-        window: of grey values, by which the images are shown; see `lucidcam.images.read`.
+        window: of grey values, by which the images are shown; see `lucidcam.io.images.read`.
     """
     count = memory.slots
     labels = features.data.labels

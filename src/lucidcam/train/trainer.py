@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from lucidcam.errors import DataError, ModelError, OptionError, first_line, unknown
-from lucidcam.progress import bar, is_notebook, shows_bars
+from lucidcam.io.storage import damaged_entry, workplace
 from lucidcam.reprs import OneLineRepr
-from lucidcam.rollback import SavedWarnings, closes_scopes
-from lucidcam.storage import damaged_entry, workplace
 from lucidcam.train._lightning import Callback, leads, lightning
+from lucidcam.utils.progress import bar, is_notebook, shows_bars
+from lucidcam.utils.rollback import SavedWarnings, closes_scopes
 
 CHECKPOINTS = "checkpoints"
 MONITOR = "val_loss"

@@ -9,20 +9,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lucidcam import catalogue, render
 from lucidcam.errors import InputError, OptionError, unknown
-from lucidcam.explanation import Explanation
+from lucidcam.imaging import render
+from lucidcam.imaging.explanation import Explanation
+from lucidcam.options import catalogue
 from lucidcam.outputs import npz, text
-from lucidcam.progress import Listener
-from lucidcam.web import judging, pixels, questions, showing
+from lucidcam.utils.progress import Listener
+from lucidcam.utils.text import short
+from lucidcam.web import map_metrics, payload, pixels, validation
 from lucidcam.web.errors import WeightsChangedError
 from lucidcam.web.examples import Example
 from lucidcam.web.fields import Fields
-from lucidcam.web.photos import FORMATS
-from lucidcam.web.questions import Question
+from lucidcam.web.service import Seen, Served, Studio, is_long
 from lucidcam.web.store import Store, Upload
-from lucidcam.web.studio import Seen, Served, Studio, is_long
-from lucidcam.wording import short
+from lucidcam.web.uploads import FORMATS
+from lucidcam.web.validation import Question
 
 TYPES = {"png": "image/png", "npz": "application/octet-stream", "json": "application/json"}
 """What a map is saved as."""
@@ -73,11 +74,11 @@ class Actions:
                 name: _method(name, entries[name])
                 for name in sorted({method for served in self.studio.served.values() for method in served.methods})
             },
-            "colormaps": showing.palettes(),
+            "colormaps": payload.palettes(),
             "examples": list(self.examples),
             "formats": [format.lower() for format in FORMATS],
             "limits": {"megabytes": limits.megabytes, "megapixels": limits.megapixels, "maps": limits.maps},
-            "steps": {"usual": judging.STEPS, "most": judging.MOST_STEPS},
+            "steps": {"usual": map_metrics.STEPS, "most": map_metrics.MOST_STEPS},
         }
 
     def labels(self, model: str) -> dict[str, Any]:
@@ -130,7 +131,7 @@ class Actions:
 
     def explain(self, body: Any, tell: Listener) -> dict[str, Any]:
         """The likeliest classes of a photo, and the maps of every method and class that are asked for, or of the likeliest class."""
-        question, seen = self._question(questions.read(body, self.studio, tell), tell)
+        question, seen = self._question(validation.read(body, self.studio, tell), tell)
         maps: list[Explanation] = []
         for number, method in enumerate(question.methods):
 
@@ -149,7 +150,7 @@ class Actions:
             "question": question.to_dict(),
             "scores": [asdict(score) for score in self.studio.top(seen, question.served)],
             "columns": columns,
-            **showing.viewed(maps, queries),
+            **payload.viewed(maps, queries),
         }
 
     def pixel(self, body: Any, tell: Listener) -> dict[str, Any]:
@@ -172,10 +173,10 @@ class Actions:
     def judge(self, body: Any, tell: Listener) -> dict[str, Any]:
         """How far one map can be believed: average drop, increase in confidence, deletion and insertion."""
         fields = Fields(body, ("map", "steps"))
-        steps = fields.whole("steps", judging.STEPS, 1, judging.MOST_STEPS)
+        steps = fields.whole("steps", map_metrics.STEPS, 1, map_metrics.MOST_STEPS)
         question, seen, explanation = self._one(fields, tell)
         with self.studio.turn(question.served, True, tell) as (model, report_share), self.studio.same_weights(question.served):
-            verdicts = judging.judge(model, seen.prepared, explanation, report_share, steps)
+            verdicts = map_metrics.judge(model, seen.prepared, explanation, report_share, steps)
         return {"metrics": [asdict(verdict) for verdict in verdicts]}
 
     def save(self, body: Any, tell: Listener) -> File:
@@ -184,8 +185,8 @@ class Actions:
         format, colormap = fields.text("format", "png"), fields.text("colormap", "turbo")
         if format not in TYPES:
             raise OptionError(unknown("format", format, TYPES))
-        if colormap not in showing.COLORMAPS:
-            raise OptionError(unknown("colormap", colormap, showing.COLORMAPS))
+        if colormap not in payload.COLORMAPS:
+            raise OptionError(unknown("colormap", colormap, payload.COLORMAPS))
         opacity, threshold = fields.number("opacity", 0.5, 0, 1), fields.number("threshold", 0.2, 0, 1)
         boxes, hide = fields.flag("boxes", True), fields.flag("hide", False)
         question, _, explanation = self._one(fields, tell)
@@ -193,7 +194,7 @@ class Actions:
         def write(full: Explanation) -> bytes:
             content = io.BytesIO()
             if format == "png":
-                showing.picture(full, colormap, opacity, threshold, boxes, hide).save(content, "PNG")
+                payload.picture(full, colormap, opacity, threshold, boxes, hide).save(content, "PNG")
             elif format == "npz":
                 npz.write_to(content, full, threshold)
             else:
@@ -217,7 +218,7 @@ class Actions:
 
     def _one(self, fields: Fields, tell: Listener) -> tuple[Question, Seen, Explanation]:
         """The map that a request is about."""
-        question, seen = self._question(questions.read_one(fields.mapping("map"), self.studio, tell), tell)
+        question, seen = self._question(validation.read_one(fields.mapping("map"), self.studio, tell), tell)
         return question, seen, self._maps(question, seen, question.methods[0], question.targets, tell)[0]
 
     def _maps(self, question: Question, seen: Seen, method: str, targets: Sequence[Any], tell: Listener) -> list[Explanation]:
@@ -232,7 +233,7 @@ def _method(name: str, entry: catalogue.Entry) -> dict[str, Any]:
         "paper": entry.paper,
         "cost": entry.columns[-1],
         "long": is_long(name, {}),
-        "options": [{**asdict(option), "meaning": meanings.get(option.name, "")} for option in questions.choices(name)],
+        "options": [{**asdict(option), "meaning": meanings.get(option.name, "")} for option in validation.choices(name)],
     }
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from lucidcam.compat import import_optional
 from lucidcam.errors import MissingExtraError
+from lucidcam.utils.optional import import_optional
 
 PHOTOS = {"chelsea": "cat", "coffee": "coffee", "rocket": "rocket", "astronaut": "astronaut"}
 """What scikit-image calls them, and what the page does."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lucidcam.errors import OptionError, unknown
-from lucidcam.wording import printable
+from lucidcam.utils.text import printable
 
 LONGEST = 100
 """Letters of a name or label."""

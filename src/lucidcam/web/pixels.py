@@ -11,13 +11,13 @@ from torch import Tensor
 
 from lucidcam.engine.run import Capture, Run, open_run
 from lucidcam.errors import LucidcamError, OptionError
-from lucidcam.explanation import Explanation
-from lucidcam.maps import in_photo, normalise
+from lucidcam.imaging.explanation import Explanation
+from lucidcam.imaging.maps import in_photo, normalise
 from lucidcam.methods._base import over_grid, spatial_mean
 from lucidcam.methods.elementwise import XGradCAM
 from lucidcam.methods.gradcam_plus_plus import GradCAMPlusPlus
-from lucidcam.rollback import closes_scopes
 from lucidcam.types import Model, Prepared
+from lucidcam.utils.rollback import closes_scopes
 
 Terms = Callable[[Capture], Tensor]
 """From activations and gradients to what each channel adds to the map, `[B, T, C, *grid]`."""

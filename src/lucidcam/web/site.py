@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from lucidcam.errors import InputError, LucidcamError
-from lucidcam.server.gate import FAULT, RefusedError, length, refused_as_json
+from lucidcam.server.middleware import FAULT, RefusedError, length, refused_as_json
 from lucidcam.web.actions import Action, Actions
 from lucidcam.web.fields import parsed
 from lucidcam.web.store import Store

@@ -16,9 +16,9 @@ from pathlib import PurePosixPath
 from typing import IO
 
 from lucidcam.errors import InputError
+from lucidcam.utils.text import printable
 from lucidcam.web.errors import NoRoomError, PhotoGoneError
 from lucidcam.web.limits import Limits
-from lucidcam.wording import printable
 
 MILLION = 1_000_000
 

@@ -10,14 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from lucidcam.errors import LucidcamError
-from lucidcam.progress import Listener
-from lucidcam.server.gate import FAULT, Message, Receive, Scope, Send
+from lucidcam.io.storage import json_text
 from lucidcam.server.logs import log
-from lucidcam.storage import json_text
+from lucidcam.server.middleware import FAULT, Message, Receive, Scope, Send
+from lucidcam.utils.progress import Listener
+from lucidcam.utils.text import printable
 from lucidcam.web.actions import File
 from lucidcam.web.errors import NoRoomError, PhotoGoneError, StoppedError, TooBusyError, WeightsChangedError
 from lucidcam.web.limits import Limits
-from lucidcam.wording import printable
 
 TELL_EVERY = 0.2
 """Seconds between two messages of how far a computation is."""

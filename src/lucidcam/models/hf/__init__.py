@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lucidcam.compat import import_transformers
 from lucidcam.errors import ModelError, OptionError, unknown
 from lucidcam.models.hf import captions, classifiers, dense, prompts, questions
 from lucidcam.models.hf._repository import Repository
 from lucidcam.registry import sources
 from lucidcam.tasks import Captions, Detections, Prompts, Questions, Segments
 from lucidcam.types import Model
+from lucidcam.utils.optional import import_transformers
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lucidcam.errors import OptionError
-from lucidcam.preprocess import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Channels, Preprocess, Probed
+from lucidcam.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Channels, Preprocess, Probed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from lucidcam.compat import impatient_downloads
 from lucidcam.errors import ModelError, OptionError, first_line
+from lucidcam.imaging.preprocess import Preprocess, Probed
 from lucidcam.models.hf._pictures import preprocessing
-from lucidcam.preprocess import Preprocess, Probed
-from lucidcam.rollback import closes_scopes
+from lucidcam.utils.optional import impatient_downloads
+from lucidcam.utils.rollback import closes_scopes
 
 WHERE = ("revision", "subfolder", "cache_dir", "token")
 
@@ -97,7 +97,7 @@ class Repository:
         except (OSError, ValueError) as error:
             reason = first_line(error).rstrip(".")
             raise ModelError(
-                f"'{self.spec}' has no image processor ({reason}); give preprocess=lucidcam.preprocess.Preprocess(…)."
+                f"'{self.spec}' has no image processor ({reason}); give preprocess=lucidcam.imaging.preprocess.Preprocess(…)."
             ) from error
         found: Preprocess | Probed = preprocessing(processor, config, everything)
         return found

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lucidcam.engine.session import session
 from lucidcam.errors import TargetError
-from lucidcam.rollback import closes_scopes
 from lucidcam.tasks import Written
+from lucidcam.utils.rollback import closes_scopes
 
 MOST_NEW_TOKENS = 20
 """How long captions and answers may get that a model writes, where its repository does not say: as long as transformers' default."""

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from lucidcam.class_scores import BINARY_CLASSES, OutputKind
 from lucidcam.errors import ModelError
 from lucidcam.models.hf._repository import Repository, classes
 from lucidcam.types import Model
+from lucidcam.utils.class_scores import BINARY_CLASSES, OutputKind
 
 OUTPUTS: dict[str, OutputKind] = {"multi_label_classification": "sigmoid", "single_label_classification": "softmax", "regression": "none"}
 """What outputs mean, by the `problem_type` of a configuration."""

@@ -9,14 +9,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lucidcam.class_scores import OutputKind
 from lucidcam.engine.session import session
 from lucidcam.errors import OptionError
 from lucidcam.models.hf._repository import Repository
 from lucidcam.models.hf._texts import check_length
-from lucidcam.rollback import closes_scopes
 from lucidcam.tasks import Prompts
 from lucidcam.types import Model
+from lucidcam.utils.class_scores import OutputKind
+from lucidcam.utils.rollback import closes_scopes
 
 TYPES = frozenset({"clip", "siglip", "chinese_clip", "metaclip_2", "altclip"})
 PROMPT = "a photo of a {}"

@@ -9,8 +9,8 @@ from typing import ClassVar, TypeAlias
 
 from PIL import Image
 
-from lucidcam import render
 from lucidcam.errors import OptionError
+from lucidcam.imaging import render
 
 SIDE = 720
 """Longer side in pixels to which pictures are reduced when they are put on a page; the page's budget may reduce them further. They are

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lucidcam.explanation import Explanation
+from lucidcam.imaging.explanation import Explanation
 from lucidcam.outputs.html.blocks import Facts, Gallery, Page, Section, Shot
 from lucidcam.outputs.html.page import write as write_page
 from lucidcam.registry import writers

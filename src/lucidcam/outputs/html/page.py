@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
+from lucidcam.io.ownership import check_document
+from lucidcam.io.storage import write_whole
 from lucidcam.outputs.html import charts
 from lucidcam.outputs.html.blocks import Cell, Fold, Gallery, Page, Section, Shot, Table
 from lucidcam.outputs.html.pictures import BUDGET, encoded
-from lucidcam.ownership import check_document
-from lucidcam.storage import write_whole
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from lucidcam import render
+from lucidcam.imaging import render
 
 BUDGET = 9_000_000
 """Bytes that all pictures of a page may take in the file, base64 included: the page stays below 10 MB."""

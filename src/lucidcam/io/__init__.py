@@ -1,0 +1,1 @@
+"""Files: images, videos, bytes behind addresses, folders that are written whole or not at all."""

@@ -1,0 +1,1 @@
+"""What every part may use: text, progress, optional libraries, locks, fingerprints."""
