@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from lucidcam.data import open_data
+from lucidcam.data import open_data, synthetic
 from lucidcam.data.synthetic import COLOURS, FORMS
 from lucidcam.errors import DataError, OptionError
 
@@ -103,3 +104,38 @@ def test_a_seed_gives_the_same_scenes_and_more_of_them_when_asked():
 def test_wrong_options_are_told(spec, message):
     with pytest.raises((DataError, OptionError), match=message):
         open_data(spec)
+
+
+def test_threads_that_read_textures_at_the_same_time_get_the_same_scenes(monkeypatch):
+    """While one thread reads a picture, the others do not go on with those that it has read already."""
+    spec = "synthetic:look=textures,count=6,size=48"
+    expected = [np.asarray(sample.image) for sample in scenes(spec)]
+    data = pytest.importorskip("skimage.data")
+    read, reading, others_done = data.grass, threading.Event(), threading.Event()
+
+    def slow():
+        if not reading.is_set():
+            reading.set()
+            others_done.wait(5)
+        return read()
+
+    monkeypatch.setattr(data, "grass", slow)
+    synthetic._texture.cache_clear()
+    results = {}
+
+    def work(number):
+        results[number] = [np.asarray(sample.image) for sample in scenes(spec)]
+
+    first, *others = threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    first.start()
+    assert reading.wait(10)
+    for thread in others:
+        thread.start()
+    for thread in others:
+        thread.join(20)
+    others_done.set()
+    first.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert sorted(results) == [0, 1, 2, 3]
+    for images in results.values():
+        np.testing.assert_array_equal(images, expected)

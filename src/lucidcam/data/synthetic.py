@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -119,7 +120,7 @@ class Synthetic(Format):
     def open(self, source: Any = None) -> Dataset:
         """See `Format.open`."""
         if self.look == "textures":
-            _surfaces()
+            _texture(next(iter(TEXTURES)))  # without scikit-image it is refused here
         names = (tuple(FORMS) if self.look == "shapes" else TEXTURES)[: 4 if self.scene == "together" else self.classes]
         if self.scene == "coloured":
             names = tuple(f"{colour} {form}" for colour in COLOURS for form in names)
@@ -206,7 +207,7 @@ def _paint(pixels: Pixels, box: Box, inside: Mask, rng: np.random.Generator, tin
     if texture is None:
         surface = tint + rng.normal(0, 12, (side, side, 3))
     else:
-        picture = _surfaces()[texture]
+        picture = _texture(texture)
         y, x = (int(rng.integers(0, length - side + 1)) for length in picture.shape)
         surface = picture[y : y + side, x : x + side, None] * (0.7 + 0.3 * tint / 255)
     pixels[top:bottom, left:right][inside] = surface.clip(0, 255).astype(np.uint8)[inside]
@@ -236,16 +237,13 @@ def _object(label: str, inside: Mask, box: Box, size: int) -> Object:
     return Object(label, (float(tight[0]), float(tight[1]), float(tight[2]), float(tight[3])), mask)
 
 
-_pictures: dict[str, Plane] = {}
-
-
-def _surfaces() -> dict[str, Plane]:
-    """Grey pictures by name, a third of their size so that a small cut shows the pattern."""
-    if not _pictures:
-        data = import_optional("skimage.data", "data", "synthetic data with textures")
-        transform = import_optional("skimage.transform", "data", "synthetic data with textures")
-        for name in TEXTURES:
-            picture = np.asarray(getattr(data, name)(), np.float64)
-            factor = 3 if min(picture.shape) > 300 else 2
-            _pictures[name] = np.asarray(transform.downscale_local_mean(picture, (factor, factor)))
-    return _pictures
+@cache
+def _texture(name: str) -> Plane:
+    """A grey picture `[H, W]`, a third of its size so that a small cut shows the pattern."""
+    data = import_optional("skimage.data", "data", "synthetic data with textures")
+    transform = import_optional("skimage.transform", "data", "synthetic data with textures")
+    picture = np.asarray(getattr(data, name)(), np.float64)
+    factor = 3 if min(picture.shape) > 300 else 2
+    picture = np.asarray(transform.downscale_local_mean(picture, (factor, factor)))
+    picture.setflags(write=False)  # all threads share it
+    return picture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -115,17 +116,15 @@ def _picture(name: str, half: int | None = None) -> Draw:
     return draw
 
 
-_photos: dict[str, Plane] = {}
-
-
+@cache
 def _photo(name: str) -> Plane:
-    """A grey picture of scikit-image's, half its size."""
-    if name not in _photos:
-        data = import_optional("skimage.data", "words", "the built-in bank of concepts")
-        picture = np.asarray(getattr(data, name)(), np.float64)
-        height, width = (side // 2 * 2 for side in picture.shape)
-        _photos[name] = picture[:height, :width].reshape(height // 2, 2, width // 2, 2).mean((1, 3))
-    return _photos[name]
+    """A grey picture `[H, W]` of scikit-image's, half its size."""
+    data = import_optional("skimage.data", "words", "the built-in bank of concepts")
+    picture = np.asarray(getattr(data, name)(), np.float64)
+    height, width = (side // 2 * 2 for side in picture.shape)
+    picture = picture[:height, :width].reshape(height // 2, 2, width // 2, 2).mean((1, 3))
+    picture.setflags(write=False)  # all threads share it
+    return picture
 
 
 TEXTURES: dict[str, Draw] = {
