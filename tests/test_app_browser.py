@@ -255,6 +255,13 @@ def server(tmp_path_factory):
         yield found
 
 
+@pytest.fixture(scope="module")
+def unhurried(tmp_path_factory):
+    """A server whose first network takes seconds for thousands of masks, however fast the machine is."""
+    with served(tmp_path_factory.mktemp("unhurried"), megabytes=1, unhurried=True) as found:
+        yield found
+
+
 @pytest.fixture
 def file(tmp_path):
     def write(number: int, size: tuple[int, int] = (96, 72)) -> Path:
@@ -677,8 +684,8 @@ ENDED: dict[str, Callable[[Visit, Callable[..., Path]], object]] = {
 
 
 @pytest.mark.parametrize("by", ENDED)
-def test_what_is_asked_no_more_ends_on_the_server(visits, server, file, by):
-    with visits(server) as (visit,):
+def test_what_is_asked_no_more_ends_on_the_server(visits, unhurried, file, by):
+    with visits(unhurried) as (visit,):
         before = visit.give(file(72))
         long(visit)
         visit.page.wait_for_selector("#progress[value]", timeout=60_000)
@@ -686,9 +693,9 @@ def test_what_is_asked_no_more_ends_on_the_server(visits, server, file, by):
         held = Held(visit.page, "api/explain")  # whatever is asked in its place
         ENDED[by](visit, file)
         visit.until(lambda: at_rest(visit), 10)
-        again = asked(server, "photos?name=again.png", png(photo(72)))["photo"]
+        again = asked(unhurried, "photos?name=again.png", png(photo(72)))["photo"]
         with pytest.raises(TimeoutError):  # it was not done, else it would be there at once
-            asked(server, "explain", {**question, "photo": again}, timeout=1)
+            asked(unhurried, "explain", {**question, "photo": again}, timeout=1)
         if by == "page":
             return
         assert visit.alerts() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import numpy as np
 import torch
@@ -27,6 +28,22 @@ def tiny(seed: int = 0) -> lucidcam.Model:
             if isinstance(each, nn.Conv2d):
                 nn.init.kaiming_normal_(each.weight, nonlinearity="relu")
     return lucidcam.wrap(net.eval(), Preprocess(size=(48, 48), resize=48), labels=LABELS, name="tiny")
+
+
+class Unhurried(nn.Module):
+    """Takes a millisecond of the processor for each image, on however fast a machine."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        end = time.thread_time() + 0.001 * len(x)
+        while time.thread_time() < end:
+            pass
+        return x
+
+
+def unhurried() -> lucidcam.Model:
+    """`tiny`, of which thousands of masked images take seconds everywhere."""
+    quick = tiny()
+    return lucidcam.wrap(nn.Sequential(Unhurried(), *quick.module), quick.preprocess, labels=LABELS, name="tiny")
 
 
 class Tokens(nn.Module):

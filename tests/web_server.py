@@ -41,7 +41,10 @@ class Served:
 
 @contextmanager
 def served(tmp_path: Path, **options: object) -> Iterator[Served]:
-    """Serve two small networks, "tiny" and "other", or {"demo": True} the embedded one; `options` go to `serve` and `Limits`."""
+    """Serve two small networks, "tiny" and "other"; with `demo=True` the embedded one, with `unhurried=True` a "tiny" that takes its time.
+
+    The other `options` go to `serve` and `Limits`.
+    """
     log = tmp_path / "server.log"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(SEEN)}
     with log.open("w", encoding="utf-8") as errors:
@@ -69,10 +72,11 @@ def main(options: dict) -> None:
 
     import lucidcam
     from lucidcam.web import Limits, serve
-    from web_nets import tiny
+    from web_nets import tiny, unhurried
 
     torch.set_num_threads(1)
-    models = {"demo": lucidcam.load("demo")} if options.pop("demo", False) else {"tiny": tiny(), "other": tiny(1)}
+    first = unhurried if options.pop("unhurried", False) else tiny
+    models = {"demo": lucidcam.load("demo")} if options.pop("demo", False) else {"tiny": first(), "other": tiny(1)}
     auth = options.pop("auth", None)
     server = serve(models, port=0, wait=False, auth=tuple(auth) if auth else None, limits=Limits(**options))
     print(json.dumps({"url": server.url}), flush=True)
