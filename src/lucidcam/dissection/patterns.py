@@ -122,7 +122,7 @@ def _photo(name: str) -> Plane:
     data = import_optional("skimage.data", "words", "the built-in bank of concepts")
     picture = np.asarray(getattr(data, name)(), np.float64)
     height, width = (side // 2 * 2 for side in picture.shape)
-    picture = picture[:height, :width].reshape(height // 2, 2, width // 2, 2).mean((1, 3))
+    picture = np.asarray(picture[:height, :width].reshape(height // 2, 2, width // 2, 2).mean((1, 3)))
     picture.setflags(write=False)  # all threads share it
     return picture
 
