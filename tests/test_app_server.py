@@ -842,7 +842,7 @@ def command(monkeypatch) -> Callable[..., dict[str, Any]]:
             return Served()
 
         monkeypatch.setattr("lucidcam.web.serve", serve)
-        monkeypatch.setattr("lucidcam.cli._common.load_model", lambda spec, *_: tiny())
+        monkeypatch.setattr("lucidcam.cli._loading.load_model", lambda spec, *_: tiny())
         assert typer.main.get_command(program)(["app", *words], standalone_mode=False) in (code, None)
         return served
 

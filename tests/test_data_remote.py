@@ -29,7 +29,7 @@ from torch import nn
 
 import lucidcam
 from commands import run
-from lucidcam.cli._common import open_words
+from lucidcam.cli._datasets import open_words
 from lucidcam.data import open_data, webdataset
 from lucidcam.data._prefetch import CHUNK, WAITING, in_order
 from lucidcam.data._tars import BLOCK
@@ -37,6 +37,7 @@ from lucidcam.errors import DataError, InputError, OptionError
 from lucidcam.io import images, remote
 from lucidcam.io.remote import Stored
 from lucidcam.localization import localize
+from lucidcam.options.groups import SourceOptions
 from lucidcam.samples import Problem, Sample
 
 fsspec = pytest.importorskip("fsspec")
@@ -365,9 +366,9 @@ def test_ways_to_name_tars(tmp_path, monkeypatch):
     assert open_data(folder).name == "shards"
     monkeypatch.chdir(folder)
     assert [each.name for each in open_data("s-*.tar")] == expected
-    assert [each.name for each in open_words(three, None, None)] == expected
-    assert [each.name for each in open_words([str(folder)], None, None)] == expected
-    assert [each.name for each in open_words(["s-{0,2,10}.tar"], None, None)] == expected
+    assert [each.name for each in open_words(three, SourceOptions())] == expected
+    assert [each.name for each in open_words([str(folder)], SourceOptions())] == expected
+    assert [each.name for each in open_words(["s-{0,2,10}.tar"], SourceOptions())] == expected
 
 
 def test_a_missing_tar_among_others_is_a_problem(tmp_path):
@@ -491,7 +492,7 @@ def test_image_folders_elsewhere_are_like_those_here(memory, tmp_path):
         assert [(each.name, each.labels) for each in there] == [(each.name, each.labels) for each in here]
         assert [number_of(each) for each in there] == [number_of(each) for each in here]
     assert open_data((tmp_path / "photos").as_uri()).count == 4
-    assert [each.name for each in open_words(["memory://bucket/photos"], None, None)] == [each.name for each in here]
+    assert [each.name for each in open_words(["memory://bucket/photos"], SourceOptions())] == [each.name for each in here]
 
 
 def test_parts_and_shells_elsewhere(memory):
@@ -525,7 +526,7 @@ def test_images_by_address(memory, tmp_path):
     assert [number_of(each) for each in found] == [1, 5]
     [sample] = open_data([Sample("memory://a/1.png", "mine")])
     assert sample.image == Stored("memory://a/1.png")
-    assert [each.name for each in open_words(["memory://a/1.png", str(local)], None, None)] == ["memory://a/1.png", str(local)]
+    assert [each.name for each in open_words(["memory://a/1.png", str(local)], SourceOptions())] == ["memory://a/1.png", str(local)]
     assert images.read("memory://a/1.png")[1] == "memory://a/1.png"
     for name, part in (("cut", "cut off or damaged"), ("empty", "is empty"), ("none", "does not exist")):
         with pytest.raises(InputError, match=part) as caught:

@@ -96,7 +96,7 @@ def photos(tmp_path, monkeypatch):
 def with_model(monkeypatch: pytest.MonkeyPatch, model: lucidcam.Model) -> None:
     import lucidcam.cli.program  # noqa: F401  all commands are there now
 
-    for name in ("explain", "audit", "localize", "run", "discover", "_common"):
+    for name in ("explain", "audit", "localize", "run", "discover", "_loading"):
         monkeypatch.setattr(sys.modules[f"lucidcam.cli.{name}"], "load_model", lambda *_, **__: model)
 
 

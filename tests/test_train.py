@@ -578,7 +578,7 @@ def test_what_to_try_next_are_the_weights_that_suit_the_memory(
     slots = Slots(("a", "b"), np.ones((2, 3)) / 3, np.array([4, 0, 2]), ((),) * 3)
     found = TrainedMemory(memory, Path("memory") / "memory.safetensors", {"val_loss": 0.5}, slots, ())
     monkeypatch.setattr("lucidcam.train.train_memory", lambda *_, **__: found)
-    monkeypatch.setattr("lucidcam.cli._common.load_model", lambda *_: None)
+    monkeypatch.setattr("lucidcam.cli._loading.load_model", lambda *_: None)
     how = ("--architecture", "nets:build", "--input-size", "32x48", "--mean", "0.5", "--labels", "my labels.txt", "--untrained")
     window = ("--window", "400", "--level", "40") if weights == "slot" else ()
     run("train", "memory", "photos", "--model", "a net", "--out", "memory", *how, *window)

@@ -174,7 +174,7 @@ def test_names_steer_no_terminal(tmp_path, monkeypatch, capsys, kind):
     model = runs.colours()
     model = lucidcam.wrap(model.module, model.preprocess, [label, "green", "blue"], layer=model.layer)
     monkeypatch.setattr("lucidcam.cli.explain.load_model", lambda *_, **__: model)
-    monkeypatch.setattr("lucidcam.cli._common.out._width", 300)
+    monkeypatch.setattr("lucidcam.cli._screen.out._width", 300)
     command("explain", tmp_path / "in", "--method", "occlusion", "--target", "0", "--out", tmp_path / "out", code=1)
     told = capsys.readouterr()
     for text in (told.out, told.err):

@@ -28,6 +28,7 @@ from lucidcam.stats.contingency import SHARE, estimate
 from lucidcam.stats.paired import holm
 from lucidcam.stream.explainer import LABEL, PREDICTED, Explained, Explainer, asked_of, prepare
 from lucidcam.types import Model
+from lucidcam.utils.flags import takes
 from lucidcam.utils.optional import import_optional
 from lucidcam.utils.progress import bar
 from lucidcam.utils.text import counted, short
@@ -57,6 +58,27 @@ CONFUSED = 0.05
 """A confusion of so large a share of a class's images is a finding."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrialOptions:
+    """How suspicions are tried.
+
+    Attributes:
+        fill: what stands in place of a covered region: "inpaint" (smooth from its rim), "mean", "blur" or "zeros".
+        images_per_class: that suspicions arise on and are tried on; of more a random sample. Figures count all images.
+        min_effect: on the class's probability, for a shortcut to be reported.
+        level: the chance that any false shortcut passes the tests.
+        multi_label: each class has a probability of its own (sigmoid), else a softmax shares it out; None: what
+            the model's `outputs` say, or what is found by value.
+    """
+
+    fill: str = INPAINT
+    images_per_class: int = 200
+    min_effect: float = 0.05
+    level: float = 0.05
+    multi_label: bool | None = None
+
+
+@takes(trial=TrialOptions)
 def audit(
     model: Model,
     data: Any,
@@ -65,11 +87,7 @@ def audit(
     target: Any = None,
     class_map: Given = None,
     layer: Any = None,
-    fill: str = INPAINT,
-    images_per_class: int = 200,
-    min_effect: float = 0.05,
-    level: float = 0.05,
-    multi_label: bool | None = None,
+    trial: TrialOptions,
     limit: int | None = None,
     out: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -96,12 +114,7 @@ def audit(
         target: None: the images' own labels where the data has any, else "predicted"; "label"; "predicted".
         class_map: from the data's names of classes to the model's labels or ids, where they differ.
         layer: as for `lucidcam.explain`.
-        fill: what stands in place of a covered region: "inpaint" (smooth from its rim), "mean", "blur" or "zeros".
-        images_per_class: that suspicions arise on and are tried on; of more a random sample. Figures count all images.
-        min_effect: on the class's probability, for a shortcut to be reported.
-        level: the chance that any false shortcut passes the tests.
-        multi_label: each class has a probability of its own (sigmoid), else a softmax shares it out; None: what
-            the model's `outputs` say, or what is found by value.
+        trial: keywords, the fields of `TrialOptions`.
         limit: at most so many samples.
         out: a folder to `save` to; None: nothing is written.
         seed: of pairs and control regions.
@@ -116,17 +129,18 @@ def audit(
         DataError: for a data set that cannot be read, or of which no image can be used.
         LucidcamError: for a method, option or class that does not exist, or a model that gives no class scores.
     """
-    _check(images_per_class, min_effect, level, limit, out)
+    _check(trial.images_per_class, trial.min_effect, trial.level, limit, out)
     import_optional("sklearn.cluster", "audit", "an audit")  # told before the pass over the data
-    if multi_label is not None and model.outputs != "probabilities":  # these stand as they are, of classes that exclude each other or not
-        model = replace(model, outputs="sigmoid" if multi_label else "softmax")
-    prober = Prober(model, fill)
+    # Probabilities stand as they are, of classes that exclude each other or not.
+    if trial.multi_label is not None and model.outputs != "probabilities":
+        model = replace(model, outputs="sigmoid" if trial.multi_label else "softmax")
+    prober = Prober(model, trial.fill)
     dataset = open_data(data, format).first(limit)
     asked = asked_of(target, dataset)
     if asked not in (None, LABEL):
         raise OptionError(f'an audit asks for the images\' own labels ("label") or for "predicted"; got target={target!r}.')
     explainer = Explainer(model, method, asked, layer, class_map, options)
-    survey = _Survey(model, prober, ClassMap.of(model, class_map), asked == LABEL, Drawer(images_per_class))
+    survey = _Survey(model, prober, ClassMap.of(model, class_map), asked == LABEL, Drawer(trial.images_per_class))
     problems = survey.problems
     with bar(dataset.count, "looking", progress) as advance:
         batch: list[Explained] = []
@@ -139,7 +153,7 @@ def audit(
         survey.add(batch)
     if not survey.facts:
         raise DataError(f"{dataset.name}: no image could be audited{f': {problems[0].error}' if problems else '.'}")
-    court = _Court(survey, Photographer(model, explainer, prober), min_effect, level / STAGES, seed)
+    court = _Court(survey, Photographer(model, explainer, prober), trial.min_effect, trial.level / STAGES, seed)
     found = court.findings(progress)
     settings = {
         "model": model.name,
@@ -148,10 +162,10 @@ def audit(
         "layer": survey.layer,
         "target": PREDICTED if asked is None else LABEL,
         "images without a label": survey.untold,
-        "fill": fill,
-        "images_per_class": images_per_class,
-        "min_effect": min_effect,
-        "level": level,
+        "fill": trial.fill,
+        "images_per_class": trial.images_per_class,
+        "min_effect": trial.min_effect,
+        "level": trial.level,
         "outputs": survey.outputs,
         "seed": seed,
         "several_labels": not survey.single,

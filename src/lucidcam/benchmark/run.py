@@ -28,6 +28,7 @@ from lucidcam.errors import ModelError, OptionError
 from lucidcam.methods._base import Method
 from lucidcam.methods.settings import resolve_method
 from lucidcam.types import Model
+from lucidcam.utils.flags import takes
 from lucidcam.utils.rollback import closes_scopes
 
 REPEAT_SECONDS = 5.0
@@ -43,6 +44,23 @@ KINDS = ("activation", "gradient", "pixel", "perturbation")
 """Kinds of methods, the cheapest first."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How much is measured.
+
+    Attributes:
+        batch: images that are explained together; fewer images than that are repeated. 1: one image only.
+        repeats: of each measurement, as far as they take no longer than about five seconds.
+        time_limit: seconds after which one run of a method is ended; its figures are then what it took at least. It is measured
+            on fewer images together where more would take longer. None: no limit.
+    """
+
+    batch: int = 8
+    repeats: int = 5
+    time_limit: float | None = 30.0
+
+
+@takes(timing=Timing)
 @closes_scopes
 def bench(
     model: Model | nn.Module,
@@ -51,9 +69,7 @@ def bench(
     *,
     target: Any = None,
     layer: Any = None,
-    batch: int = 8,
-    repeats: int = 5,
-    time_limit: float | None = 30.0,
+    timing: Timing,
     optimized: bool = False,
     dtype: torch.dtype | None = None,
     memory: bool = True,
@@ -72,10 +88,7 @@ def bench(
         methods: names, (name, options) pairs or method objects; None: all.
         target: as for `lucidcam.attribute`.
         layer: as for `lucidcam.attribute`; None: the model's own, or the last spatial layer.
-        batch: images that are explained together; fewer images than that are repeated. 1: one image only.
-        repeats: of each measurement, as far as they take no longer than about five seconds.
-        time_limit: seconds after which one run of a method is ended; its figures are then what it took at least. It is measured
-            on fewer images together where more would take longer. None: no limit.
+        timing: keywords, the fields of `Timing`.
         optimized: measure on an optimised copy, too (`lucidcam.optimize`), beside the same plain forward pass of the network as it is.
         dtype: of the optimised copy's autocast; None keeps the precision.
         memory: measure memory, too; on a CPU in a child process for each figure.
@@ -92,6 +105,7 @@ def bench(
         >>> [(row.method, row.images) for row in costs.rows]
         [('forward', 1), ('forward', 2), ('gradcam', 1), ('gradcam', 2), ('cam', 1), ('cam', 2)]
     """
+    batch, repeats, time_limit = timing.batch, timing.repeats, timing.time_limit
     if batch < 1 or repeats < 1 or (time_limit is not None and time_limit <= 0):
         raise OptionError(f"expected batch ≥ 1, repeats ≥ 1 and time_limit > 0 or None; got {batch}, {repeats} and {time_limit}.")
     contenders = _contenders(methods)

@@ -92,7 +92,7 @@ class Speaker:
 
     def show(self) -> None:
         """Print what was said."""
-        from lucidcam.cli._common import out as screen
+        from lucidcam.cli._screen import out as screen
 
         for entry in self.entries:
             screen.print(f"\n{Path(entry['image']).name}: {entry['text']}", markup=False)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucidcam.errors import InputError, OptionError
+from lucidcam.options.groups import TaskOptions
 
 if TYPE_CHECKING:
     from lucidcam import Model
@@ -31,16 +31,10 @@ Make = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
-class Beyond:
-    """What is asked beyond a class: a caption and its words, a question and its answers, prompts, boxes, a region."""
+class TaskQuery:
+    """What is explained of a model that does more than tell classes."""
 
-    caption: str | None
-    word: Sequence[str] | None
-    question: str | None
-    answer: Sequence[str] | None
-    prompt: Sequence[str] | None
-    box: Sequence[str] | None
-    region: Path | None
+    options: TaskOptions
 
     def targets(self, model: Model, classes: Sequence[str] | None, against: str | None) -> list[Any]:
         """The targets that the flags mean; none where none was given.
@@ -61,14 +55,16 @@ class Beyond:
         if classes and kind not in ("box", "region"):
             raise OptionError(f"--target goes with --box and --region, not with --{kind}.")
         make = getattr(self, f"_{kind}")()
-        values: Any = {"caption": self.word, "question": self.answer, "prompt": self.prompt}.get(kind, classes) or [None]
+        values: Any = {"caption": self.options.word, "question": self.options.answer, "prompt": self.options.prompt}.get(kind, classes) or [
+            None
+        ]
         return [one(value) if against is None else Contrast(one(value), one(against)) for one, value in product(make, values)]
 
     def _kind(self, model: Model) -> str | None:
         """Which of the flags says what is asked."""
-        given = [each.name for each in fields(self) if getattr(self, each.name) not in (None, [], ())]
+        given = [name for name, value in asdict(self.options).items() if value not in (None, [], ())]
         for part, whole in (("word", "caption"), ("answer", "question")):
-            if getattr(self, whole) == "":
+            if getattr(self.options, whole) == "":
                 raise OptionError(f"--{whole} expects words; got an empty text.")
             if part in given and whole not in given:
                 raise OptionError(f"--{part} goes with --{whole}.")
@@ -85,13 +81,13 @@ class Beyond:
     def _caption(self) -> list[Make]:
         from lucidcam.targets import Caption
 
-        text = None if self.caption == OWN else self.caption
+        text = None if self.options.caption == OWN else self.options.caption
         return [lambda word: Caption(text, int(word) if word and word.isdigit() else word)]
 
     def _question(self) -> list[Make]:
         from lucidcam.targets import Question
 
-        return [lambda answer: Question(str(self.question), answer)]
+        return [lambda answer: Question(str(self.options.question), answer)]
 
     def _prompt(self) -> list[Make]:
         from lucidcam.targets import Prompt
@@ -101,16 +97,16 @@ class Beyond:
     def _box(self) -> list[Make]:
         from lucidcam.targets import Detection
 
-        return [partial(Detection, _sides(box)) for box in self.box or ()]
+        return [partial(Detection, _sides(box)) for box in self.options.box or ()]
 
     def _region(self) -> list[Make]:
         from lucidcam.io import images
         from lucidcam.targets import Segmentation
 
         try:
-            mask = images.read_grey(self.region)  # type: ignore[arg-type]
+            mask = images.read_grey(self.options.region)  # type: ignore[arg-type]
         except InputError as error:
-            raise OptionError(f"--region {self.region} cannot be read as a picture: {error}") from None
+            raise OptionError(f"--region {self.options.region} cannot be read as a picture: {error}") from None
         return [lambda label: Segmentation(label, mask)]
 
 

@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
 from lucidcam.errors import LucidcamError, OptionError, unknown
 from lucidcam.options import catalogue
+from lucidcam.utils.flags import Flag, flags_of_group
 from lucidcam.utils.text import printable_lines
 
 PATHS_AND_FLAGS = {"ignore_unknown_options": True, "allow_extra_args": False}
@@ -145,20 +146,20 @@ def expanded(command: Callable[..., Any]) -> Callable[..., Any]:
     """
     signature = inspect.signature(command)
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: hints[name] for name in signature.parameters if is_dataclass(hints[name])}
-    if not groups:
+    grouped = {name: hints[name] for name in signature.parameters if is_dataclass(hints[name])}
+    if not grouped:
         return command
     parameters: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
-        if name not in groups:
+        if name not in grouped:
             parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[name]))
             continue
-        types = _hints_of(groups[name])
-        for field in fields(groups[name]):
+        types = _hints_of(grouped[name])
+        for field in fields(grouped[name]):
             parameters.append(inspect.Parameter(field.name, parameter.KEYWORD_ONLY, default=field.default, annotation=types[field.name]))
 
     def call(**values: Any) -> Any:
-        for name, group in groups.items():
+        for name, group in grouped.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         return command(**values)
 
@@ -170,8 +171,14 @@ def expanded(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @lru_cache
 def _hints_of(group: type) -> dict[str, Any]:
-    """The types of a dataclass's fields: many commands share one."""
-    return get_type_hints(group, include_extras=True)
+    """The types of a group's fields, with what makes flags of them: many commands share one."""
+    hints = get_type_hints(group)
+    return {name: Annotated[hints[name], _typer_option(name, flag)] for name, flag in flags_of_group(group).items()}
+
+
+def _typer_option(name: str, flag: Flag) -> Any:
+    names = flag.names or (f"--{name.replace('_', '-')}",)
+    return typer.Option(*names, help=flag.help, metavar=flag.metavar, rich_help_panel=flag.panel, min=flag.min)
 
 
 def usage_error(error: Any) -> str:

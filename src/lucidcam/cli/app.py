@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from lucidcam.cli._common import DEFAULT_LOADING, LoadOptions, OptimizeOption
+from lucidcam.cli._loading import OptimizeOption
+from lucidcam.options.groups import ModelOptions
 
 
 def app(
+    *,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,7 +41,7 @@ def app(
     ] = False,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Show the page at once.")] = False,
     optimize: OptimizeOption = False,
-    loading: LoadOptions = DEFAULT_LOADING,
+    loading: ModelOptions,
 ) -> None:
     """Look at models in a browser: classes, layers, methods, single pixels, metrics. Nothing leaves this machine.
 
@@ -47,7 +49,8 @@ def app(
     """
     import socket
 
-    from lucidcam.cli._common import err, load_model, out
+    from lucidcam.cli._loading import load_model
+    from lucidcam.cli._screen import err, out
     from lucidcam.errors import OptionError
     from lucidcam.server.middleware import LOOPBACK
     from lucidcam.web import Limits, serve
@@ -59,7 +62,7 @@ def app(
     specs = list(dict.fromkeys(model or ["demo"]))
     files = [spec for spec in specs if Path(spec).is_file()] or specs
     models = {}
-    alone = LoadOptions(
+    alone = ModelOptions(
         device=loading.device, dtype=loading.dtype, fit=loading.fit, grey_window=loading.grey_window, untrained=loading.untrained
     )
     for spec in specs:

@@ -7,25 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lucidcam.cli._common import (
-    DEFAULT_LOADING,
-    ClassMapOption,
-    DataFormatOption,
-    DataRootOption,
-    LayerOption,
-    LimitOption,
-    LoadOptions,
-    ModelOption,
-    OptimizeOption,
-    SplitOption,
-    err,
-    load_model,
-    method_flags,
-    open_words,
-    table,
-)
-from lucidcam.cli._common import out as screen
+from lucidcam.cli._datasets import open_words
+from lucidcam.cli._loading import ModelOption, OptimizeOption, load_model
+from lucidcam.cli._method_flags import method_flags
+from lucidcam.cli._screen import err, table
+from lucidcam.cli._screen import out as screen
 from lucidcam.cli.report import ReportOption, write_page
+from lucidcam.options.groups import DataOptions, ModelOptions, TrialOptions
 from lucidcam.utils.text import figure, short
 
 if TYPE_CHECKING:
@@ -42,24 +30,18 @@ PROBLEMS = 5
 def audit(
     context: typer.Context,
     data: Annotated[list[str], typer.Argument(metavar="DATA", help="A folder, an annotation file, or images.")],
+    *,
     model: ModelOption = "demo",
     method: Annotated[str, typer.Option(help="See [b]lucidcam methods[/b].")] = "gradcam",
     target: Annotated[
         str | None, typer.Option("--target", "-t", help="label or predicted. [dim]default: label where there are any[/dim]")
     ] = None,
-    fill: Annotated[str, typer.Option(help="In place of what is covered: inpaint, mean, blur or zeros.")] = "inpaint",
-    images_per_class: Annotated[int, typer.Option(help="That are tried; of more a random sample.")] = 200,
-    min_effect: Annotated[float, typer.Option(help="The smallest for a finding: by itself, and beyond its control.")] = 0.05,
+    trial: TrialOptions,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of audit.json and the evidence.")] = Path("lucidcam-audit"),
     page: ReportOption = None,
-    class_map: ClassMapOption = None,
-    data_format: DataFormatOption = None,
-    split: SplitOption = None,
-    data_root: DataRootOption = None,
-    limit: LimitOption = None,
-    layer: LayerOption = None,
+    source: DataOptions,
     optimize: OptimizeOption = False,
-    loading: LoadOptions = DEFAULT_LOADING,
+    loading: ModelOptions,
     seed: Annotated[int, typer.Option(help="Of control regions and pairs of images.")] = 0,
 ) -> None:
     """Find shortcuts and failures: watermarks, backgrounds, companions, confusions.
@@ -80,21 +62,21 @@ def audit(
         from lucidcam.reports import check
 
         check(page)
-    check_fill(fill)
+    check_fill(trial.fill)
     check_place(out)
-    dataset = open_words(words, data_format, split, data_root)
+    dataset = open_words(words, source)
     loaded = load_model(model, loading, optimize)
     found = lucidcam.audit(
         loaded,
         dataset,
         method=kind,
         target=target,
-        class_map=class_map,
-        layer=layer,
-        fill=fill,
-        images_per_class=images_per_class,
-        min_effect=min_effect,
-        limit=limit,
+        class_map=source.class_map,
+        layer=source.layer,
+        fill=trial.fill,
+        images_per_class=trial.images_per_class,
+        min_effect=trial.min_effect,
+        limit=source.limit,
         out=out,
         seed=seed,
         **options,

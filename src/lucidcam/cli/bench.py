@@ -8,13 +8,8 @@ from typing import Annotated
 
 import typer
 
-from lucidcam.cli._common import (
-    DEFAULT_LOADING,
-    LayerOption,
-    LoadOptions,
-    ModelOption,
-    OptimizeOption,
-)
+from lucidcam.cli._loading import ModelOption, OptimizeOption
+from lucidcam.options.groups import LayerOptions, ModelOptions, TimingOptions
 
 
 def bench(
@@ -22,20 +17,19 @@ def bench(
         list[str] | None,
         typer.Argument(metavar="[IMAGES]...", help="Images, globs or folders. [dim]default: photos of scikit-image, or noise[/dim]"),
     ] = None,
+    *,
     model: ModelOption = "demo",
     method: Annotated[
         list[str] | None,
         typer.Option("--method", help="NAME or NAME:option=value,…; repeatable. [dim]default: all that the model supports[/dim]"),
     ] = None,
-    images: Annotated[int, typer.Option("--images", min=1, help="Explained together; one alone is measured, too.")] = 8,
-    repeats: Annotated[int, typer.Option(min=1, help="Of each measurement, within about five seconds.")] = 5,
-    time_limit: Annotated[float, typer.Option(min=0, help="Seconds after which one run of a method is ended; 0: never.")] = 30.0,
+    timing: TimingOptions,
     optimize: OptimizeOption = False,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Time only: half the wait.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch on the CPU. [dim]default: as torch chooses[/dim]")] = None,
-    layer: LayerOption = None,
+    where: LayerOptions,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for costs.json, costs.csv and costs.png.")] = None,
-    loading: LoadOptions = DEFAULT_LOADING,
+    loading: ModelOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print costs.json to standard output.")] = False,
 ) -> None:
     """What each method costs on your model and images, in plain forward passes of that model.
@@ -54,8 +48,9 @@ def bench(
 
     import lucidcam
     from lucidcam.benchmark.result import check_place
-    from lucidcam.cli._common import err, load_model
-    from lucidcam.cli._common import out as screen
+    from lucidcam.cli._loading import load_model
+    from lucidcam.cli._screen import err
+    from lucidcam.cli._screen import out as screen
     from lucidcam.errors import InputError
     from lucidcam.io.images import find
     from lucidcam.io.storage import json_text
@@ -75,10 +70,10 @@ def bench(
             loaded,
             found,
             methods,
-            layer=layer[0] if layer is not None and len(layer) == 1 else layer,
-            batch=images,
-            repeats=repeats,
-            time_limit=time_limit or None,
+            layer=where.layer[0] if where.layer is not None and len(where.layer) == 1 else where.layer,
+            batch=timing.images,
+            repeats=timing.repeats,
+            time_limit=timing.time_limit or None,
             optimized=optimize,
             dtype=reduced,
             memory=not no_memory,

@@ -8,19 +8,15 @@ from typing import Annotated
 
 import typer
 
-from lucidcam.cli._common import (
-    DEFAULT_LOADING,
-    LoadOptions,
-    ModelOption,
-    OptimizeOption,
-    load_model,
-)
-from lucidcam.cli._common import out as screen
+from lucidcam.cli._loading import ModelOption, OptimizeOption, load_model
+from lucidcam.cli._screen import out as screen
 from lucidcam.errors import OptionError
+from lucidcam.options.groups import MaskingOptions, ModelOptions
 
 
 def channels(
     photo: Annotated[str, typer.Argument(metavar="PHOTO", help="An image.")],
+    *,
     model: ModelOption = "demo",
     target: Annotated[
         str | None, typer.Option("--target", "-t", "--class", help="Label or class id. [dim]default: the predicted class[/dim]")
@@ -28,12 +24,10 @@ def channels(
     layer: Annotated[str | None, typer.Option(help="Dotted name. See [b]lucidcam layers[/b].")] = None,
     top: Annotated[int, typer.Option(min=1, help="Rows of each order.")] = 8,
     at: Annotated[str | None, typer.Option(help="Also what each says at this pixel.", metavar="X,Y")] = None,
-    increase: Annotated[bool, typer.Option("--increase/--no-increase", help="Run the masks.")] = True,
-    budget: Annotated[int, typer.Option(min=0, help="Masks that are run at most. [dim]default: every live channel's[/dim]")] = 0,
-    baseline: Annotated[str, typer.Option(help="What masked pixels become: zeros, mean, blur, or a number.")] = "zeros",
+    masking: MaskingOptions,
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder, a .png or a .json.")] = Path("lucidcam-channels"),
     optimize: OptimizeOption = False,
-    loading: LoadOptions = DEFAULT_LOADING,
+    loading: ModelOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print channels.json to standard output.")] = False,
 ) -> None:
     """Show which channels weigh most for a class, and where gradients mislead.
@@ -57,9 +51,9 @@ def channels(
         layer,
         top=top,
         at=_pixel(at),
-        increase=increase,
-        budget=budget,
-        baseline=baseline,
+        increase=masking.increase,
+        budget=masking.budget,
+        baseline=masking.baseline,
         progress=False if as_json else None,
     )
     found.save(out)

@@ -7,19 +7,15 @@ from typing import Annotated
 
 import typer
 
-from lucidcam.cli._common import (
-    DEFAULT_LOADING,
-    LoadOptions,
-    ModelOption,
-    OptimizeOption,
-    load_model,
-    report,
-)
-from lucidcam.cli._common import out as screen
+from lucidcam.cli._loading import ModelOption, OptimizeOption, load_model
+from lucidcam.cli._screen import out as screen
+from lucidcam.cli._screen import report
 from lucidcam.errors import OptionError
+from lucidcam.options.groups import ModelOptions
 
 
 def concepts(
+    *,
     model: ModelOption = "demo",
     bank: Annotated[
         str | None,
@@ -34,7 +30,7 @@ def concepts(
     least: Annotated[float, typer.Option(help="Held-out AUC that a name needs: 0.5 is chance, 1 perfect.")] = 0.8,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("names.json"),
     optimize: OptimizeOption = False,
-    loading: LoadOptions = DEFAULT_LOADING,
+    loading: ModelOptions,
 ) -> None:
     """Name the channels of a layer by images of concepts, as network dissection does.
 
@@ -52,7 +48,7 @@ def concepts(
     if text:
         if bank is None or clip is None:
             raise OptionError("--text needs --bank, a folder of photos, and --clip, a model of images and texts.")
-        chosen = lucidcam.Bank.texts(bank, text, load_model(clip, LoadOptions(device=loading.device, dtype=loading.dtype)))
+        chosen = lucidcam.Bank.texts(bank, text, load_model(clip, ModelOptions(device=loading.device, dtype=loading.dtype)))
     elif clip is not None:
         raise OptionError("--clip is for --text.")
     else:

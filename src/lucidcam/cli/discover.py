@@ -7,25 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lucidcam.cli._common import (
-    DEFAULT_LOADING,
-    ClassMapOption,
-    DataFormatOption,
-    DataRootOption,
-    LayerOption,
-    LimitOption,
-    LoadOptions,
-    ModelOption,
-    OptimizeOption,
-    SplitOption,
-    err,
-    load_model,
-    method_flags,
-    open_words,
-    report,
-    table,
-)
-from lucidcam.cli._common import out as screen
+from lucidcam.cli._datasets import open_words
+from lucidcam.cli._loading import ModelOption, OptimizeOption, load_model
+from lucidcam.cli._method_flags import method_flags
+from lucidcam.cli._screen import err, report, table
+from lucidcam.cli._screen import out as screen
+from lucidcam.options.groups import DataOptions, DiscoveryOptions, ModelOptions
 
 if TYPE_CHECKING:
     from lucidcam.localization.discover import Discovery
@@ -37,27 +24,13 @@ SHOWN = 20
 def discover(
     context: typer.Context,
     data: Annotated[list[str], typer.Argument(metavar="DATA", help="A folder, an annotation file, or images.")],
+    *,
     model: ModelOption = "demo",
-    method: Annotated[str, typer.Option(help="See [b]lucidcam methods[/b]; gradcam where cam cannot.")] = "cam",
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--target",
-            "-t",
-            help="A label, an id, top5, predicted, or label: the images' own. Repeatable. [dim]default: label, or predicted without[/dim]",
-        ),
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Regions per class.")] = 8,
-    threshold: Annotated[float, typer.Option(help="A region is above this share of its peak: 0.5 finds parts, 0.2 whole things.")] = 0.5,
+    discovery: DiscoveryOptions,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the sheets and of regions.json.")] = Path("lucidcam-parts"),
-    class_map: ClassMapOption = None,
-    data_format: DataFormatOption = None,
-    split: SplitOption = None,
-    data_root: DataRootOption = None,
-    limit: LimitOption = None,
-    layer: LayerOption = None,
+    source: DataOptions,
     optimize: OptimizeOption = False,
-    loading: LoadOptions = DEFAULT_LOADING,
+    loading: ModelOptions,
 ) -> None:
     """Show what a network has learnt of each class: its top regions in a data set.
 
@@ -67,23 +40,23 @@ def discover(
 
     Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
     """
-    chosen, words = method_flags(context, [method], data)
+    chosen, words = method_flags(context, [discovery.method], data)
     [(kind, options)] = chosen
     import lucidcam
     from lucidcam.localization.discover import check_place
 
     check_place(out)
-    dataset = open_words(words, data_format, split, data_root)
+    dataset = open_words(words, source)
     found = lucidcam.discover(
         load_model(model, loading, optimize),
         dataset,
         kind,
-        target=list(dict.fromkeys(target)) if target else None,
-        top=top,
-        threshold=threshold,
-        layer=layer,
-        class_map=class_map,
-        limit=limit,
+        target=list(dict.fromkeys(discovery.target)) if discovery.target else None,
+        top=discovery.top,
+        threshold=discovery.threshold,
+        layer=source.layer,
+        class_map=source.class_map,
+        limit=source.limit,
         out=out,
         **options,
     )

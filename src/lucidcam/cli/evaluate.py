@@ -10,20 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lucidcam.cli._common import (
-    DEFAULT_LOADING,
-    ClassMapOption,
-    DataFormatOption,
-    DataRootOption,
-    LayerOption,
-    LimitOption,
-    LoadOptions,
-    ModelOption,
-    SplitOption,
-    data_options,
-)
+from lucidcam.cli._loading import ModelOption
 from lucidcam.cli.report import ReportOption, write_page
 from lucidcam.options import catalogue
+from lucidcam.options.groups import ComparisonOptions, EvaluationDataOptions, MeasurementOptions, ModelOptions
 
 if TYPE_CHECKING:
     from lucidcam import Model, Report
@@ -36,41 +26,12 @@ SHOWN = 10
 
 def evaluate(
     data: Annotated[Path, typer.Argument(help="A folder of images, or an annotation file; see [b]Data[/b] in the documentation.")],
+    *,
     model: ModelOption = "demo",
-    method: Annotated[
-        list[str] | None,
-        typer.Option("--method", help="NAME or NAME:option=value,…; repeatable. [dim]default: the preset's, or gradcam[/dim]"),
-    ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metric", help="NAME or NAME:option=value,…; repeatable; see [b]lucidcam metrics[/b]. [dim]default: what fits the data[/dim]"
-        ),
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="A paper's protocol: gradcam-paper, gradcam++-paper, scorecam-paper or wsol.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for results; run again, it goes on where it stopped.")] = None,
-    baseline: Annotated[
-        list[str] | None, typer.Option("--baseline", help="Only these trivial baselines; repeatable. [dim]default: all six[/dim]")
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            "--target", "-t", help="For metrics on masked images: a label, an id, or [b]label[/b]. [dim]default: the predicted class[/dim]"
-        ),
-    ] = None,
-    class_map: ClassMapOption = None,
-    data_format: DataFormatOption = None,
-    split: SplitOption = None,
-    data_root: DataRootOption = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images, for annotation files that lie elsewhere.")] = None,
-    limit: LimitOption = None,
-    layer: LayerOption = None,
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
-    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap samples behind the intervals; 0: none.")] = 1000,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Masked images at a time.")] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget what an earlier run left in --out.")] = False,
-    exact: Annotated[bool, typer.Option("--exact", help="Measure on the network as it is, not on an optimised copy.")] = False,
-    loading: LoadOptions = DEFAULT_LOADING,
+    comparison: ComparisonOptions,
+    source: EvaluationDataOptions,
+    measurement: MeasurementOptions,
+    loading: ModelOptions,
     page: ReportOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json to standard output.")] = False,
 ) -> None:
@@ -82,48 +43,52 @@ def evaluate(
 
     Exit code 0: all right; 1: some samples could not be used (the rest is measured); 2: usage.
     """
-    methods = [parsed(each, catalogue.methods()) for each in method] if method else None
-    metrics = [parsed(each, catalogue.metrics()) for each in metric] if metric else None
+    methods = [parsed(each, catalogue.methods()) for each in comparison.method] if comparison.method else None
+    metrics = [parsed(each, catalogue.metrics()) for each in comparison.metric] if comparison.metric else None
 
     import lucidcam
     from lucidcam import registry
-    from lucidcam.cli._common import err, load_model, report
-    from lucidcam.cli._common import out as screen
+    from lucidcam.cli._loading import load_model
+    from lucidcam.cli._screen import err, report
+    from lucidcam.cli._screen import out as screen
     from lucidcam.data import open_data  # this brings torch
     from lucidcam.io.storage import check_writable, json_text
     from lucidcam.reports import check as check_page
 
     if page is not None:
         check_page(page)
-    if out is not None:
-        check_writable(out, "results.json")
-    options = data_options(split, data_root, images=None if images is None else str(images))
-    dataset = open_data(data, data_format, **options)  # a wrong path is told before anything is loaded
+    if comparison.out is not None:
+        check_writable(comparison.out, "results.json")
+    dataset = open_data(data, source.data_format, **source.reader_options())  # a wrong path is told before anything is loaded
     loaded = load_model(model, loading)
     # A page needs pictures, which an evaluation keeps in its folder.
-    with nullcontext(out) if page is None or out is not None else TemporaryDirectory() as folder:
+    with nullcontext(comparison.out) if page is None or comparison.out is not None else TemporaryDirectory() as folder:
         try:
             found = lucidcam.evaluate(
                 loaded,
                 dataset,
                 methods,
                 metrics,
-                target=target,
-                layer=layer[0] if layer is not None and len(layer) == 1 else layer,
-                class_map=class_map,
-                preset=preset,
-                baselines=baseline,
-                limit=limit,
-                resamples=resamples,
-                seed=seed,
-                batch_size=batch_size,
-                optimized=not exact,
+                target=comparison.target,
+                layer=source.layer[0] if source.layer is not None and len(source.layer) == 1 else source.layer,
+                class_map=source.class_map,
+                preset=comparison.preset,
+                baselines=comparison.baseline,
+                limit=source.limit,
+                resamples=measurement.resamples,
+                seed=measurement.seed,
+                batch_size=measurement.batch_size,
+                optimized=not measurement.exact,
                 out=folder,
-                restart=restart,
+                restart=measurement.restart,
                 progress=False if as_json else None,
             )
         except KeyboardInterrupt:
-            err.print("stopped; what was measured is kept, and the same command goes on" if out else "stopped; with --out it could go on")
+            err.print(
+                "stopped; what was measured is kept, and the same command goes on"
+                if comparison.out
+                else "stopped; with --out it could go on"
+            )
             raise typer.Exit(130) from None
         if page is not None:
             write_page(found, page, told=not as_json)
@@ -131,18 +96,18 @@ def evaluate(
         typer.echo(json_text(found.to_dict(), indent=2))
     else:
         screen.print(found.table(screen.width))
-        where = f"; results.json, images.csv, curves and galleries are in {out}" if out is not None else ""
+        where = f"; results.json, images.csv, curves and galleries are in {comparison.out}" if comparison.out is not None else ""
         screen.print(f"{len(found.names)} images measured, {len(found.skipped)} skipped{where}", soft_wrap=True, markup=False)
     for note in found.notes:
         err.print(f"note: {note}", style="yellow", markup=False)
-    if target == "label" or any(registry.metrics[each["metric"]].needs for each in found.settings["metrics"].values()):
+    if comparison.target == "label" or any(registry.metrics[each["metric"]].needs for each in found.settings["metrics"].values()):
         _tell_classes(found, loaded)
     report([problem.error for problem in found.skipped])
 
 
 def _tell_classes(found: Report, model: Model) -> None:
     """What the data's classes were taken for: a wrong match would go unseen."""
-    from lucidcam.cli._common import err
+    from lucidcam.cli._screen import err
 
     for name, number in list(found.classes.items())[:SHOWN]:
         err.print(f"class matched: {name} is {number} ({model.label(number).split(',')[0]})", style="dim", markup=False)
@@ -158,7 +123,7 @@ def parsed(text: str, known: Catalogue) -> tuple[str, dict[str, Any]]:
     Raises:
         OptionError: for a name or option that does not exist, or a value that does not fit.
     """
-    from lucidcam.cli._common import convert
+    from lucidcam.cli._method_flags import convert
     from lucidcam.errors import OptionError, unknown
 
     name, _, rest = text.partition(":")

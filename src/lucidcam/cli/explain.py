@@ -10,22 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lucidcam.cli._common import (
-    DEFAULT_LOADING,
-    LayerOption,
-    LoadOptions,
-    ModelOption,
-    OptimizeOption,
-    load_model,
-    method_flags,
-    report,
-)
 from lucidcam.cli._concepts import KEPT, Speaker
-from lucidcam.cli._task_options import FLAGS, Beyond
+from lucidcam.cli._loading import ModelOption, OptimizeOption, load_model
+from lucidcam.cli._method_flags import method_flags
+from lucidcam.cli._screen import report
+from lucidcam.cli._task_options import FLAGS, TaskQuery
 from lucidcam.cli.report import ReportOption, write_page
 from lucidcam.errors import InputError, OptionError
 from lucidcam.io.ownership import OwnedFiles
 from lucidcam.io.storage import check_writable, json_text, parsed_json, write_whole
+from lucidcam.options.groups import ExplainQueryOptions, LayerOptions, ModelOptions, PictureOptions, TaskOptions, WordsOptions
 from lucidcam.utils.progress import bar
 
 if TYPE_CHECKING:
@@ -35,52 +29,19 @@ if TYPE_CHECKING:
     from lucidcam.reports.explanations import Gathered
     from lucidcam.types import Prepared
 
-BEYOND = "Beyond classification: for models that do more"
-
 
 def explain(
     context: typer.Context,
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, globs, folders, addresses, or - for standard input.")],
+    *,
     model: ModelOption = "demo",
-    method: Annotated[
-        list[str] | None, typer.Option("--method", help="Repeatable; see [b]lucidcam methods[/b]. [dim]default: gradcam[/dim]")
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option("--target", "-t", "--class", help="Label or class id, top5, all. Repeatable. [dim]default: the predicted class[/dim]"),
-    ] = None,
-    against: Annotated[str | None, typer.Option(help="Why the target rather than this label?")] = None,
-    probability: Annotated[bool, typer.Option("--probability", help="Explain the probability instead of the logit.")] = False,
-    caption: Annotated[
-        str | None, typer.Option(help="Why this sentence? own: the model's own.", rich_help_panel=BEYOND, metavar="TEXT|own")
-    ] = None,
-    word: Annotated[list[str] | None, typer.Option(help="Why this word of it? all: each. Repeatable.", rich_help_panel=BEYOND)] = None,
-    question: Annotated[str | None, typer.Option(help="Why the answer to this?", rich_help_panel=BEYOND)] = None,
-    answer: Annotated[list[str] | None, typer.Option(help="Why this answer? Repeatable.", rich_help_panel=BEYOND)] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="What fits this text? Repeatable.", rich_help_panel=BEYOND)] = None,
-    box: Annotated[
-        list[str] | None, typer.Option(help="Why the detection at x1,y1,x2,y2 (photo's pixels)? Repeatable.", rich_help_panel=BEYOND)
-    ] = None,
-    region: Annotated[
-        Path | None, typer.Option(help="Why the class there? A mask of the photo: white is meant.", rich_help_panel=BEYOND)
-    ] = None,
-    layer: LayerOption = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("lucidcam-out"),
-    format: Annotated[
-        list[str] | None,
-        typer.Option("--format", help="png, jpg, webp, tiff, bmp, gif, html, npz, json. Repeatable. [dim]default: png, of clips gif[/dim]"),
-    ] = None,
-    colormap: Annotated[str, typer.Option(help="Any matplotlib colormap.")] = "turbo",
-    alpha: Annotated[float, typer.Option(help="Share of the heatmap in the overlay, 0 to 1.")] = 0.5,
-    threshold: Annotated[float, typer.Option(help="Boxes enclose what is above this share of the maximum.")] = 0.2,
-    boxes: Annotated[bool, typer.Option("--boxes", help="Draw the boxes.")] = False,
-    in_words: Annotated[bool, typer.Option("--words", help="Also say why in words: concepts that the network's channels see.")] = False,
-    concepts: Annotated[
-        str | None,
-        typer.Option(help="For --words: names.json of [b]lucidcam concepts[/b], or a bank's folder. [dim]default: built in[/dim]"),
-    ] = None,
+    query: ExplainQueryOptions,
+    task: TaskOptions,
+    where: LayerOptions,
+    picture: PictureOptions,
+    wording: WordsOptions,
     optimize: OptimizeOption = False,
-    loading: LoadOptions = DEFAULT_LOADING,
+    loading: ModelOptions,
     page: ReportOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print explanations.json to standard output.")] = False,
 ) -> None:
@@ -88,9 +49,9 @@ def explain(
 
     Exit code 0: all right; 1: some inputs failed (the rest is written); 2: usage.
     """
-    if concepts is not None and not in_words:
+    if wording.concepts is not None and not wording.in_words:
         raise OptionError("--concepts is for --words.")
-    methods, words = method_flags(context, method or ["gradcam"], paths)
+    methods, words = method_flags(context, query.method or ["gradcam"], paths)
     if not words:
         raise OptionError("expected at least one image, folder or glob, or - for standard input.")
     import lucidcam
@@ -101,8 +62,8 @@ def explain(
     from lucidcam.samples import Problem
     from lucidcam.stream.explainer import check_general
 
-    look = _Look(out, format or [], colormap, alpha, threshold, boxes)
-    look.check(*((KEPT, "words.json") if in_words else ()))
+    look = _Look(picture.out, picture.format or [], picture.colormap, picture.alpha, picture.threshold, picture.boxes)
+    look.check(*((KEPT, "words.json") if wording.in_words else ()))
     if page is not None:
         check_page(page)
     sources: list[Path | str] = []
@@ -121,18 +82,17 @@ def explain(
         problem = failures[0]["error"]
         raise InputError(problem if len(failures) == 1 else f"none of {len(failures)} paths can be used; the first: {problem}")
     loaded = load_model(model, loading, optimize)
-    beyond = Beyond(caption, word, question, answer, prompt, box, region)
-    spoken = beyond.targets(loaded, target, against)
-    asked = _target(loaded, spoken or target, None if spoken else against, probability)
-    for name in layer or []:
+    spoken = TaskQuery(task).targets(loaded, query.target, query.against)
+    asked = _target(loaded, spoken or query.target, None if spoken else query.against, query.probability)
+    for name in where.layer or []:
         check_layer(loaded.module, name)
-    speaker = Speaker.of(loaded, concepts, layer, look.owned, look.stem) if in_words else None
+    speaker = Speaker.of(loaded, wording.concepts, where.layer, look.owned, look.stem) if wording.in_words else None
     entries: list[dict[str, Any]] = []
-    gathered = None if page is None else _gathered(len(wanted), colormap, alpha)
+    gathered = None if page is None else _gathered(len(wanted), picture.colormap, picture.alpha)
 
     def example(prepared: Prepared) -> None:
         for kind, options in methods:
-            lucidcam.explain(loaded, [prepared], kind, asked, layer, progress=False, **options)
+            lucidcam.explain(loaded, [prepared], kind, asked, where.layer, progress=False, **options)
 
     try:
         with bar(len(wanted), "explaining", False if as_json or len(wanted) < 2 else None) as advance:
@@ -142,7 +102,7 @@ def explain(
                     prepared = [replace(each, name=name) for each in loaded.prepare(source)]
                     for kind, options in methods:
                         inner = False if len(wanted) > 1 else None
-                        explanations = lucidcam.explain(loaded, prepared, kind, asked, layer, progress=inner, **options)
+                        explanations = lucidcam.explain(loaded, prepared, kind, asked, where.layer, progress=inner, **options)
                         entries += [look.write(explanation) for explanation in explanations]
                         if gathered is not None:
                             gathered.extend(explanations)
@@ -284,7 +244,7 @@ def _are_failures(path: Path) -> bool:
 def _show(entries: list[dict[str, Any]], look: _Look) -> None:
     from rich.markup import escape
 
-    from lucidcam.cli._common import out, table
+    from lucidcam.cli._screen import out, table
 
     if not entries:
         return

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lucidcam.cli._common import DEFAULT_LOADING, LoadOptions, ModelOption
+from lucidcam.cli._loading import ModelOption
+from lucidcam.options.groups import ModelOptions
 from lucidcam.utils.rollback import closes_scopes
 
 if TYPE_CHECKING:
@@ -16,15 +17,17 @@ if TYPE_CHECKING:
 
 
 def layers(
+    *,
     model: ModelOption = "demo",
-    loading: LoadOptions = DEFAULT_LOADING,
+    loading: ModelOptions,
     every: Annotated[bool, typer.Option("--all", help="Also layers without a spatial map, dropout and identities.")] = False,
 ) -> None:
     """List a model's layers in execution order, with the map each one holds; and what its outputs mean."""
     from PIL import Image
 
     import lucidcam
-    from lucidcam.cli._common import load_model, out, table
+    from lucidcam.cli._loading import load_model
+    from lucidcam.cli._screen import out, table
     from lucidcam.engine.inputs import Inputs
     from lucidcam.engine.layers import resolve
     from lucidcam.tasks import Detections, Segments

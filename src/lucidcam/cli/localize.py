@@ -6,37 +6,22 @@ from contextlib import ExitStack
 from itertools import chain, islice
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lucidcam.cli._common import (
-    DEFAULT_LOADING,
-    ClassMapOption,
-    DataFormatOption,
-    DataRootOption,
-    LayerOption,
-    LimitOption,
-    LoadOptions,
-    ModelOption,
-    OptimizeOption,
-    SplitOption,
-    err,
-    load_model,
-    method_flags,
-    open_words,
-    out,
-    report,
-)
+from lucidcam.cli._datasets import open_words
+from lucidcam.cli._loading import ModelOption, OptimizeOption, load_model
+from lucidcam.cli._method_flags import method_flags
+from lucidcam.cli._screen import err, out, report
 from lucidcam.errors import OptionError
+from lucidcam.options.groups import DataOptions, LabelFilesOptions, LocalizationOptions, ModelOptions, QueryOptions, SourceOptions
 from lucidcam.utils.progress import bar
 
 if TYPE_CHECKING:
     from lucidcam.outputs._labels import Exporter
     from lucidcam.samples import Problem
 
-Keep = Literal["all", "largest"]
-Refinement = Literal["grabcut"]
 THRESHOLD = 0.2
 FOLDER = Path("lucidcam-labels")
 
@@ -44,43 +29,14 @@ FOLDER = Path("lucidcam-labels")
 def localize(
     context: typer.Context,
     data: Annotated[list[str], typer.Argument(metavar="DATA", help="A folder, an annotation file, or images.")],
+    *,
     model: ModelOption = "demo",
-    method: Annotated[str, typer.Option(help="See [b]lucidcam methods[/b].")] = "gradcam",
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--target",
-            "-t",
-            help="A label, an id, top5, predicted, or label: the images' own. Repeatable. [dim]default: label, or predicted without[/dim]",
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help=f"Regions are above this share of the map's maximum. [dim]default: {THRESHOLD}[/dim]")
-    ] = None,
-    calibrate: Annotated[str | None, typer.Option(help="Choose the threshold on this data set, which has boxes.")] = None,
-    calibrate_format: Annotated[str | None, typer.Option(help="Its format. [dim]default: found out[/dim]")] = None,
-    regions: Annotated[Keep, typer.Option(help="all: a box per connected region; largest: one per map.")] = "all",
-    min_area: Annotated[float, typer.Option(help="Leave out smaller regions; a share of the image.")] = 0.0,
-    refine: Annotated[Refinement | None, typer.Option(help="grabcut: masks and boxes follow the image's colours.")] = None,
-    masks: Annotated[bool, typer.Option("--masks/--no-masks", help="Masks too, or boxes only.")] = True,
-    written: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help=f"coco, voc, yolo, masks, fiftyone; FORMAT:FOLDER says where (else {FOLDER}/FORMAT). Repeatable. [dim]default: coco[/dim]",
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace labels that are there already.")] = False,
-    copy_images: Annotated[bool, typer.Option("--copy-images", help="Copy the images beside the labels instead of linking them.")] = False,
-    class_map: ClassMapOption = None,
-    data_format: DataFormatOption = None,
-    split: SplitOption = None,
-    data_root: DataRootOption = None,
-    limit: LimitOption = None,
-    layer: LayerOption = None,
+    query: QueryOptions,
+    region: LocalizationOptions,
+    files: LabelFilesOptions,
+    source: DataOptions,
     optimize: OptimizeOption = False,
-    loading: LoadOptions = DEFAULT_LOADING,
+    loading: ModelOptions,
 ) -> None:
     """Turn image-level labels into boxes and masks, with scores.
 
@@ -90,39 +46,47 @@ def localize(
 
     Exit code 0: all right; 1: some images failed (the rest is written); 2: usage.
     """
-    chosen, words = method_flags(context, [method], data)
+    chosen, words = method_flags(context, [query.method], data)
     [(kind, options)] = chosen
     import lucidcam.localization as localization  # these bring torch
     from lucidcam.engine.layers import check as check_layer
     from lucidcam.stream.explainer import asked_of
 
-    if threshold is not None and calibrate is not None:
+    if region.threshold is not None and region.calibrate is not None:
         raise OptionError("--calibrate chooses the threshold; give one of --threshold and --calibrate.")
-    dataset = open_words(words, data_format, split, data_root).first(limit)
-    exporters = [_exporter(word, copy_images, overwrite) for word in written or ["coco"]]
+    dataset = open_words(words, source).first(source.limit)
+    exporters = [_exporter(word, files.copy_images, files.overwrite) for word in files.written or ["coco"]]
     failures: list[str] = []
 
     def failed(problem: Problem) -> None:
         failures.append(problem.error)
 
     loaded = load_model(model, loading, optimize)
-    for name in layer or []:
+    for name in source.layer or []:
         check_layer(loaded.module, name)
-    asked = asked_of(list(dict.fromkeys(target)) if target else None, dataset)
+    asked = asked_of(list(dict.fromkeys(query.target)) if query.target else None, dataset)
     shared: dict[str, Any] = {
-        "method": kind, "target": asked, "layer": layer, "class_map": class_map, "regions": regions, "min_area": min_area, **options
-    }  # fmt: skip
-    level = THRESHOLD if threshold is None else threshold
-    if calibrate is not None:
-        source = open_words([calibrate], calibrate_format, None, data_root)
-        err.print(f"calibrating on {source.count or 'the'} images of {source.name}", style="dim", markup=False)
-        found = localization.calibrate(loaded, source, on_problem=lambda each: failures.append(f"calibrating: {each.error}"), **shared)
+        "method": kind,
+        "target": asked,
+        "layer": source.layer,
+        "class_map": source.class_map,
+        "regions": region.regions,
+        "min_area": region.min_area,
+        **options,
+    }
+    level = THRESHOLD if region.threshold is None else region.threshold
+    if region.calibrate is not None:
+        calibration = open_words([region.calibrate], SourceOptions(data_format=region.calibrate_format, data_root=source.data_root))
+        err.print(f"calibrating on {calibration.count or 'the'} images of {calibration.name}", style="dim", markup=False)
+        found = localization.calibrate(loaded, calibration, on_problem=lambda each: failures.append(f"calibrating: {each.error}"), **shared)
         level = found.threshold
         out.print(f"threshold {level:.2f}, chosen on {found.n} maps: {found.accuracy:.1%} with IoU ≥ 0.5, mean IoU {found.mean_iou:.3f}")
         if isfinite(found.low):
             span = f"95 % interval {found.low:.1%} to {found.high:.1%}"
             out.print(f"with the threshold that the other images choose: {found.held_out:.1%} ({span})")
-    found_labels = localization.localize(loaded, dataset, threshold=level, refine=refine or "", masks=masks, on_problem=failed, **shared)
+    found_labels = localization.localize(
+        loaded, dataset, threshold=level, refine=region.refine or "", masks=region.masks, on_problem=failed, **shared
+    )
     first = list(islice(found_labels, 1))  # where nothing can be used, nothing is written
     images = boxes = 0
     with ExitStack() as stack, bar(dataset.count, "localizing") as advance:

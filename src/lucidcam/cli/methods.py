@@ -11,7 +11,7 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="Show one method: its equation and its options.")] = None,
 ) -> None:
     """List the methods, or show one with its options."""
-    from lucidcam.cli._common import out, show, table
+    from lucidcam.cli._screen import out, show, table
     from lucidcam.options import catalogue
 
     if name is None:

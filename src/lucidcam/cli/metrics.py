@@ -11,7 +11,7 @@ def metrics(
     name: Annotated[str | None, typer.Argument(help="Show one metric: its definition and its options.")] = None,
 ) -> None:
     """List the metrics, or show one with its options."""
-    from lucidcam.cli._common import out, show, table
+    from lucidcam.cli._screen import out, show, table
     from lucidcam.options import catalogue
 
     if name is None:

@@ -27,7 +27,7 @@ def models(
     search: Annotated[str | None, typer.Argument(help="List names that contain this, for example 'timm:resnet', or a source's.")] = None,
 ) -> None:
     """List the sources of models, or the names one of them knows."""
-    from lucidcam.cli._common import out, table
+    from lucidcam.cli._screen import out, table
 
     if search is not None:
         from lucidcam.models import names

@@ -29,7 +29,7 @@ def report(
 def write_page(result: Any, page: Path, told: bool = True, **options: Any) -> None:
     """Write the page of a result, and say where it is, unless standard output is for something else."""
     import lucidcam
-    from lucidcam.cli._common import out as screen
+    from lucidcam.cli._screen import out as screen
 
     written = lucidcam.report(result, page, command=command_line(), **options)
     if told:

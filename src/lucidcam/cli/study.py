@@ -42,9 +42,9 @@ def make(
     Exit code 0: all right; 1: some photos could not be used (the rest is there); 2: usage.
     """
     import lucidcam.study as study
-    from lucidcam.cli._common import err
-    from lucidcam.cli._common import out as screen
-    from lucidcam.cli._common import report as tell
+    from lucidcam.cli._screen import err
+    from lucidcam.cli._screen import out as screen
+    from lucidcam.cli._screen import report as tell
 
     with _ends_at_sigterm():
         plan = study.make(config, out)
@@ -107,7 +107,7 @@ def report(
 ) -> None:
     """Accuracy, trust and agreement, with 95 % intervals. The study may be going on."""
     import lucidcam.study as study
-    from lucidcam.cli._common import out as screen
+    from lucidcam.cli._screen import out as screen
     from lucidcam.study.show import table
 
     found = study.report(folder, out, resamples=resamples, seed=seed)
@@ -138,7 +138,7 @@ def remove(
     removes all of these numbers. Without any of them, shows what each would remove.
     """
     import lucidcam.study as study
-    from lucidcam.cli._common import out as screen
+    from lucidcam.cli._screen import out as screen
     from lucidcam.errors import OptionError
 
     numbers = study.parse_numbers(ids) if ids else ()
@@ -166,7 +166,7 @@ def remove(
 
 def _removal_table(removable: Removal) -> Table:
     """Counts by reason, and the longest runs of numbers."""
-    from lucidcam.cli._common import table
+    from lucidcam.cli._screen import table
     from lucidcam.study.removal import REASONS
 
     grid = table("who", "participants")

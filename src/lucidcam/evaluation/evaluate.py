@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,39 @@ from lucidcam.samples import Problem, Sample
 from lucidcam.types import Model
 from lucidcam.utils.behaviour import behaviour
 from lucidcam.utils.fingerprint import architecture, code_of, steadied, steady
+from lucidcam.utils.flags import takes
 from lucidcam.utils.progress import bar, say
 
 IMAGES_ON_CPU = 4
 """A CPU gains nothing from more, and an interruption loses less."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SetupOptions:
+    """What the methods are compared with, on how many samples, and how it is computed.
+
+    Attributes:
+        preset: "gradcam-paper", "gradcam++-paper", "scorecam-paper" or "wsol": a paper's methods and metrics, with its figures beside ours.
+        baselines: names of trivial baselines; None: all six.
+        limit: at most so many samples.
+        resamples: random samples behind intervals and p; 0: no intervals.
+        seed: of every random draw.
+        batch_size: masked images at a time.
+        images_at_once: images that are measured together, and kept together for going on after an interruption; None: 4, on a GPU 16.
+        optimized: measure on a folded, channels-last copy of the network that gives the same scores; see `lucidcam.optimize`.
+    """
+
+    preset: str | None = None
+    baselines: str | Iterable[str] | None = None
+    limit: int | None = None
+    resamples: int = 1000
+    seed: int = 0
+    batch_size: int | None = None
+    images_at_once: int | None = None
+    optimized: bool = True
+
+
+@takes(setup=SetupOptions)
 def evaluate(
     model: Model,
     data: Any,
@@ -45,14 +72,7 @@ def evaluate(
     target: Any = None,
     layer: Any = None,
     class_map: Any = None,
-    preset: str | None = None,
-    baselines: str | Iterable[str] | None = None,
-    limit: int | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-    batch_size: int | None = None,
-    images_at_once: int | None = None,
-    optimized: bool = True,
+    setup: SetupOptions,
     out: str | os.PathLike[str] | None = None,
     restart: bool = False,
     progress: bool | None = None,
@@ -72,14 +92,7 @@ def evaluate(
             Localisation metrics are always about the classes that are marked.
         layer: as for `lucidcam.attribute`.
         class_map: from the data's class names to the model's: a mapping, "name=id" texts, or a file of them.
-        preset: "gradcam-paper", "gradcam++-paper", "scorecam-paper" or "wsol": a paper's methods and metrics, with its figures beside ours.
-        baselines: names of trivial baselines; None: all six.
-        limit: at most so many samples.
-        resamples: random samples behind intervals and p; 0: no intervals.
-        seed: of every random draw.
-        batch_size: masked images at a time.
-        images_at_once: images that are measured together, and kept together for going on after an interruption; None: 4, on a GPU 16.
-        optimized: measure on a folded, channels-last copy of the network that gives the same scores; see `lucidcam.optimize`.
+        setup: keywords, the fields of `SetupOptions`.
         out: a folder for the results and for what is needed to go on after an interruption.
         restart: begin anew in a folder that holds an earlier evaluation.
         progress: a bar with the time left; None: in a terminal or notebook.
@@ -97,23 +110,24 @@ def evaluate(
         raise ModelError(f"expected a lucidcam Model to evaluate; got {type(model).__name__}: use lucidcam.load(…) or lucidcam.wrap(…).")
     if model.task is not None:
         raise ModelError(f"metrics compare the scores of classes; {model.name} does {model.task.name}: use lucidcam.explain.")
+    images_at_once = setup.images_at_once
     if images_at_once is None:
         images_at_once = IMAGES_ON_CPU if model.device.type == "cpu" else IMAGES_AT_ONCE
-    if images_at_once < 1 or resamples < 0 or (limit is not None and limit < 1):
-        raise OptionError(f"expected images_at_once ≥ 1, resamples ≥ 0, limit ≥ 1; got {images_at_once}, {resamples}, {limit}.")
+    if images_at_once < 1 or setup.resamples < 0 or (setup.limit is not None and setup.limit < 1):
+        raise OptionError(f"expected images_at_once ≥ 1, resamples ≥ 0, limit ≥ 1; got {images_at_once}, {setup.resamples}, {setup.limit}.")
     if out is not None:
         check_writable(out, "results.json")
-    protocol = None if preset is None else preset_named(preset)
-    dataset = open_data(data, format, **options).first(limit)
+    protocol = None if setup.preset is None else preset_named(setup.preset)
+    dataset = open_data(data, format, **options).first(setup.limit)
     classes = ClassMap.of(model, class_map)
     ahead = Ahead.of(dataset, classes)
     asked_metrics = metrics if metrics is not None else protocol.metrics if protocol is not None else ahead.metrics()
     entered = contenders(
         methods if methods is not None else protocol.methods if protocol is not None else "gradcam",
-        baselines,
+        setup.baselines,
         layer,
         model,
-        Settings(seed=seed, batch_size=batch_size),
+        Settings(seed=setup.seed, batch_size=setup.batch_size),
     )
     asked = judges(asked_metrics)
     if not asked:
@@ -133,16 +147,16 @@ def evaluate(
         "prepared": _probe(model),
         "data": dataset.name,
         "format": dataset.format,
-        "limit": limit,
+        "limit": setup.limit,
         "methods": {each.label: each.described() for each in entered},
         "metrics": {each.label: each.described() for each in asked},
         "target": about,
         "class_map": dict(classes.given),
-        "preset": preset,
-        "resamples": resamples,
-        "seed": seed,
+        "preset": setup.preset,
+        "resamples": setup.resamples,
+        "seed": setup.seed,
         "images_at_once": images_at_once,
-        "optimized": optimized,
+        "optimized": setup.optimized,
     }
     folder = None if out is None else Path(out).expanduser()
     # What was measured serves any number of bootstrap samples; and a function's repr changes from one process to the next.
@@ -155,10 +169,10 @@ def evaluate(
         **{f"metric {each.label}": code for each in asked if (code := code_of(each.metric))},
     }
     with Journal(folder, steadied(deciding), restart) as journal:
-        fast, notes = _optimized(model, optimized)
+        fast, notes = _optimized(model, setup.optimized)
         notes += left_out
         measure = Measure(fast, model.module, entered, asked, classes.resolve, about)
-        tally = Tally(entered, asked, resamples, seed)
+        tally = Tally(entered, asked, setup.resamples, setup.seed)
         with bar(dataset.count, "evaluating", progress) as advance:
             _measure_all(dataset, measure, journal, tally, images_at_once, advance)
             if not tally.names:

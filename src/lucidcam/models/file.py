@@ -10,7 +10,7 @@ import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from lucidcam.models._formats import HEAD, foreign_format, is_safetensors
 from lucidcam.nn import GAPNetwork
 from lucidcam.registry import sources
 from lucidcam.types import Model
+from lucidcam.utils.flags import takes
 from lucidcam.utils.rollback import SavedWarnings, closes_scopes
 
 if TYPE_CHECKING:
@@ -62,7 +63,45 @@ _SAFE_WAY = (
 Architecture = str | Callable[..., nn.Module]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreprocessFields:
+    """The fields of `Preprocess` that differ from those of the architecture; None: they do not.
+
+    Attributes:
+        size: (height, width) of the input; unless `resize` is given, images are resized to it without a margin.
+        resize: see `Preprocess`.
+        mean: see `Preprocess`.
+        std: see `Preprocess`.
+        interpolation: see `Preprocess`.
+        scale: see `Preprocess`.
+        channels: see `Preprocess`.
+    """
+
+    size: int | tuple[int, int] | None = None
+    resize: int | tuple[int, int] | None = None
+    mean: tuple[float, ...] | float | None = None
+    std: tuple[float, ...] | float | None = None
+    interpolation: str | None = None
+    scale: float | None = None
+    channels: str | None = None
+
+    def stated(self) -> dict[str, Any]:
+        """Those that were given, as `Preprocess` takes them."""
+        size, resize = self.size, self.resize
+        values = {
+            "size": (size, size) if isinstance(size, int) else size,
+            "resize": resize if resize is not None or size is None else min(size) if isinstance(size, tuple) else size,
+            "mean": (self.mean,) if isinstance(self.mean, (int, float)) else self.mean,
+            "std": (self.std,) if isinstance(self.std, (int, float)) else self.std,
+            "interpolation": self.interpolation,
+            "scale": self.scale,
+            "channels": self.channels,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
 @sources.register("file")
+@takes(steps=PreprocessFields)
 def load(
     name: str,
     *,
@@ -72,13 +111,7 @@ def load(
     labels: str | Path | Iterable[str] | None = None,
     layer: str | None = None,
     preprocess: Callable[[Image.Image], Tensor] | None = None,
-    size: int | tuple[int, int] | None = None,
-    resize: int | tuple[int, int] | None = None,
-    mean: tuple[float, ...] | float | None = None,
-    std: tuple[float, ...] | float | None = None,
-    interpolation: str | None = None,
-    scale: float | None = None,
-    channels: str | None = None,
+    steps: PreprocessFields,
     **options: Any,
 ) -> Model:
     """Load a checkpoint.
@@ -94,13 +127,7 @@ def load(
         labels: a text file with one label per line, or a list.
         layer: the default layer's dotted name.
         preprocess: any preprocessing; or the fields of `Preprocess` that differ from the architecture's own:
-        size: (height, width) of the input; unless `resize` is given, images are resized to it without a margin.
-        resize: see `Preprocess`.
-        mean: see `Preprocess`.
-        std: see `Preprocess`.
-        interpolation: see `Preprocess`.
-        scale: see `Preprocess`.
-        channels: see `Preprocess`.
+        steps: keywords, the fields of `PreprocessFields`.
         options: for the architecture.
 
     Raises:
@@ -121,19 +148,9 @@ def load(
     model = _loaded(path, card, architecture, num_classes, options) if built is None else built
     if card is not None and isinstance(model.module, GAPNetwork):
         model.module.multi_label = card.multi_label
-    fields = {
-        "size": (size, size) if isinstance(size, int) else size,
-        "resize": resize if resize is not None or size is None else min(size) if isinstance(size, tuple) else size,
-        "mean": (mean,) if isinstance(mean, (int, float)) else mean,
-        "std": (std,) if isinstance(std, (int, float)) else std,
-        "interpolation": interpolation,
-        "scale": scale,
-        "channels": channels,
-    }
-    given = {key: value for key, value in fields.items() if value is not None}
     return Model(
         model.module.eval(),
-        _preprocess(preprocess, model.preprocess if card is None else card.preprocess, given),
+        _preprocess(preprocess, model.preprocess if card is None else card.preprocess, steps.stated()),
         model.labels if labels is None else _read_labels(labels),
         layer if layer is not None or card is None else card.layer,
         path.resolve().name if built is None else name,

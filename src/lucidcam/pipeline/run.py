@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from itertools import islice
 from typing import Any, Literal
@@ -39,6 +39,7 @@ from lucidcam.stream.explainer import PREDICTED, asked_of
 from lucidcam.types import Model
 from lucidcam.utils.behaviour import behaviour
 from lucidcam.utils.fingerprint import architecture, code_of, steadied, steady
+from lucidcam.utils.flags import takes
 from lucidcam.utils.progress import bar, say
 
 UNIT = 512
@@ -48,6 +49,60 @@ UNITS_EACH = 4
 """Units that each worker should get of a small data set, so that none waits long for the last one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class BoxOptions:
+    """How maps become boxes and masks.
+
+    Attributes:
+        threshold: of boxes and masks, a share of the map's maximum.
+        regions: of boxes and masks: "all", or the "largest" of each map.
+        min_area: of boxes and masks: smaller regions are left out; a share of the image.
+        refine: "grabcut": masks follow the image's colours.
+    """
+
+    threshold: float = 0.2
+    regions: Keep = "all"
+    min_area: float = 0.0
+    refine: Refine = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionOptions:
+    """How the work is divided, and what an earlier run left.
+
+    Attributes:
+        workers: processes that explain, each with the network; None: one per GPU, or per processor; with Ray, of the cluster. More than
+            one, and `decoders`, start Python anew: a script that calls this needs `if __name__ == "__main__":`.
+        decoders: processes per worker that read images and finish maps; None: as many as there are processors for a GPU, else 0: the worker
+            does it.
+        images_at_once: images that go through the network together; None: what fits the memory, at most 8 on a CPU, 256 on a GPU.
+        max_memory: "8G": what all workers may take together, or each GPU; fewer images at once and fewer workers are taken to keep to it.
+        unit: samples per unit: what a kill costs at most, per worker; one file of each kind holds as many. None: 512, or fewer where every
+            worker should get some.
+        optimized: run a folded, channels-last copy that gives the same scores (see `lucidcam.optimize`).
+        autocast: `torch.bfloat16` or `torch.float16`: the optimised copy computes in it.
+        cache: a folder, or URL, where prepared images and the layer's activations are kept for other runs over the same data.
+        engine: "local", or "ray": on a Ray cluster.
+        address: of the Ray cluster; None: the one this machine belongs to, or a new one on this machine.
+        retry_failed: do units again in which something failed: files that could not be reached may be there now, or be mended.
+        restart: begin anew in a folder that holds another run.
+    """
+
+    workers: int | None = 1
+    decoders: int | None = None
+    images_at_once: int | None = None
+    max_memory: str | int | None = None
+    unit: int | None = None
+    optimized: bool = True
+    autocast: torch.dtype | None = None
+    cache: str | os.PathLike[str] | None = None
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    retry_failed: bool = False
+    restart: bool = False
+
+
+@takes(boxes=BoxOptions, execution=ExecutionOptions)
 def run(
     model: Model,
     data: Any,
@@ -59,22 +114,8 @@ def run(
     class_map: Given = None,
     write: str | Iterable[str] = ("npz",),
     metrics: Any = (),
-    threshold: float = 0.2,
-    regions: Keep = "all",
-    min_area: float = 0.0,
-    refine: Refine = "",
-    workers: int | None = 1,
-    decoders: int | None = None,
-    images_at_once: int | None = None,
-    max_memory: str | int | None = None,
-    unit: int | None = None,
-    optimized: bool = True,
-    autocast: torch.dtype | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    engine: Literal["local", "ray"] = "local",
-    address: str | None = None,
-    retry_failed: bool = False,
-    restart: bool = False,
+    boxes: BoxOptions,
+    execution: ExecutionOptions,
     progress: bool | None = None,
     **options: Any,
 ) -> Results:
@@ -97,25 +138,8 @@ def run(
         write: what to keep beside the index: "npz", "zarr" (raw maps), "png" (overlays), "coco", "voc", "yolo", "masks" (boxes and masks).
         metrics: what the maps are judged by, as for `lucidcam.evaluate` (names, objects or (name, options) pairs): the records of all
             units are summed at the end, and the report is in `results.json`. Not those that compare images or methods, or take masks.
-        threshold: of boxes and masks, a share of the map's maximum.
-        regions: of boxes and masks: "all", or the "largest" of each map.
-        min_area: of boxes and masks: smaller regions are left out; a share of the image.
-        refine: "grabcut": masks follow the image's colours.
-        workers: processes that explain, each with the network; None: one per GPU, or per processor; with Ray, of the cluster. More than
-            one, and `decoders`, start Python anew: a script that calls this needs `if __name__ == "__main__":`.
-        decoders: processes per worker that read images and finish maps; None: as many as there are processors for a GPU, else 0: the worker
-            does it.
-        images_at_once: images that go through the network together; None: what fits the memory, at most 8 on a CPU, 256 on a GPU.
-        max_memory: "8G": what all workers may take together, or each GPU; fewer images at once and fewer workers are taken to keep to it.
-        unit: samples per unit: what a kill costs at most, per worker; one file of each kind holds as many. None: 512, or fewer where every
-            worker should get some.
-        optimized: run a folded, channels-last copy that gives the same scores (see `lucidcam.optimize`).
-        autocast: `torch.bfloat16` or `torch.float16`: the optimised copy computes in it.
-        cache: a folder, or URL, where prepared images and the layer's activations are kept for other runs over the same data.
-        engine: "local", or "ray": on a Ray cluster.
-        address: of the Ray cluster; None: the one this machine belongs to, or a new one on this machine.
-        retry_failed: do units again in which something failed: files that could not be reached may be there now, or be mended.
-        restart: begin anew in a folder that holds another run.
+        boxes: keywords, the fields of `BoxOptions`.
+        execution: keywords, the fields of `ExecutionOptions`.
         progress: a bar with images per second and the time left; None: in a terminal or notebook.
         options: as for `lucidcam.explain`.
 
@@ -140,15 +164,15 @@ def run(
     """
     check_writable(_absolute(out), SETTINGS)
     dataset, store = open_data(data), open_store(_absolute(out))
-    if str(store).startswith("memory://") and (engine == "ray" or workers != 1):
+    if str(store).startswith("memory://") and (execution.engine == "ray" or execution.workers != 1):
         raise OptionError(f"{store} is the memory of one process: write elsewhere, or with one worker.")
     formats = _formats(write, store, dataset)
     chosen, settings = resolve_method(method, {name: value for name, value in options.items() if name != "images_at_once"})
-    if unit is not None and unit < 1:
-        raise OptionError(f"expected unit ≥ 1; got {unit}.")
-    if engine not in ("local", "ray"):
-        raise OptionError(unknown("engine", engine, ("local", "ray")))
-    if autocast is not None and not optimized:
+    if execution.unit is not None and execution.unit < 1:
+        raise OptionError(f"expected unit ≥ 1; got {execution.unit}.")
+    if execution.engine not in ("local", "ray"):
+        raise OptionError(unknown("engine", execution.engine, ("local", "ray")))
+    if execution.autocast is not None and not execution.optimized:
         raise OptionError(
             "autocast is for the optimised copy; give a model in that precision (lucidcam.load(…, dtype=…)), or optimized=True."
         )
@@ -164,12 +188,12 @@ def run(
         packs=tuple(name for name in formats if name in registry.packs),
         metrics=tuple(each.metric for each in judges(metrics)),
         labels=bool(exporters),
-        regions=Regions(threshold=threshold, keep=regions, min_area=min_area, refine=refine),
+        regions=Regions(threshold=boxes.threshold, keep=boxes.regions, min_area=boxes.min_area, refine=boxes.refine),
         images_at_once=IMAGES_AT_ONCE,
-        optimized=optimized,
-        autocast=autocast,
-        decoders=decoders if decoders is not None else usable_cores() if model.device.type == "cuda" else 0,
-        cache=None if cache is None else _absolute(cache),
+        optimized=execution.optimized,
+        autocast=execution.autocast,
+        decoders=execution.decoders if execution.decoders is not None else usable_cores() if model.device.type == "cuda" else 0,
+        cache=None if execution.cache is None else _absolute(execution.cache),
     )
     asking = job.explainer().asking()  # what is wrong with the question is told before anything is written
     for each in job.layer if isinstance(job.layer, (list, tuple)) else [] if job.layer is None else [job.layer]:
@@ -178,22 +202,34 @@ def run(
     if job.metrics:
         judging = measure(job, model, asking)
         Ahead.of(dataset, asking.classes).check(list(judging.judges), judging.target, asking.classes, dataset)
-    old = None if restart else claimed(store)
-    together, crew_size = fitted(job, images_at_once, workers, None if max_memory is None else bytes_of(max_memory))
+    unit = execution.unit
+    old = None if execution.restart else claimed(store)
+    together, crew_size = fitted(
+        job, execution.images_at_once, execution.workers, None if execution.max_memory is None else bytes_of(execution.max_memory)
+    )
     if old is not None:  # whatever fitted then: the same batches give the same bytes
-        together = images_at_once or old.get("images_at_once", together)
+        together = execution.images_at_once or old.get("images_at_once", together)
         unit = unit or old.get("unit")
     job = replace(job, images_at_once=together, options={**job.options, "images_at_once": together})
     size = unit or _unit(dataset.count, crew_size, together)
     told = _told(job, formats, dataset, size)
     if isinstance(store, Folder):
-        check_labels(store, exporters, restart)
-    with workplace(store, told, "a run", ledger.is_written, restart):
-        if restart and isinstance(store, Folder):
+        check_labels(store, exporters, execution.restart)
+    with workplace(store, told, "a run", ledger.is_written, execution.restart):
+        if execution.restart and isinstance(store, Folder):
             for name in registry.exporters:
                 remove_owned(store.root / name)
-        inspection = ledger.Inspection(store, retry_failed)
-        _do(job, dataset, store, told, size, _engine(engine, address, workers, crew_size), inspection, progress)
+        inspection = ledger.Inspection(store, execution.retry_failed)
+        _do(
+            job,
+            dataset,
+            store,
+            told,
+            size,
+            _engine(execution.engine, execution.address, execution.workers, crew_size),
+            inspection,
+            progress,
+        )
         for name in exporters:
             assert isinstance(store, Folder)
             export(name, store)

@@ -36,6 +36,7 @@ from lucidcam.types import Model
 from lucidcam.utils.behaviour import behaviour
 from lucidcam.utils.class_scores import OutputKind
 from lucidcam.utils.fingerprint import fingerprint, steady
+from lucidcam.utils.flags import takes
 
 BACKBONE_RATE = 0.1
 """Of the learning rate, for a backbone whose weights were trained before."""
@@ -61,38 +62,11 @@ class Trained(OneLineRepr):
     problems: tuple[Problem, ...]
 
 
-def train_gap(
-    data: Any,
-    backbone: str | nn.Module | Model = "small",
-    *,
-    out: str | os.PathLike[str],
-    at: str | None = None,
-    channels: int | str | None = "default",
-    pooling: Pooling = "gap",
-    size: int | None = None,
-    fit_photos: Fit | None = None,
-    window: Window | None = None,
-    pretrained: bool = True,
-    freeze: bool = False,
-    classes: Sequence[str] | Literal["present"] | None = None,
-    multi_label: bool | None = None,
-    sampling: Sampling = "uniform",
-    class_weights: bool = False,
-    augment: Augment = "standard",
-    validation: Any = None,
-    validation_share: float = 0.1,
-    limit: int | None = None,
-    format: str | None = None,
-    data_options: Mapping[str, Any] | None = None,
-    **training: Any,
-) -> Trained:
-    """Train a network of class activation mapping; a killed training goes on when it is called again.
+@dataclass(frozen=True, kw_only=True)
+class NetworkForm:
+    """How the network is made of its backbone.
 
-    Args:
-        data: photos with image-level labels: a folder with a sub-folder per class, an annotation file, samples (see `lucidcam.data`).
-        backbone: "small", "nin", "alexnet", "vgg16", "googlenet", "demo", "timm:NAME", "torchvision:NAME"; a model, or a module of your
-            own (which takes `[B, 3, 224, 224]`; others as a `lucidcam.wrap`ped model with its preprocessing).
-        out: folder for the network, its card, log and checkpoints.
+    Attributes:
         at: the layer where the backbone is cut; None: the paper's, or the last before pooling.
         channels: of the 3×3 convolution on top; None: none; "default": 1024 for the paper's networks, else none.
         pooling: "gap" (mean), "gmp" (maximum) or "lse".
@@ -102,6 +76,23 @@ def train_gap(
         pretrained: the backbone starts from its published weights, where it has any, and learns at a tenth of the rate. False for a
             module of your own whose weights are random.
         freeze: train only what is on top of the backbone.
+    """
+
+    at: str | None = None
+    channels: int | str | None = "default"
+    pooling: Pooling = "gap"
+    size: int | None = None
+    fit_photos: Fit | None = None
+    window: Window | None = None
+    pretrained: bool = True
+    freeze: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledPhotos:
+    """Which photos are read, how they are drawn, and by which the best epoch is chosen.
+
+    Attributes:
         classes: which, and in which order; "present": those that have images; None: those that the data lists.
         multi_label: an image may hold several classes, or none: a sigmoid each; None: where an image has several.
         sampling: which images are drawn how often: "uniform", "balanced" (each class alike) or "decorrelated" (as if labels were
@@ -114,6 +105,39 @@ def train_gap(
         limit: at most so many samples.
         format: the data's format; None: found out.
         data_options: of the format, `{"split": "train"}` for instance.
+    """
+
+    classes: Sequence[str] | Literal["present"] | None = None
+    multi_label: bool | None = None
+    sampling: Sampling = "uniform"
+    class_weights: bool = False
+    augment: Augment = "standard"
+    validation: Any = None
+    validation_share: float = 0.1
+    limit: int | None = None
+    format: str | None = None
+    data_options: Mapping[str, Any] | None = None
+
+
+@takes(form=NetworkForm, photos=LabelledPhotos)
+def train_gap(
+    data: Any,
+    backbone: str | nn.Module | Model = "small",
+    *,
+    out: str | os.PathLike[str],
+    form: NetworkForm,
+    photos: LabelledPhotos,
+    **training: Any,
+) -> Trained:
+    """Train a network of class activation mapping; a killed training goes on when it is called again.
+
+    Args:
+        data: photos with image-level labels: a folder with a sub-folder per class, an annotation file, samples (see `lucidcam.data`).
+        backbone: "small", "nin", "alexnet", "vgg16", "googlenet", "demo", "timm:NAME", "torchvision:NAME"; a model, or a module of your
+            own (which takes `[B, 3, 224, 224]`; others as a `lucidcam.wrap`ped model with its preprocessing).
+        out: folder for the network, its card, log and checkpoints.
+        form: keywords, the fields of `NetworkForm`.
+        photos: keywords, the fields of `LabelledPhotos`.
         training: the fields of `Training`: `epochs`, `batch_size`, `lr`, `patience`, `precision`, `devices`, ….
 
     Raises:
@@ -121,17 +145,17 @@ def train_gap(
         ModelError: the loss is no number any more; the best epoch before is kept, and loads.
         OptionError: an unknown name; a folder that holds another training.
     """
-    if augment not in ("standard", "shift", "none"):
-        raise OptionError(unknown("augmentation", str(augment), ("standard", "shift", "none")))
-    how, folder, options = Training.of(training), Path(out).expanduser(), dict(data_options or {})
+    if photos.augment not in ("standard", "shift", "none"):
+        raise OptionError(unknown("augmentation", str(photos.augment), ("standard", "shift", "none")))
+    how, folder, options = Training.of(training), Path(out).expanduser(), dict(photos.data_options or {})
     check_writable(folder, SETTINGS)
-    everything = read(data, classes, multi_label, limit, format, **options)
-    if validation is None:
-        train, check = everything.split(validation_share, how.seed)
+    everything = read(data, photos.classes, photos.multi_label, photos.limit, photos.format, **options)
+    if photos.validation is None:
+        train, check = everything.split(photos.validation_share, how.seed)
     else:
-        train, check = everything, read(validation, everything.classes, everything.multi_label, complete=False)
+        train, check = everything, read(photos.validation, everything.classes, everything.multi_label, complete=False)
     torch.manual_seed(how.seed)
-    model, architecture, built = _network(backbone, pretrained, train.classes, at, channels, pooling, size, fit_photos, window)
+    model, architecture, built = _network(backbone, train.classes, form)
     settings = {
         "data": everything.name,
         "samples": f"{len(train)} for training, {len(check)} for validation",
@@ -143,19 +167,21 @@ def train_gap(
         "starting weights": fingerprint(model.module),
         "code": behaviour(model.module),
         "preprocess": steady(model.preprocess),
-        "freeze": freeze,
-        "sampling": sampling,
-        "class_weights": class_weights,
-        "augment": augment,
+        "freeze": form.freeze,
+        "sampling": photos.sampling,
+        "class_weights": photos.class_weights,
+        "augment": photos.augment,
         **how.described(),
     }
     network = model.module
     assert isinstance(network, GAPNetwork)
     network.multi_label = train.multi_label
     with folder_of(folder, settings, how, "network"):
-        fresh = not pretrained or (architecture or "").removeprefix("gap:") in OWN
-        task = GAPTask(network, check, how, train.class_weights() if class_weights else None, freeze, 1.0 if fresh else BACKBONE_RATE)
-        fitted = fit(task, *loaders(train, check, steps_of(model), augment, sampling, how), how, folder, "network")
+        fresh = not form.pretrained or (architecture or "").removeprefix("gap:") in OWN
+        task = GAPTask(
+            network, check, how, train.class_weights() if photos.class_weights else None, form.freeze, 1.0 if fresh else BACKBONE_RATE
+        )
+        fitted = fit(task, *loaders(train, check, steps_of(model), photos.augment, photos.sampling, how), how, folder, "network")
         network.load_state_dict(fitted.weights("network"))
         outputs: OutputKind = "sigmoid" if train.multi_label else "softmax"
         card = Card(
@@ -301,38 +327,28 @@ def _of_all_processes(state: State) -> State:
     return whole
 
 
-def _network(
-    backbone: str | nn.Module | Model,
-    pretrained: bool,
-    classes: tuple[str, ...],
-    at: str | None,
-    channels: int | str | None,
-    pooling: Pooling,
-    size: int | None,
-    fit_photos: Fit | None,
-    window: Window | None,
-) -> tuple[Model, str | None, dict[str, Any]]:
+def _network(backbone: str | nn.Module | Model, classes: tuple[str, ...], form: NetworkForm) -> tuple[Model, str | None, dict[str, Any]]:
     """The network with its preprocessing, the spec that builds it again, and that spec's options."""
-    built: dict[str, Any] = {"num_classes": len(classes), "pooling": pooling, "channels": channels}
-    if at is not None:
-        built["at"] = at
+    built: dict[str, Any] = {"num_classes": len(classes), "pooling": form.pooling, "channels": form.channels}
+    if form.at is not None:
+        built["at"] = form.at
     if isinstance(backbone, str):
-        if size is not None:
-            built["size"] = size
+        if form.size is not None:
+            built["size"] = form.size
         name = backbone.removeprefix("gap:")
-        model, architecture = load(f"gap:{name}", pretrained=pretrained, **built), f"gap:{name}"
+        model, architecture = load(f"gap:{name}", pretrained=form.pretrained, **built), f"gap:{name}"
     else:
-        if size is not None or (isinstance(channels, str) and channels != "default"):
+        if form.size is not None or (isinstance(form.channels, str) and form.channels != "default"):
             raise OptionError(
                 "size and channels: a model's size is that of its preprocessing (lucidcam.wrap), channels are a number or None."
             )
         base = backbone if isinstance(backbone, Model) else Model(backbone, Preprocess(), name=type(backbone).__name__)
-        model = on_top(base, at, channels if isinstance(channels, int) else None, pooling, None, classes)
+        model = on_top(base, form.at, form.channels if isinstance(form.channels, int) else None, form.pooling, None, classes)
         architecture = None
-    if fit_photos is not None:
-        model = replace(model, preprocess=steps_of(model).refit(fit_photos))
-    if window is not None:
-        model = replace(model, preprocess=with_window(steps_of(model), window))
+    if form.fit_photos is not None:
+        model = replace(model, preprocess=steps_of(model).refit(form.fit_photos))
+    if form.window is not None:
+        model = replace(model, preprocess=with_window(steps_of(model), form.window))
     if steps_of(model).fit == "whole":
         raise OptionError(
             "training needs inputs of one size: give fit 'squash' or 'crop'; a trained network takes 'whole' when it is loaded."

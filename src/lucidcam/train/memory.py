@@ -26,6 +26,7 @@ from lucidcam.train.slots import Slots, slots_of
 from lucidcam.train.trainer import Training, checked, fit, folder_of, schedule
 from lucidcam.types import Model
 from lucidcam.utils.fingerprint import architecture, steady
+from lucidcam.utils.flags import takes
 
 USUAL = {"epochs": 15, "batch_size": 64, "lr": 3e-3}
 """A memory is small, and its features are at hand."""
@@ -59,27 +60,63 @@ class TrainedMemory(OneLineRepr):
         return "evidence" if self.memory.read == "places" else "slot"
 
 
+@dataclass(frozen=True, kw_only=True)
+class MemoryForm:
+    """What the memory is and which features it is trained on.
+
+    Attributes:
+        unbiased: our defaults instead of the paper's.
+        slots: N.
+        temperature: of the address softmaxes; smaller ones let an image address few slots.
+        read_at: "query": the image's average is compared with the keys; "places": each place is.
+        whiten: features are centred and decorrelated first; see `lucidcam.nn.Memory`.
+        sampling: which images are drawn how often: "uniform", "balanced", or "decorrelated", as if labels were independent: without it the
+            memory learns that objects which always occur together are one.
+        layer: whose activations are the features; None: the model's own, or the last spatial one.
+        loss: "bce", or "cross_entropy" for one label per image; None: what the data has.
+    """
+
+    unbiased: bool = False
+    slots: int | None = None
+    temperature: float | None = None
+    read_at: Read | None = None
+    whiten: bool | None = None
+    sampling: Sampling | None = None
+    layer: str | None = None
+    loss: Loss | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledData:
+    """What is read of the data, and kept for validation.
+
+    Attributes:
+        classes: which of the data's; "present": those that have images; None: those that the data lists.
+        multi_label: an image may hold several classes, or none; None: where an image has several.
+        validation_share: of the data, to choose the best epoch by.
+        limit: at most so many samples.
+        format: the data's format; None: found out.
+        data_options: of the format.
+    """
+
+    classes: Sequence[str] | Literal["present"] | None = None
+    multi_label: bool | None = None
+    validation_share: float = 0.1
+    limit: int | None = None
+    format: str | None = None
+    data_options: Mapping[str, Any] | None = None
+
+
+@takes(form=MemoryForm, labels=LabelledData)
 def train_memory(
     data: Any,
     model: Model,
     *,
     out: str | os.PathLike[str],
-    unbiased: bool = False,
-    slots: int | None = None,
-    temperature: float | None = None,
-    read_at: Read | None = None,
-    whiten: bool | None = None,
-    sampling: Sampling | None = None,
-    layer: str | None = None,
-    loss: Loss | None = None,
+    form: MemoryForm,
     class_weights: bool = False,
     class_map: Any = None,
-    classes: Sequence[str] | Literal["present"] | None = None,
-    multi_label: bool | None = None,
-    validation_share: float = 0.1,
-    limit: int | None = None,
-    format: str | None = None,
-    data_options: Mapping[str, Any] | None = None,
+    labels: LabelledData,
     **training: Any,
 ) -> TrainedMemory:
     """Train a memory on a network, which stays as it is; a killed training goes on when it is called again.
@@ -93,23 +130,10 @@ def train_memory(
         data: photos with the image-level labels that the network was trained on, or others of the same classes.
         model: the network; it needs a preprocessing.
         out: folder for the memory, its views, log and checkpoints.
-        unbiased: our defaults instead of the paper's.
-        slots: N.
-        temperature: of the address softmaxes; smaller ones let an image address few slots.
-        read_at: "query": the image's average is compared with the keys; "places": each place is.
-        whiten: features are centred and decorrelated first; see `lucidcam.nn.Memory`.
-        sampling: which images are drawn how often: "uniform", "balanced", or "decorrelated", as if labels were independent: without it the
-            memory learns that objects which always occur together are one.
-        layer: whose activations are the features; None: the model's own, or the last spatial one.
-        loss: "bce", or "cross_entropy" for one label per image; None: what the data has.
+        form: keywords, the fields of `MemoryForm`.
         class_weights: rare classes weigh more in the classifiers' losses.
         class_map: from the data's class names to the model's, where they differ (see `lucidcam.data.ClassMap`).
-        classes: which of the data's; "present": those that have images; None: those that the data lists.
-        multi_label: an image may hold several classes, or none; None: where an image has several.
-        validation_share: of the data, to choose the best epoch by.
-        limit: at most so many samples.
-        format: the data's format; None: found out.
-        data_options: of the format.
+        labels: keywords, the fields of `LabelledData`.
         training: the fields of `Training`; by default 15 epochs of batches of 64, lr 0.003 (0.01 where `unbiased`).
 
     Raises:
@@ -117,16 +141,21 @@ def train_memory(
         ModelError: the loss is no number any more; the best epoch before is kept.
         OptionError: an unknown name; a folder that holds another training.
     """
-    form = {**(UNBIASED if unbiased else PAPER)}
-    given = {"slots": slots, "temperature": temperature, "read": read_at, "whiten": whiten, "sampling": sampling}
-    form |= {name: value for name, value in given.items() if value is not None}
-    how, folder = Training.of({**USUAL, **({"lr": UNBIASED_LR} if unbiased else {}), **training}), Path(out).expanduser()
+    stated = {
+        "slots": form.slots,
+        "temperature": form.temperature,
+        "read": form.read_at,
+        "whiten": form.whiten,
+        "sampling": form.sampling,
+    }
+    shape = (UNBIASED if form.unbiased else PAPER) | {name: value for name, value in stated.items() if value is not None}
+    how, folder = Training.of({**USUAL, **({"lr": UNBIASED_LR} if form.unbiased else {}), **training}), Path(out).expanduser()
     check_writable(folder, SETTINGS)
-    everything = read(data, classes, multi_label, limit, format, **dict(data_options or {}))
+    everything = read(data, labels.classes, labels.multi_label, labels.limit, labels.format, **dict(labels.data_options or {}))
     ids = _ids(model, everything.classes, class_map, everything.name)
-    if loss == "cross_entropy" and everything.multi_label:
+    if form.loss == "cross_entropy" and everything.multi_label:
         raise OptionError("cross_entropy is for one label per image; this data has several: leave the loss out, or give bce.")
-    loss = loss or ("bce" if everything.multi_label else "cross_entropy")
+    loss = form.loss or ("bce" if everything.multi_label else "cross_entropy")
     before = model.fingerprint()
     settings = {
         "data": everything.name,
@@ -135,26 +164,26 @@ def train_memory(
         "classes": dict(zip(everything.classes, ids)),
         "model": model.name,
         "weights": before,
-        "layer": layer or model.layer,
+        "layer": form.layer or model.layer,
         "architecture": architecture(model.module),
         "preprocess": steady(steps_of(model)),
-        **form,
+        **shape,
         "loss": loss,
         "class_weights": class_weights,
         **how.described(),
     }
     with folder_of(folder, settings, how, "memory"):
-        features = features_of(model, everything, layer, folder, how.progress)
-        known, check = _split(features, validation_share, how.seed)
+        features = features_of(model, everything, form.layer, folder, how.progress)
+        known, check = _split(features, labels.validation_share, how.seed)
         belongs = Belongs(before, model.name, features.layer, everything.classes, ids)
         torch.manual_seed(how.seed)
         memory = Memory(
-            form["slots"], features.maps.shape[1], features.maps.shape[2:], len(ids), form["temperature"], form["read"], belongs
+            shape["slots"], features.maps.shape[1], features.maps.shape[2:], len(ids), shape["temperature"], shape["read"], belongs
         )
-        if form["whiten"]:
+        if shape["whiten"]:
             memory.whiten(torch.cat([maps.flatten(2).mean(-1) for maps, _ in known.loader()]))
         weights = known.data.class_weights() if class_weights else None
-        fitted = fit(MemoryTask(memory, loss, weights, how), *_loaders(known, check, form["sampling"], how), how, folder, "memory")
+        fitted = fit(MemoryTask(memory, loss, weights, how), *_loaders(known, check, shape["sampling"], how), how, folder, "memory")
         memory.load_state_dict(fitted.weights("memory"))
         memory.cpu().eval()
         views = slots_of(memory, known, model.window)
