@@ -12,8 +12,8 @@ from torch import nn
 
 import lucidcam
 from commands import run
-from lucidcam.attribution import together
 from lucidcam.errors import LayerError, ModelError, TargetError, TargetNotFoundError
+from lucidcam.stream.problems import isolate_failures
 from lucidcam.targets import Classes, Probability, Several
 
 Contrast = lucidcam.Contrast
@@ -187,11 +187,11 @@ def test_working_together_raises_what_any_item_would_end_with():
 
     lost: list[int] = []
     general = False
-    assert together([1, 3, 2], work, lambda item, _: lost.append(item), check) == [2, 4]
+    assert isolate_failures([1, 3, 2], work, lambda item, _: lost.append(item), check) == [2, 4]
     assert lost == [3]
     general = True
     with pytest.raises(ModelError, match="three"):
-        together([1, 3, 2], work, lambda item, _: lost.append(item), check)
+        isolate_failures([1, 3, 2], work, lambda item, _: lost.append(item), check)
 
 
 # ------------------------------------------------------------------------------------------------------------------------- questions

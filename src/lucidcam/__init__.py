@@ -20,7 +20,7 @@ from lucidcam import registry as _registry
 from lucidcam.utils.lazy import lazy_names as _lazy_names
 
 if TYPE_CHECKING:
-    from lucidcam.attribution import attribute, explain, optimize
+    from lucidcam.attribution import attribute, optimize
     from lucidcam.auditing import Audit
     from lucidcam.auditing.audit import audit
     from lucidcam.benchmark import Cost, Costs
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from lucidcam.pipeline.run import run
     from lucidcam.reports import report
     from lucidcam.samples import Object, Sample
+    from lucidcam.stream.explain import explain
     from lucidcam.targets import (
         All,
         Caption,
@@ -137,7 +138,8 @@ _HOMES = {
     "lucidcam.models": ("load", "wrap"),
     "lucidcam.pipeline": ("Results", "run"),
     "lucidcam.reports": ("report",),
-    "lucidcam.attribution": ("attribute", "explain", "optimize"),
+    "lucidcam.attribution": ("attribute", "optimize"),
+    "lucidcam.stream.explain": ("explain",),
     "lucidcam.samples": ("Object", "Sample"),
     "lucidcam.targets": (
         "All",

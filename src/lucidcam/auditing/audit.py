@@ -26,7 +26,8 @@ from lucidcam.methods._base import Method
 from lucidcam.samples import Mask, Problem
 from lucidcam.stats.contingency import SHARE, estimate
 from lucidcam.stats.paired import holm
-from lucidcam.stream.explainer import LABEL, PREDICTED, Explained, Explainer, asked_of, prepare
+from lucidcam.stream.explainer import LABEL, PREDICTED, Explained, Explainer, asked_of
+from lucidcam.stream.problems import prepare
 from lucidcam.types import Model
 from lucidcam.utils.optional import import_optional
 from lucidcam.utils.progress import bar

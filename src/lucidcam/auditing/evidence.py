@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lucidcam.attribution import explain
 from lucidcam.auditing import cooccurrence
 from lucidcam.auditing.backgrounds import Exchange, comparable, itself, marked, neutral_of, size_of
 from lucidcam.auditing.findings import Evidence
@@ -23,7 +22,9 @@ from lucidcam.errors import DataError
 from lucidcam.imaging import maps, render
 from lucidcam.imaging.explanation import Explanation
 from lucidcam.samples import Mask, Problem
-from lucidcam.stream.explainer import Explainer, prepare
+from lucidcam.stream.explain import explain
+from lucidcam.stream.explainer import Explainer
+from lucidcam.stream.problems import prepare
 from lucidcam.types import Model, Prepared
 from lucidcam.utils.text import figure
 

@@ -99,7 +99,7 @@ def explain(
     from lucidcam.io.remote import is_url
     from lucidcam.reports import check as check_page
     from lucidcam.samples import Problem
-    from lucidcam.stream.explainer import check_general
+    from lucidcam.stream.problems import check_general
 
     look = _Look(out, format or [], colormap, alpha, threshold, boxes)
     look.check(*((KEPT, "words.json") if in_words else ()))
@@ -175,8 +175,8 @@ def _gathered(count: int, colormap: str, alpha: float) -> Gathered:
 
 def _target(model: Model, targets: Sequence[Any] | None, against: str | None, probability: bool) -> Any:
     """What the flags ask for, with labels turned into ids now, so that a mistyped one is answered before any work."""
-    from lucidcam.attribution import named
     from lucidcam.targets import Contrast, Probability, Target
+    from lucidcam.targets.resolve import resolve_target
 
     if model.task is not None:
         given = list(targets or [])
@@ -188,9 +188,9 @@ def _target(model: Model, targets: Sequence[Any] | None, against: str | None, pr
             raise OptionError(f"--probability is for classification; {model.name} does {model.task.name}.")
         if against and len(given) != 1:
             raise OptionError("--against needs one thing to compare with.")
-        return named(Contrast(one, against) if against else one, model)
+        return resolve_target(Contrast(one, against) if against else one, model)
     texts = list(dict.fromkeys(targets or []))
-    found = list(dict.fromkeys(named(text, model) for text in texts))
+    found = list(dict.fromkeys(resolve_target(text, model) for text in texts))
     if len(found) > 1:
         for text, each in zip(texts, found, strict=False):
             if isinstance(each, Target):
@@ -200,7 +200,7 @@ def _target(model: Model, targets: Sequence[Any] | None, against: str | None, pr
         return [found]
     asked = found[0] if found else None
     if against:
-        asked = Contrast(asked, named(against, model))
+        asked = Contrast(asked, resolve_target(against, model))
     return Probability(asked) if probability else asked
 
 

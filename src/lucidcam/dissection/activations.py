@@ -18,7 +18,7 @@ from lucidcam.engine.run import Run, open_run
 from lucidcam.errors import DataError, LayerError
 from lucidcam.samples import Problem, Sample
 from lucidcam.stats.ranks import Truth, Values
-from lucidcam.stream.explainer import prepare
+from lucidcam.stream.problems import prepare
 from lucidcam.types import Model, Prepared
 from lucidcam.utils.progress import bar
 from lucidcam.utils.rollback import closes_scopes

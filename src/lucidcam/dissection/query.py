@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from lucidcam.attribution import named, placed
 from lucidcam.engine.run import Run, open_run
 from lucidcam.engine.session import session
 from lucidcam.errors import InputError, ModelError, OptionError, TargetError
+from lucidcam.targets.resolve import place_target, resolve_target
 from lucidcam.types import Model, Prepared
 
 
@@ -55,7 +55,7 @@ def asked(
     inputs: Any = one.tensor[None].to(model.device, model.dtype)
     if isinstance(target, (list, tuple)) and len(target) == 1:
         [target] = target
-    wanted = placed(named(target, model), one.frame, (inputs.shape[-2], inputs.shape[-1]))
+    wanted = place_target(resolve_target(target, model), one.frame, (inputs.shape[-2], inputs.shape[-1]))
     if model.task is not None:
         with session(model.module):
             inputs, wanted = model.task.ask(inputs, wanted, model)

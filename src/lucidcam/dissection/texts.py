@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lucidcam.attribution import named
 from lucidcam.data import Dataset, open_data
 from lucidcam.dissection.query import check_model
 from lucidcam.engine.run import open_run
 from lucidcam.engine.session import session
 from lucidcam.errors import DataError, ModelError, OptionError
 from lucidcam.samples import Problem, Sample
-from lucidcam.stream.explainer import prepare
+from lucidcam.stream.problems import prepare
+from lucidcam.targets.resolve import resolve_target
 from lucidcam.tasks import Prompts
 from lucidcam.types import Model
 from lucidcam.utils.progress import bar
@@ -95,6 +95,6 @@ def _similarities(clip: Model, images: Tensor, prompts: list[str]) -> Tensor:
     assert clip.task is not None
     moved = images.to(clip.device, clip.dtype)
     with session(clip.module):
-        inputs, target = clip.task.ask(moved, named(prompts, clip), clip)
+        inputs, target = clip.task.ask(moved, resolve_target(prompts, clip), clip)
     with open_run(clip.module, inputs, target, progress=False, stated=clip.class_scores) as run:
         return run.clean_scores().double().cpu()

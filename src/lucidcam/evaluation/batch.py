@@ -11,14 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lucidcam.attribution import together
 from lucidcam.engine.run import open_run
 from lucidcam.errors import MissingExtraError, OptionError
 from lucidcam.evaluation.entries import Contender, Judge
 from lucidcam.evaluation.journal import Part
 from lucidcam.metrics import Batch, Comparative, FaithfulnessMetric, LocalizationMetric, Located, MosaicMetric, Record
 from lucidcam.samples import Problem, Sample
-from lucidcam.stream.explainer import check_general, prepare
+from lucidcam.stream.problems import check_general, isolate_failures, prepare
 from lucidcam.types import Model, Prepared
 from lucidcam.utils.rollback import closes_scopes
 
@@ -95,7 +94,7 @@ class Measure:
         classes: list[tuple[int, float]] = []
         records: Records = {(c.label, j.label): [] for c in self.contenders for j in self.judges if not isinstance(j.metric, MosaicMetric)}
         for group in groups.values():
-            for part in together(
+            for part in isolate_failures(
                 group,
                 lambda some: [self._measured(some, advance)],
                 lambda item, error: problems.append(Problem.of(item.sample.name, error)),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam.attribution import given_up, named, on_any_image, optimized_if_possible
+from lucidcam.attribution import given_up, on_any_image, optimized_if_possible
 from lucidcam.data import ClassMap, Dataset, open_data
 from lucidcam.errors import DataError, ModelError, OptionError
 from lucidcam.evaluation.accumulator import Tally
@@ -27,6 +27,7 @@ from lucidcam.io.storage import check_writable
 from lucidcam.methods.settings import IMAGES_AT_ONCE, Settings
 from lucidcam.metrics import MosaicMetric
 from lucidcam.samples import Problem, Sample
+from lucidcam.targets.resolve import resolve_target
 from lucidcam.types import Model
 from lucidcam.utils.behaviour import behaviour
 from lucidcam.utils.fingerprint import architecture, code_of, steadied, steady
@@ -220,7 +221,7 @@ def _probe(model: Model) -> str:
 
 
 def _class_id(target: Any, model: Model) -> int:
-    found = named(target, model)
+    found = resolve_target(target, model)
     if not isinstance(found, int):
         raise OptionError(f'expected one class as target, None (predicted) or "label"; got {target!r}.')
     return found

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lucidcam.attribution import together
 from lucidcam.data import Dataset
 from lucidcam.errors import InputError
 from lucidcam.evaluation.batch import Item, Measure
@@ -17,6 +16,7 @@ from lucidcam.evaluation.journal import Journal, Part
 from lucidcam.imaging import maps as maps_
 from lucidcam.metrics import MosaicMetric, Record
 from lucidcam.samples import Problem, Sample
+from lucidcam.stream.problems import isolate_failures
 
 PER_CLASS = 100
 """Candidates kept of each class: enough for any number of mosaics, whatever the data set's size."""
@@ -68,7 +68,7 @@ class Mosaics:
     def _part(self, measure: Measure, mosaic: Sequence[Candidate], samples: dict[str, Sample], name: str) -> Part:
         """Measure a mosaic; one that fails is a problem, and the others stay."""
         problems: list[Problem] = []
-        found = together(
+        found = isolate_failures(
             [mosaic], lambda _: [self._measured(measure, mosaic, samples, name)], lambda _, e: problems.append(Problem.of(name, e))
         )
         return found[0] if found else Part(problems=tuple(problems))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lucidcam.attribution import explain, on_any_image
+from lucidcam.attribution import on_any_image
 from lucidcam.data import open_data
 from lucidcam.data.class_map import Given
 from lucidcam.errors import OptionError, TargetError, unknown
@@ -28,6 +28,7 @@ from lucidcam.methods._base import Method
 from lucidcam.methods.settings import resolve_method
 from lucidcam.reprs import OneLineRepr
 from lucidcam.samples import Problem
+from lucidcam.stream.explain import explain
 from lucidcam.stream.explainer import PREDICTED, Explainer, asked_of
 from lucidcam.types import Model
 from lucidcam.utils.progress import bar

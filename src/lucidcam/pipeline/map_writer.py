@@ -25,7 +25,8 @@ from lucidcam.pipeline.cache import Cache
 from lucidcam.pipeline.index import row_of
 from lucidcam.pipeline.job import Job
 from lucidcam.samples import Object, Problem, Sample
-from lucidcam.stream.explainer import Explained, prepare
+from lucidcam.stream.explainer import Explained
+from lucidcam.stream.problems import prepare
 from lucidcam.types import Frame, Prepared
 from lucidcam.utils.fingerprint import steady
 

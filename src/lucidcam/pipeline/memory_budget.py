@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lucidcam.attribution import explain, on_any_image, optimized_if_possible
+from lucidcam.attribution import on_any_image, optimized_if_possible
 from lucidcam.errors import OptionError
 from lucidcam.pipeline.job import Job
+from lucidcam.stream.explain import explain
 from lucidcam.stream.explainer import LABEL
 from lucidcam.utils.optional import Loaded
 

@@ -27,7 +27,8 @@ from lucidcam.pipeline.metrics import judged, measure, name_of
 from lucidcam.pipeline.plan import Unit
 from lucidcam.pipeline.trial import Trial
 from lucidcam.samples import Problem, Sample
-from lucidcam.stream.explainer import Explained, Ready, prepare
+from lucidcam.stream.explainer import Explained, Ready
+from lucidcam.stream.problems import prepare
 from lucidcam.types import Prepared
 from lucidcam.utils.fingerprint import architecture
 from lucidcam.utils.rollback import closes_scopes

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-import numpy as np
-
-from lucidcam.attribution import explain_images, is_general, named, on_any_image, together
 from lucidcam.data import Dataset
 from lucidcam.data.class_map import ClassMap, Given
-from lucidcam.errors import DataError, InputError, LucidcamError, ModelError, TargetError, TargetNotFoundError, first_line
+from lucidcam.errors import DataError, TargetError
 from lucidcam.imaging.explanation import Explanation
 from lucidcam.methods._base import Method
 from lucidcam.methods.settings import IMAGES_AT_ONCE, resolve_method
 from lucidcam.samples import Problem, Sample
+from lucidcam.stream.explain import explain_images
+from lucidcam.stream.problems import check_general, isolate_failures, prepare
 from lucidcam.targets import by_word
+from lucidcam.targets.resolve import resolve_target
 from lucidcam.types import Model, Prepared, fold
 
 OnProblem = Callable[[Problem], None]
@@ -27,9 +27,6 @@ LABEL = "label"
 
 PREDICTED = "predicted"
 """The target that means: each image's predicted class."""
-
-CLIP = 32
-"""Images of a clip of noise."""
 
 LOOKED_AT = 16
 """Samples that are looked at to see whether the data has labels."""
@@ -97,7 +94,7 @@ class Explainer:
         Raises:
             LucidcamError: what is asked for is wrong, or the model or method fails on any image whatever.
         """
-        return together(ready, self._explained, lambda each, error: failed(each, Problem.of(each.sample.name, error)), self._check)
+        return isolate_failures(ready, self._explained, lambda each, error: failed(each, Problem.of(each.sample.name, error)), self._check)
 
     def _check(self, ready: Ready, error: Exception) -> None:
         check_general(self.model, error, lambda prepared: self._explained([replace(ready, prepared=prepared)]))
@@ -143,14 +140,14 @@ class Explainer:
     def _fixed(self, classes: ClassMap) -> _Question:
         """The target that is the same for every image."""
         if self.model.task is not None:
-            return _Question(named(self.target, self.model), {})
+            return _Question(resolve_target(self.target, self.model), {})
         given = self.target if isinstance(self.target, (list, tuple)) else [self.target]
         if not len(given):
             raise TargetError("expected at least one target; got none: give None for the predicted class, or leave it out.")
         ids: dict[int | None, str] = {}
         for each in given:
             mapped = classes.given.get(fold(each)) if isinstance(each, str) and by_word(each) is None else None
-            found = named(each, self.model) if mapped is None else mapped
+            found = resolve_target(each, self.model) if mapped is None else mapped
             if not isinstance(found, int):
                 if len(given) > 1:
                     raise TargetError(f"{each!r} cannot be combined with other targets.")
@@ -226,64 +223,6 @@ class Asking:
             told = f"none of its labels ({', '.join(sample.labels)}) is a class of {model.name}: {why} See --class-map, class_map."
             return Problem(sample.name, f"{sample.name}: {told}")
         return Ready(sample, prepared, _Question(list(ids), ids), number)
-
-
-def prepare(model: Model, sample: Sample) -> Prepared | Problem:
-    """A sample's image, ready for the network; or what is wrong with it.
-
-    Raises:
-        ModelError: the model has no preprocessing at all, or one that fails on every image.
-        OptionError, MissingExtraError: what is asked for is wrong, whatever the image.
-    """
-    try:
-        return replace(model.prepare([sample.image])[0], name=sample.name)
-    except ModelError:
-        raise
-    except Exception as error:
-        check_general(model, error)
-        return Problem.of(sample.name, error)
-
-
-def check_general(model: Model, error: Exception, ask: Callable[[Prepared], object] | None = None) -> None:
-    """Raise an error that is not of the image it came with: it says that the question is wrong, or an image of noise fails alike.
-
-    So what concerns a model or a method as such is told once, not once per image.
-
-    Args:
-        model: that was asked.
-        error: what an image ended with.
-        ask: asks the same of a prepared image; None: the error came before anything was asked.
-
-    Raises:
-        ModelError: the model fails on every image, with an error that is not ours.
-        LucidcamError: the error itself, where it is ours.
-    """
-    if is_general(error):
-        raise error
-    try:
-        prepared = prepared_noise(model)
-    except Exception as other:
-        if type(other) is type(error):  # the example's: the image may have been unreadable besides
-            with on_any_image(model):
-                raise
-        return
-    if ask is None or isinstance(error, (InputError, DataError, TargetNotFoundError)):
-        return
-    try:
-        ask(prepared)
-    except Exception as other:
-        if type(other) is not type(error):
-            return
-        if isinstance(error, LucidcamError) or first_line(other) == first_line(error):
-            with on_any_image(model):
-                raise error from None
-
-
-def prepared_noise(model: Model) -> Prepared:
-    """An image of noise, ready for the network, which nothing is wrong with; for a model of clips, a clip of such images."""
-    pixels = np.random.default_rng(0).integers(0, 256, (256, 320, 3), np.uint8)
-    clip = callable(getattr(model.preprocess, "numbers", None))
-    return model.prepare([pixels] * CLIP if clip else pixels)[0]
 
 
 def _raise(problem: Problem) -> None:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lucidcam.attribution import explain
 from lucidcam.data import ClassMap, Dataset
 from lucidcam.engine.run import open_run
 from lucidcam.errors import DataError, LayerError, LucidcamError, MissingExtraError, ModelError, OptionError, RuleError
@@ -26,6 +25,7 @@ from lucidcam.io.ownership import OwnedFiles
 from lucidcam.io.storage import check_writable, write_whole
 from lucidcam.methods.settings import resolve_method
 from lucidcam.samples import Sample
+from lucidcam.stream.explain import explain
 from lucidcam.study.config import Config, Trust, WhichClass
 from lucidcam.study.config import read as read_config
 from lucidcam.study.plan import PICTURES, PLAN, Block, Item, Plan

@@ -15,7 +15,6 @@ from PIL import Image
 from torch import nn
 
 from lucidcam import registry
-from lucidcam.attribution import explain
 from lucidcam.engine.inputs import Inputs
 from lucidcam.engine.layers import describe
 from lucidcam.engine.run import open_run
@@ -25,6 +24,7 @@ from lucidcam.errors import ModelError, OptionError, unknown
 from lucidcam.imaging.explanation import Explanation
 from lucidcam.imaging.provenance import Weights, described_target
 from lucidcam.methods.settings import resolve_method
+from lucidcam.stream.explain import explain
 from lucidcam.targets import Classes, Contrast, Several
 from lucidcam.types import Frame, Model, Prepared
 from lucidcam.utils.progress import Listener, listening
